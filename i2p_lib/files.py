@@ -1,0 +1,51 @@
+"""Files: writing a result so that it is whole or absent, and fingerprints of what is on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` only when the block ends well.
+
+    The folder is made where it is missing.
+    The temporary file is empty at first and keeps the suffix of `path`, because some writers
+    choose their format by it.  If the block raises, the temporary file is removed and an older
+    `path` stays as it was.
+
+    >>> with atomic_write("result.json") as temp:      # doctest: +SKIP
+    ...     temp.write_text("{}")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temp = Path(name)
+    try:
+        yield temp
+        temp.chmod(0o666 & ~_umask())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
+
+    Raises FileNotFoundError where there is no such file.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    """Return the process's umask (mkstemp makes files private; results should not be)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
