@@ -1,0 +1,29 @@
+"""What every test shares: one torch thread, and a run store of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Two OpenMP threads on a busy core can be a hundred times slower than one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_run_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or writes the reader's own trained runs."""
+    store = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("I2P_RUNS", str(store))
+        yield store
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return ROOT
