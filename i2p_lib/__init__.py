@@ -1,0 +1,26 @@
+"""Image2Point as a library: the public names, loaded on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_PUBLIC = {
+    "SparseTensor": "i2p_lib.sparse",
+    "voxelize": "i2p_lib.sparse",
+    "inflate": "i2p_lib.inflate",
+    "inflate_weight": "i2p_lib.inflate",
+    "REGIMES": "i2p_lib.finetune",
+    "freeze": "i2p_lib.finetune",
+    "image_model": "i2p_lib.weights",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'i2p_lib' has no attribute {name!r}; it has {__all__}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,22 @@
+"""Sparse 3D tensors and layers. Knows nothing of the paper and imports nothing else of ours."""
+
+from i2p_lib.sparse.conv import SparseConv3d, SparseConvTranspose3d
+from i2p_lib.sparse.kernel_map import KernelMap, build_kernel_map
+from i2p_lib.sparse.norm import SparseBatchNorm
+from i2p_lib.sparse.pool import SparseAvgPool3d, SparseGlobalPool, SparseMaxPool3d
+from i2p_lib.sparse.tensor import Sites, SparseTensor
+from i2p_lib.sparse.voxelize import voxelize
+
+__all__ = [
+    "KernelMap",
+    "Sites",
+    "SparseAvgPool3d",
+    "SparseBatchNorm",
+    "SparseConv3d",
+    "SparseConvTranspose3d",
+    "SparseGlobalPool",
+    "SparseMaxPool3d",
+    "SparseTensor",
+    "build_kernel_map",
+    "voxelize",
+]

@@ -1,0 +1,206 @@
+"""Sparse convolutions: submanifold, strided, depthwise and transposed, as autograd functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from i2p_lib.sparse.depthwise import depthwise_conv
+from i2p_lib.sparse.kernel_map import KernelMap, Triple
+from i2p_lib.sparse.tensor import SparseTensor
+
+
+def triple(value: int | tuple[int, ...]) -> Triple:
+    """One int for all three axes, or three of them."""
+    values = (value,) * 3 if isinstance(value, int) else tuple(value)
+    if len(values) != 3 or not all(isinstance(v, int) for v in values):
+        raise ValueError(f"expected an int or three ints, got {value!r}")
+    return values
+
+
+class _Convolution(torch.autograd.Function):
+    """out[o] = sum over taps k and pairs (i, o) of k: x[i] @ weight[k].
+
+    Gather, multiply, scatter-add, one tap after the other, over existing pairs only. Saves the
+    input, the weight and the map; nothing that a tap makes outlives it.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.kmap = kmap
+        exact = _accumulator(x.dtype)
+        if kmap.identity is not None:
+            out = torch.mm(x, weight[kmap.identity]).to(exact)
+        else:
+            out = x.new_zeros(kmap.n_out, weight.shape[2], dtype=exact)
+        gathered, product = _scratch(kmap, x, weight.shape[1]), _scratch(kmap, x, weight.shape[2])
+        for k, rows_in, rows_out in kmap.taps():
+            n = len(rows_in)
+            torch.index_select(x, 0, rows_in, out=gathered[:n])
+            torch.mm(gathered[:n], weight[k], out=product[:n])
+            out.index_add_(0, rows_out, product[:n].to(exact))
+        return out.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        kmap: KernelMap = ctx.kmap
+        need_x, need_w, _ = ctx.needs_input_grad
+        exact = _accumulator(x.dtype)
+        grad = grad.contiguous()
+        grad_x, grad_w = None, torch.zeros_like(weight) if need_w else None
+        if need_x:
+            grad_x = x.new_zeros(x.shape, dtype=exact)
+        if kmap.identity is not None:
+            if need_x:
+                torch.mm(grad, weight[kmap.identity].T, out=grad_x) if exact == x.dtype else (
+                    grad_x.copy_(grad @ weight[kmap.identity].T)
+                )
+            if need_w:
+                torch.mm(x.T, grad, out=grad_w[kmap.identity])
+        gathered = _scratch(kmap, grad, weight.shape[2])
+        inputs = _scratch(kmap, x, weight.shape[1])
+        for k, rows_in, rows_out in kmap.taps():
+            n = len(rows_in)
+            torch.index_select(grad, 0, rows_out, out=gathered[:n])
+            if need_w:
+                torch.index_select(x, 0, rows_in, out=inputs[:n])
+                torch.mm(inputs[:n].T, gathered[:n], out=grad_w[k])
+            if need_x:
+                torch.mm(gathered[:n], weight[k].T, out=inputs[:n])
+                grad_x.index_add_(0, rows_in, inputs[:n].to(exact))
+        return None if grad_x is None else grad_x.to(x.dtype), grad_w, None
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Sums over taps are kept in float32 for the 16-bit formats."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def _scratch(kmap: KernelMap, like: Tensor, channels: int) -> Tensor:
+    """A buffer that every tap of one call reuses: fresh large blocks cost page faults each time."""
+    largest = max((len(rows) for _, rows, _ in kmap.taps()), default=0)
+    return like.new_empty(largest, channels)
+
+
+class _SparseKernel(nn.Module):
+    """What all sparse convolutions share: the kernel's geometry and its parameters.
+
+    The weight is [K, C_in, C_out], or [K, C] for a depthwise layer, with the K taps in row-major
+    (x, y, z) order.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Triple,
+        stride: int = 1,
+        padding: int | Triple | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.kernel_size = triple(kernel_size)
+        half = tuple((k - 1) // 2 for k in self.kernel_size)
+        self.padding = half if padding is None else triple(padding)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        if min(*self.kernel_size, stride, dilation, in_channels, out_channels) < 1:
+            raise ValueError("kernel size, stride, dilation and channels must be at least 1")
+        if groups not in (1, in_channels) or (groups > 1 and in_channels != out_channels):
+            raise ValueError(
+                f"groups must be 1, or equal to in_channels and out_channels (depthwise); got "
+                f"groups {groups} with {in_channels} -> {out_channels} channels"
+            )
+        taps = math.prod(self.kernel_size)
+        self.depthwise = groups > 1
+        shape = (taps, in_channels) if self.depthwise else (taps, in_channels, out_channels)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """He initialisation for the fan-out, as torchvision's and timm's image models use."""
+        fan = math.prod(self.kernel_size) * (1 if self.depthwise else self.out_channels)
+        with torch.no_grad():
+            self.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def _apply_kernel(self, feats: Tensor, kmap: KernelMap) -> Tensor:
+        weight = self.weight.to(feats.dtype)
+        if self.depthwise:
+            out = depthwise_conv(feats, weight, kmap)
+        else:
+            out = _Convolution.apply(feats, weight, kmap)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}"
+            + (f", dilation={self.dilation}" if self.dilation > 1 else "")
+            + (", depthwise" if self.depthwise else "")
+            + (", bias" if self.bias is not None else "")
+        )
+
+
+class SparseConv3d(_SparseKernel):
+    """3D convolution on sparse sites.
+
+    With stride 1 the output has the input's sites (a submanifold convolution); with stride s it
+    has the sites ``unique(floor(c / s))``. At those sites the result equals
+    ``torch.nn.functional.conv3d`` of the zero-filled volume with the same padding, if the volume's
+    first cell is a multiple of the stride. ``padding`` (default ``(k - 1) // 2``) places the
+    kernel: its first tap lies at ``stride * output - padding``.
+
+    A kernel of size 1 also takes a dense [B, C, 1, 1] tensor (squeeze-and-excitation layers).
+    """
+
+    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+        """[N, C_in] features to [M, C_out] features; ValueError on a channel mismatch."""
+        if isinstance(x, Tensor):
+            return self._pointwise(x)
+        if x.feats.shape[1] != self.in_channels:
+            raise ValueError(
+                f"expected {self.in_channels} input channels, got {x.feats.shape[1]}"
+            )
+        if math.prod(self.kernel_size) == 1 and self.stride == 1 and not self.depthwise:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return x.replace(nn.functional.linear(x.feats, self.weight[0].T.to(x.dtype), bias))
+        kmap = x.sites.kernel_map(self.kernel_size, self.stride, self.padding, self.dilation)
+        feats = self._apply_kernel(x.feats, kmap)
+        return SparseTensor(feats, x.sites.downsample(self.stride))
+
+    def _pointwise(self, x: Tensor) -> Tensor:
+        pooled = x.ndim == 4 and tuple(x.shape[2:]) == (1, 1)
+        if math.prod(self.kernel_size) > 1 or self.depthwise or not pooled:
+            raise ValueError(
+                f"a dense tensor reaches this sparse layer ({self.extra_repr()}); only a kernel "
+                f"of size 1 takes one, of shape [B, C, 1, 1]; got {list(x.shape)}"
+            )
+        return nn.functional.linear(x.flatten(1), self.weight[0].T, self.bias)[:, :, None, None]
+
+
+class SparseConvTranspose3d(_SparseKernel):
+    """Transposed 3D convolution back to the sites that a strided layer came from.
+
+    At those sites it equals ``torch.nn.functional.conv_transpose3d`` with the same padding.
+    """
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[M, C_in] to [N, C_out]; ValueError where the finer level is unknown."""
+        if x.stride % self.stride:
+            raise ValueError(f"level stride {x.stride} is no multiple of {self.stride}")
+        fine = x.sites.level(x.stride // self.stride)
+        kmap = fine.kernel_map(self.kernel_size, self.stride, self.padding, self.dilation)
+        return SparseTensor(self._apply_kernel(x.feats, kmap.transposed()), fine)

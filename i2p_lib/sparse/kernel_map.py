@@ -1,0 +1,194 @@
+"""Kernel maps: which input site meets which output site under which kernel tap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+
+import torch
+from torch import Tensor
+
+Triple = tuple[int, int, int]
+
+TABLE_CELLS = 2**25  # largest direct lookup table, in int32 cells (128 MiB)
+KEY_LIMIT = 2**62  # keys are int64; one bit is kept free for the added offsets
+LOOKUPS = 2**23  # lookups done at a time, which bounds the memory of a map
+
+
+def kernel_offsets(kernel: Triple, padding: Triple, dilation: int) -> Tensor:
+    """Offsets [K, 3] of the taps from ``stride * output``, in row-major (x, y, z) order."""
+    axes = [[(i - p) * dilation for i in range(k)] for k, p in zip(kernel, padding, strict=True)]
+    return torch.tensor(list(product(*axes)), dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """Pairs (input row, output row), grouped by kernel tap.
+
+    ``rows_in`` and ``rows_out`` are int64 [P]; tap ``k`` owns ``sizes[k]`` consecutive pairs.
+    Within one tap every input row and every output row occurs at most once.
+    ``identity`` is the tap that maps each row onto itself, where there is one.
+    """
+
+    rows_in: Tensor
+    rows_out: Tensor
+    sizes: tuple[int, ...]
+    n_in: int
+    n_out: int
+    identity: int | None = None
+    _lists: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def taps(self) -> list[tuple[int, Tensor, Tensor]]:
+        """(tap, input rows, output rows) of each tap that has pairs, the identity tap left out."""
+        if "taps" not in self._lists:
+            groups = zip(self.rows_in.split(self.sizes), self.rows_out.split(self.sizes),
+                         strict=True)
+            self._lists["taps"] = [
+                (k, i, o)
+                for k, (i, o) in enumerate(groups)
+                if len(i) and k != self.identity
+            ]
+        return self._lists["taps"]
+
+    @cached_property
+    def tap_of_pair(self) -> Tensor:
+        """The tap of each pair, int32 [P]."""
+        sizes = torch.tensor(self.sizes, device=self.rows_in.device)
+        taps = torch.arange(len(self.sizes), dtype=torch.int32, device=self.rows_in.device)
+        return torch.repeat_interleave(taps, sizes)
+
+    def transposed(self) -> KernelMap:
+        """The same pairs with input and output exchanged (for a transposed convolution)."""
+        if "transposed" not in self._lists:
+            self._lists["transposed"] = KernelMap(
+                self.rows_out, self.rows_in, self.sizes, self.n_out, self.n_in, self.identity
+            )
+        return self._lists["transposed"]
+
+
+def build_kernel_map(
+    sites_in: Tensor,
+    sites_out: Tensor,
+    kernel: Triple,
+    stride: int = 1,
+    padding: Triple = (0, 0, 0),
+    dilation: int = 1,
+    extruded: int | None = None,
+) -> KernelMap:
+    """Find every pair ``input = stride * output + offset``.
+
+    Args:
+        sites_in: int64 [N, 4], (batch, x, y, z), no row twice.
+        sites_out: int64 [M, 4]; the same object as ``sites_in`` for a submanifold convolution.
+        kernel, padding, dilation: as in ``torch.nn.functional.conv3d``.
+        extruded: an axis (0, 1 or 2) along which the volume is constant and infinite; all taps
+            along it meet the same site.
+
+    Raises:
+        ValueError: the coordinates span more cells than int64 keys can number.
+    """
+    offsets = kernel_offsets(kernel, padding, dilation).to(sites_in.device)
+    if extruded is not None:
+        offsets[:, extruded] = 0
+    same = sites_in is sites_out and stride == 1
+    centred = all(2 * p == (k - 1) for k, p in zip(kernel, padding, strict=True))
+    mirror = same and centred and extruded is None and len(offsets) > 1
+    searched = offsets[: len(offsets) // 2] if mirror else offsets
+
+    find, keys_out, weights = _index(sites_in, sites_out, stride, offsets)
+    deltas = (searched * weights).sum(1)
+    taps, rows_in, rows_out = _search(find, keys_out, deltas)
+    sizes = torch.bincount(taps, minlength=len(searched)).tolist()
+    if mirror:
+        rows_in, rows_out, sizes = _mirror(rows_in, rows_out, sizes, len(sites_in))
+    identity = len(offsets) // 2 if mirror else None
+    if len(offsets) == 1 and same and not offsets.any():
+        identity = 0
+    return KernelMap(rows_in, rows_out, tuple(sizes), len(sites_in), len(sites_out), identity)
+
+
+def _search(find, keys_out: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Look up every (tap, output) and keep the hits, ordered by tap, then by output row."""
+    step = max(1, LOOKUPS // max(1, len(keys_out)))
+    found = []
+    for start in range(0, len(deltas), step):
+        rows = find(deltas[start : start + step, None] + keys_out[None, :])
+        taps, rows_out = torch.nonzero(rows >= 0, as_tuple=True)
+        found.append((taps + start, rows[taps, rows_out].long(), rows_out))
+    if not found:
+        empty = keys_out.new_zeros(0)
+        return empty, empty, empty
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+
+def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
+    """Complete a submanifold map: tap ``K - 1 - k`` has the pairs of tap ``k``, exchanged."""
+    every = torch.arange(n, device=rows_in.device)
+    back_in = torch.cat(rows_out.split(sizes)[::-1]) if sizes else rows_out
+    back_out = torch.cat(rows_in.split(sizes)[::-1]) if sizes else rows_in
+    return (
+        torch.cat([rows_in, every, back_in]),
+        torch.cat([rows_out, every, back_out]),
+        [*sizes, n, *sizes[::-1]],
+    )
+
+
+def _index(sites_in: Tensor, sites_out: Tensor, stride: int, offsets: Tensor):
+    """A lookup from keys to input rows, the keys of the outputs, and the key weights of x, y, z."""
+    reach = int(offsets.abs().max()) if len(offsets) else 0
+    scaled = sites_out.clone()
+    scaled[:, 1:] *= stride
+    every = torch.cat([sites_in, scaled])
+    if not len(every):
+        return (lambda keys: keys), scaled[:, 0], offsets.new_ones(3)
+    low, high = every.amin(0), every.amax(0)
+    if _cells(low, high, reach) >= KEY_LIMIT:
+        every = torch.stack([_squeeze(column, reach) for column in every.T], 1)
+        low, high = every.amin(0), every.amax(0)
+    cells = _cells(low, high, reach)
+    if cells >= KEY_LIMIT:
+        raise ValueError(
+            f"the coordinates span {cells:.3g} cells, more than the {KEY_LIMIT:.3g} that can be "
+            "numbered: use a larger voxel size or a smaller batch"
+        )
+    _, wide, deep, tall = (high - low + 1 + 2 * reach).tolist()
+    weights = torch.tensor([deep * tall, tall, 1], device=every.device)
+    start = low[1:] - reach
+    keys = every[:, 0] - low[0]
+    keys = keys * (wide * deep * tall) + ((every[:, 1:] - start) * weights).sum(1)
+    keys_in, keys_out = keys[: len(sites_in)], keys[len(sites_in) :]
+    return (_table(keys_in, cells) if cells <= TABLE_CELLS else _sorted(keys_in)), keys_out, weights
+
+
+def _cells(low: Tensor, high: Tensor, reach: int) -> int:
+    batch, *extent = (high - low + 1).tolist()
+    cells = batch
+    for cell in extent:
+        cells *= cell + 2 * reach
+    return cells
+
+
+def _squeeze(values: Tensor, reach: int) -> Tensor:
+    """Shorten the gaps along one axis that no kernel can bridge; all nearer distances stay."""
+    unique, place = values.unique(return_inverse=True)
+    gaps = unique.diff(prepend=unique[:1]).clamp(max=reach + 1)
+    return gaps.cumsum(0)[place]
+
+
+def _table(keys_in: Tensor, cells: int):
+    """Lookup by a direct table of rows, -1 where no site is."""
+    table = torch.full((cells,), -1, dtype=torch.int32, device=keys_in.device)
+    table[keys_in] = torch.arange(len(keys_in), dtype=torch.int32, device=keys_in.device)
+    return lambda keys: table[keys]
+
+
+def _sorted(keys_in: Tensor):
+    """Lookup by binary search in the sorted keys."""
+    ordered, rows = keys_in.sort()
+
+    def find(keys: Tensor) -> Tensor:
+        place = torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)
+        return torch.where(ordered[place] == keys, rows[place], -1)
+
+    return find

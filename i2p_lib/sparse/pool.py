@@ -1,0 +1,88 @@
+"""Pooling over the occupied sites of a window, and over a whole sample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from i2p_lib.sparse.conv import triple
+from i2p_lib.sparse.kernel_map import KernelMap, Triple
+from i2p_lib.sparse.tensor import SparseTensor
+
+
+class _MaxPool(torch.autograd.Function):
+    """Maximum over the pairs of each output row; ties go to the first tap, as in torch."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kmap: KernelMap) -> Tensor:
+        best = x.new_full((kmap.n_out, x.shape[1]), -math.inf)
+        source = torch.zeros(best.shape, dtype=torch.int64, device=x.device)
+        pairs = zip(kmap.rows_in.split(kmap.sizes), kmap.rows_out.split(kmap.sizes), strict=True)
+        for rows_in, rows_out in pairs:
+            candidate, current = x[rows_in], best[rows_out]
+            better = candidate > current
+            best[rows_out] = torch.where(better, candidate, current)
+            source[rows_out] = torch.where(better, rows_in[:, None], source[rows_out])
+        ctx.save_for_backward(source)
+        ctx.n_in = kmap.n_in
+        return best
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        (source,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.n_in, grad.shape[1]).scatter_add_(0, source, grad), None
+
+
+class _WindowPool(nn.Module):
+    def __init__(
+        self, kernel_size: int | Triple, stride: int | None = None, padding: int | Triple = 0
+    ):
+        super().__init__()
+        self.kernel_size, self.padding = triple(kernel_size), triple(padding)
+        self.stride = max(self.kernel_size) if stride is None else stride
+        if any(k < self.stride or p >= k for k, p in
+               zip(self.kernel_size, self.padding, strict=True)):
+            raise ValueError(
+                f"windows {self.kernel_size} with stride {self.stride} and padding {self.padding} "
+                "leave sites out: the kernel must be at least the stride, the padding below it"
+            )
+
+    def _map(self, x: SparseTensor) -> KernelMap:
+        return x.sites.kernel_map(self.kernel_size, self.stride, self.padding)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class SparseMaxPool3d(_WindowPool):
+    """Maximum over the occupied sites of each window; output sites as for a strided conv."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[N, C] to [M, C]."""
+        return SparseTensor(_MaxPool.apply(x.feats, self._map(x)), x.sites.downsample(self.stride))
+
+
+class SparseAvgPool3d(_WindowPool):
+    """Mean over the occupied sites of each window; empty cells do not count."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[N, C] to [M, C]."""
+        kmap = self._map(x)
+        total = x.feats.new_zeros(kmap.n_out, x.feats.shape[1])
+        total = total.index_add(0, kmap.rows_out, x.feats[kmap.rows_in])
+        counts = torch.bincount(kmap.rows_out, minlength=kmap.n_out).clamp(min=1)
+        return SparseTensor(total / counts[:, None].to(total.dtype),
+                            x.sites.downsample(self.stride))
+
+
+class SparseGlobalPool(nn.Module):
+    """Mean over all sites of a sample, as a dense [B, C, 1, 1] tensor; zeros without sites."""
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        """[N, C] to [B, C, 1, 1]."""
+        return x.global_mean()[:, :, None, None]

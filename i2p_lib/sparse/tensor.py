@@ -1,0 +1,270 @@
+"""SparseTensor: features on the occupied sites of a 3D grid, and the maps that its sites share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """Occupied grid sites of one level of one batch.
+
+    ``coords`` is int64 [N, 4], (batch, x, y, z), in units of this level's cells; ``stride`` is the
+    size of such a cell in input voxels. All levels of one batch share ``pyramid``, which caches
+    the levels by stride and the kernel maps by their geometry.
+    ``extruded`` names an axis along which the volume counts as constant and infinite.
+    """
+
+    coords: Tensor
+    batch_size: int
+    stride: int = 1
+    extruded: int | None = None
+    pyramid: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.pyramid.setdefault(("sites", self.stride), self)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def batch(self) -> Tensor:
+        """The sample of each site, int64 [N]."""
+        return self.coords[:, 0]
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Sites per sample, int64 [B]."""
+        return torch.bincount(self.batch, minlength=self.batch_size)
+
+    def level(self, stride: int) -> Sites:
+        """The cached level of that stride.
+
+        Raises:
+            ValueError: no layer has made that level yet.
+        """
+        found = self.pyramid.get(("sites", stride))
+        if found is None:
+            have = sorted(key[1] for key in self.pyramid if key[0] == "sites")
+            raise ValueError(
+                f"no sites of stride {stride} are known (only {have}): a transposed convolution "
+                "goes back to sites that a strided layer of the same input came from"
+            )
+        return found
+
+    def downsample(self, factor: int) -> Sites:
+        """The level with cells ``factor`` times as large: the sites ``unique(floor(c / factor))``.
+
+        All strided layers use these sites, whatever their kernel, so that residual branches meet.
+        """
+        if factor == 1:
+            return self
+        stride = self.stride * factor
+        if ("sites", stride) not in self.pyramid:
+            coarse = self.coords.clone()
+            coarse[:, 1:] = coarse[:, 1:].div(factor, rounding_mode="floor")
+            coords = torch.unique(coarse, dim=0) if len(coarse) else coarse
+            Sites(coords, self.batch_size, stride, self.extruded, self.pyramid)
+        return self.pyramid[("sites", stride)]
+
+    def kernel_map(
+        self, kernel: Triple, stride: int = 1, padding: Triple = (0, 0, 0), dilation: int = 1
+    ) -> KernelMap:
+        """The map of a (strided) convolution from this level, built once and then shared."""
+        key = ("map", self.stride, kernel, stride, padding, dilation)
+        if key not in self.pyramid:
+            self.pyramid[key] = build_kernel_map(
+                self.coords,
+                self.downsample(stride).coords,
+                kernel,
+                stride,
+                padding,
+                dilation,
+                self.extruded,
+            )
+        return self.pyramid[key]
+
+    def to(self, device: torch.device | str) -> Sites:
+        """The same sites on another device, without the cached maps."""
+        if self.coords.device == torch.device(device):
+            return self
+        return Sites(self.coords.to(device), self.batch_size, self.stride, self.extruded)
+
+
+class SparseTensor:
+    """Features [N, C] on N sites. Feature-wise torch functions and ``+`` work on it directly.
+
+    Args:
+        feats: floating point [N, C].
+        coords: integer [N, 4], (batch, x, y, z), no row twice; or ready ``Sites``.
+        batch_size: number of samples; default: the largest batch index + 1.
+
+    Raises:
+        TypeError: wrong dtype.
+        ValueError: wrong shape, a site twice, or a batch index out of range.
+    """
+
+    def __init__(self, feats: Tensor, coords: Tensor | Sites, batch_size: int | None = None):
+        sites = coords if isinstance(coords, Sites) else _checked_sites(coords, batch_size)
+        if not feats.is_floating_point():
+            raise TypeError(f"features must be floating point, got {feats.dtype}")
+        if feats.ndim != 2 or len(feats) != len(sites):
+            raise ValueError(
+                f"features must be [N, C] with one row for each of the {len(sites)} sites, "
+                f"got {list(feats.shape)}"
+            )
+        self.feats = feats
+        self.sites = sites
+
+    @property
+    def coords(self) -> Tensor:
+        """Sites, int64 [N, 4], (batch, x, y, z), in cells of this level."""
+        return self.sites.coords
+
+    @property
+    def stride(self) -> int:
+        """Size of a cell in input voxels."""
+        return self.sites.stride
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples, those without any site included."""
+        return self.sites.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features live."""
+        return self.feats.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the features."""
+        return self.feats.dtype
+
+    def replace(self, feats: Tensor) -> SparseTensor:
+        """The same sites with other features."""
+        return SparseTensor(feats, self.sites)
+
+    def to(self, target: torch.device | torch.dtype | str) -> SparseTensor:
+        """Convert the features' dtype, or move everything to a device."""
+        if isinstance(target, torch.dtype):
+            return self.replace(self.feats.to(target))
+        return SparseTensor(self.feats.to(target), self.sites.to(target))
+
+    def global_mean(self) -> Tensor:
+        """Mean over each sample's sites, [B, C]; zeros for a sample without sites."""
+        total = self.feats.new_zeros(self.batch_size, self.feats.shape[1])
+        total = total.index_add(0, self.sites.batch, self.feats)
+        return total / self.sites.counts.clamp(min=1)[:, None].to(total.dtype)
+
+    def mean(self, dim: tuple[int, ...] | list[int], keepdim: bool = False) -> Tensor:
+        """Global average pooling, for networks that write it as a mean over height and width."""
+        if sorted(d % 4 for d in dim) != [2, 3]:
+            raise ValueError(f"only the mean over both spatial axes, (2, 3), exists; got {dim}")
+        pooled = self.global_mean()
+        return pooled[:, :, None, None] if keepdim else pooled
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """The volume [B, C, X, Y, Z] that holds all sites (zeros elsewhere) and its origin [3]."""
+        low, high = self.coords[:, 1:].amin(0), self.coords[:, 1:].amax(0)
+        shape = (high - low + 1).tolist()
+        volume = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
+        batch, x, y, z = (self.coords - torch.cat([low.new_zeros(1), low])).unbind(1)
+        volume = volume.index_put((batch, x, y, z), self.feats)
+        return volume.permute(0, 4, 1, 2, 3), low
+
+    def __add__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        return self.replace(self.feats + _partner(self, other))
+
+    def __mul__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        return self.replace(self.feats * _partner(self, other))
+
+    __radd__ = __iadd__ = __add__
+    __rmul__ = __imul__ = __mul__
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _FEATURE_WISE:
+            first, *rest = args
+            return first.replace(func(first.feats, *rest, **kwargs))
+        if func in _SPECIAL:
+            return _SPECIAL[func](*args, **kwargs)
+        name = getattr(func, "__name__", repr(func))
+        raise TypeError(
+            f"torch function {name!r} has no meaning on a SparseTensor: it would need a dense "
+            "grid. Feature-wise functions, + , *, cat over channels and global pooling do."
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"SparseTensor({len(self.sites)} sites, {self.feats.shape[1]} channels, "
+            f"batch {self.batch_size}, stride {self.stride}, {self.dtype}, {self.device})"
+        )
+
+
+def _checked_sites(coords: Tensor, batch_size: int | None) -> Sites:
+    if coords.is_floating_point() or coords.dtype == torch.bool:
+        raise TypeError(f"coordinates must be integers, got {coords.dtype}: voxelize points first")
+    if coords.ndim != 2 or coords.shape[1] != 4:
+        raise ValueError(f"coordinates must be [N, 4] (batch, x, y, z), got {list(coords.shape)}")
+    coords = coords.long()
+    if batch_size is None:
+        batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
+    if len(coords) and not 0 <= int(coords[:, 0].min()) <= int(coords[:, 0].max()) < batch_size:
+        raise ValueError(f"batch indices must lie in 0..{batch_size - 1}")
+    if len(torch.unique(coords, dim=0)) != len(coords):
+        raise ValueError("a site occurs twice: merge the points of one voxel first (voxelize)")
+    return Sites(coords, batch_size)
+
+
+def _partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tensor | float:
+    """What ``other`` adds to or multiplies with each row of ``tensor``."""
+    if isinstance(other, SparseTensor):
+        if other.sites is not tensor.sites:
+            raise ValueError(
+                f"the tensors live on different sites ({tensor} and {other}): only tensors of the "
+                "same level of the same batch can be combined"
+            )
+        return other.feats
+    if isinstance(other, Tensor) and other.ndim > 1:
+        if list(other.shape[2:]) != [1] * (other.ndim - 2) or len(other) != tensor.batch_size:
+            raise ValueError(
+                f"a dense partner must be [B, C, 1, 1] with B = {tensor.batch_size}, "
+                f"got {list(other.shape)}"
+            )
+        return other.flatten(1)[tensor.sites.batch]
+    return other
+
+
+def _global_pool(tensor: SparseTensor, output_size) -> Tensor:
+    if any(size != 1 for size in torch.atleast_1d(torch.tensor(output_size)).tolist()):
+        raise ValueError(f"only global pooling (output size 1) exists, got {output_size}")
+    return tensor.global_mean()[:, :, None, None]
+
+
+def _cat(tensors, dim: int = 0) -> SparseTensor:
+    if dim % 4 != 1:
+        raise ValueError(f"sparse tensors concatenate over channels (dim 1), got dim {dim}")
+    first, *rest = tensors
+    return first.replace(torch.cat([first.feats, *(_partner(first, t) for t in rest)], 1))
+
+
+_FEATURE_WISE = frozenset({
+    F.relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
+    F.selu, F.mish, F.softplus, F.dropout, torch.relu, torch.relu_, torch.sigmoid, torch.tanh,
+    torch.clamp,
+})  # fmt: skip
+_SPECIAL = {
+    F.adaptive_avg_pool2d: _global_pool,
+    torch.cat: _cat,
+    torch.add: lambda a, b: a + b,
+    torch.mul: lambda a, b: a * b,
+}

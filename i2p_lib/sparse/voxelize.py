@@ -1,0 +1,110 @@
+"""From points to a SparseTensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2p_lib.sparse.tensor import Sites, SparseTensor
+
+COORD_LIMIT = 2**30
+
+
+def voxelize(
+    points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor,
+    voxel_size: float,
+    reduce: Literal["mean", "first"] = "mean",
+    features: Tensor | None = None,
+) -> SparseTensor:
+    """Put points into cubic voxels; one site for each voxel that holds a point.
+
+    Args:
+        points: B clouds, each [N_i, 3], or one array [B, N, 3]; x, y, z in any unit.
+        voxel_size: edge of a voxel in the same unit. A point falls into ``floor(xyz / size)``.
+        reduce: ``"mean"`` of the points in a voxel (the paper's text, section 3), or the
+            ``"first"`` point of it in the order given (what the released code keeps).
+        features: [sum of N_i, C] features of the points; default: their coordinates.
+
+    Returns:
+        A float32 SparseTensor (float64 for float64 points), its sites sorted by (batch, x, y, z).
+
+    Raises:
+        TypeError: points that are not floating point.
+        ValueError: wrong shape, NaN or infinite coordinates, an empty batch, a voxel size that is
+            not positive, or one so small that the grid has more than 2^30 cells along an axis.
+    """
+    if not (np.isfinite(voxel_size) and voxel_size > 0):
+        raise ValueError(f"voxel_size must be a positive number, got {voxel_size}")
+    if reduce not in ("mean", "first"):
+        raise ValueError(f"reduce must be 'mean' or 'first', got {reduce!r}")
+    xyz, batch, batch_size = _concatenate(points)
+    if features is None:
+        features = xyz
+    elif features.ndim != 2 or len(features) != len(xyz):
+        raise ValueError(f"features must be [{len(xyz)}, C], got {list(features.shape)}")
+    elif not torch.isfinite(features).all():
+        raise ValueError("the features hold NaN or infinite values")
+    grid = torch.floor(xyz / voxel_size)
+    if len(grid) and float(grid.abs().max()) > COORD_LIMIT:
+        raise ValueError(
+            f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: "
+            "use a larger one or centre the points"
+        )
+    coords = torch.cat([batch[:, None], grid.long()], 1)
+    unique, place, counts = _unique_rows(coords)
+    if reduce == "mean":
+        total = features.new_zeros(len(unique), features.shape[1]).index_add_(0, place, features)
+        feats = total / counts[:, None].to(features.dtype)
+    else:
+        order = torch.arange(len(place) - 1, -1, -1, device=place.device)
+        first = place.new_zeros(len(unique)).scatter_reduce_(
+            0, place[order], order, "amin", include_self=False
+        )
+        feats = features[first]
+    return SparseTensor(feats, Sites(unique, batch_size))
+
+
+def _unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
+    if not len(coords):
+        empty = coords.new_zeros(0)
+        return coords, empty, empty
+    low = coords.amin(0)
+    extent = (coords.amax(0) - low + 1).tolist()
+    if float(np.prod([float(e) for e in extent])) >= 2.0**62:
+        return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
+    keys = coords[:, 0] - low[0]
+    for axis in (1, 2, 3):
+        keys = keys * extent[axis] + coords[:, axis] - low[axis]
+    keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    columns = []
+    for axis in (3, 2, 1):
+        columns.append(keys % extent[axis] + low[axis])
+        keys = keys // extent[axis]
+    return torch.stack([keys + low[0], *columns[::-1]], 1), place, counts
+
+
+def _concatenate(points) -> tuple[Tensor, Tensor, int]:
+    clouds = [_cloud(cloud, i) for i, cloud in enumerate(points)]
+    if not clouds:
+        raise ValueError("an empty batch cannot be voxelised: give at least one cloud")
+    sizes = torch.tensor([len(cloud) for cloud in clouds])
+    xyz = torch.cat(clouds)
+    if not torch.isfinite(xyz).all():
+        sample = next(i for i, cloud in enumerate(clouds) if not torch.isfinite(cloud).all())
+        raise ValueError(f"cloud {sample} has NaN or infinite coordinates: remove those points")
+    batch = torch.repeat_interleave(torch.arange(len(clouds)), sizes).to(xyz.device)
+    return xyz, batch, len(clouds)
+
+
+def _cloud(cloud, index: int) -> Tensor:
+    cloud = torch.as_tensor(cloud)
+    if not cloud.is_floating_point():
+        raise TypeError(f"cloud {index} must be floating point, got {cloud.dtype}")
+    if cloud.ndim != 2 or cloud.shape[1] != 3:
+        raise ValueError(f"cloud {index} must be [N, 3], got {list(cloud.shape)}")
+    return cloud if cloud.dtype == torch.float64 else cloud.float()
