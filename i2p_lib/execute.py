@@ -1,0 +1,204 @@
+"""Carrying out one run in this process: resume, train, keep the results, or keep the failure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+
+import numba
+import numpy as np
+import pandas as pd
+import torch
+
+from i2p_lib import store
+from i2p_lib.files import sha256
+from i2p_lib.probes import ProbeHook, final_features
+from i2p_lib.store import DamagedRun, Entry
+from i2p_lib.train import Hook, State, start, train
+
+CHECKPOINT_SECONDS = 20.0
+PROBE_COLUMNS = ["epoch", "split", "layer", "metric", "value"]
+_STARTED = time.time()
+
+
+def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -> None:
+    """Train one run into its folder in this process, on one thread, unless it is done.
+
+    Waits where another process trains the same run.  A failure is kept in state.json with its
+    traceback, and raised.
+    """
+    with entry.lock():
+        if entry.done():
+            return
+        _refuse_edited_sources(entry)
+        store.write_json(entry.folder / "spec.json", entry.spec.model_dump(mode="json"))
+        store.write_json(entry.folder / "parts.json", entry.parts)
+        about = {"state": "running", "started": _now(), "device": device} | _versions()
+        store.write_json(entry.folder / "state.json", about)
+        try:
+            with one_thread():
+                state = _resume_or_start(entry, torch.device(resolve_device(device)))
+                inner = [ProbeHook(), _history_hook(entry), _checkpoint_hook(entry)]
+                train(state, [*inner, *hooks])
+                _finish(entry, state, about)
+        except Exception:
+            text = traceback.format_exc()
+            mark_failed(entry, text)
+            raise
+
+
+def _resume_or_start(entry: Entry, device: torch.device) -> State:
+    checkpoint = entry.folder / "checkpoint.safetensors"
+    state = start(entry.spec, device)
+    if not checkpoint.exists():
+        entry.log("start")
+        return state
+    try:
+        store.read_checkpoint(checkpoint, state)
+    except DamagedRun as error:
+        entry.log(f"start anew: {error}")
+        checkpoint.unlink()
+        return start(entry.spec, device)
+    entry.log(f"go on after epoch {state.epoch}")
+    return state
+
+
+def _history_hook(entry: Entry) -> Hook:
+    def hook(state: State) -> None:
+        if state.history:
+            store.write_csv(entry.folder / "history.csv", state.history)
+
+    return hook
+
+
+def _checkpoint_hook(entry: Entry) -> Hook:
+    """Write a checkpoint after an epoch once CHECKPOINT_SECONDS have passed since the last one."""
+    last = time.monotonic()
+
+    def hook(state: State) -> None:
+        nonlocal last
+        if 0 < state.epoch < state.spec.epochs and time.monotonic() - last >= CHECKPOINT_SECONDS:
+            store.write_checkpoint(entry.folder / "checkpoint.safetensors", state)
+            last = time.monotonic()
+
+    return hook
+
+
+def _finish(entry: Entry, state: State, about: dict) -> None:
+    """Measure the test split, write all results, and last of all say that the run is done."""
+    folder = entry.folder
+    kept = final_features(state)
+    metrics = _metrics(state, kept)
+    kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
+    store.write_json(folder / "metrics.json", metrics)
+    store.write_csv(folder / "probes.csv", state.probes, PROBE_COLUMNS)
+    store.write_tensors(folder / "features.safetensors", kept)
+    store.write_tensors(folder / "model.safetensors", store.learned_tensors(state.net))
+    files = {
+        name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in store.RESULTS
+    }
+    about = about | {"state": "done", "finished": _now(), "files": files}
+    store.write_json(folder / "state.json", about)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    entry.log(f"done: top1 {metrics['top1']:.4f}")
+
+
+def _metrics(state: State, kept: dict[str, torch.Tensor]) -> dict[str, float]:
+    spec, last = state.spec, state.history[-1]
+    test_right = kept["test_logits"].argmax(1) == kept["test_labels"]
+    train_right = kept["train_logits"].argmax(1) == kept["train_labels"]
+    classes = kept["test_labels"].unique()
+    per_class = [test_right[kept["test_labels"] == c].double().mean() for c in classes]
+    sizes = [(p.numel(), p.requires_grad) for p in state.net.parameters()]
+    metrics = {
+        "top1": float(test_right.double().mean()),
+        "mean_class_accuracy": float(torch.stack(per_class).mean()),
+        "val_top1": last["val_top1"],
+        "train_top1": float(train_right.double().mean()),
+        "train_loss": last["train_loss"],
+        "seconds_total": sum(row["seconds"] + row["eval_seconds"] for row in state.history),
+        "seconds_training": sum(row["seconds"] for row in state.history),
+        "parameters": sum(n for n, _ in sizes),
+        "parameters_trained": sum(n for n, trained in sizes if trained),
+        "classes": len(state.splits.class_names),
+        "n_train": len(state.splits.train),
+        "n_val": len(state.splits.val),
+        "n_test": len(state.splits.test),
+    }
+    if spec.protocol == "released":
+        best = max(state.history, key=lambda row: row["test_top1"])
+        metrics |= {
+            "top1_last": last["test_top1"],
+            "top1_best_test": best["test_top1"],
+            "best_test_epoch": best["epoch"],
+        }
+    return metrics
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one torch and one numba thread in the block, so that numbers do not depend on cores."""
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+def resolve_device(device: str) -> str:
+    """Return "cpu" or "cuda" for a device's name; raises ValueError where there is no such one."""
+    if device not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"device must be cpu, cuda or auto, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no GPU here: use cpu or auto")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def mark_failed(entry: Entry, text: str) -> None:
+    """Keep a failure's traceback; where the disk takes no more, the caller still raises it."""
+    with contextlib.suppress(OSError):
+        about = {"state": "failed", "finished": _now(), "traceback": text} | _versions()
+        store.write_json(entry.folder / "state.json", about)
+        entry.log(f"failed: {last_line(text)}")
+
+
+def _refuse_edited_sources(entry: Entry) -> None:
+    """Raise where a source file is newer than this process, whose code is then not its hash."""
+    for name in entry.parts:
+        file = store.PACKAGE / name.removeprefix("source ")
+        if name.startswith("source ") and _STARTED < file.stat().st_mtime <= time.time():
+            raise RuntimeError(
+                f"{file} was edited after this Python started: restart it (or the kernel); "
+                "run_all trains in fresh processes"
+            )
+
+
+def last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+def _now() -> str:
+    return pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds")
+
+
+def _versions() -> dict:
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+        },
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+    }

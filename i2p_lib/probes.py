@@ -1,0 +1,113 @@
+"""Looking inside a network: pooled features of its stages, and how far its classes collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from i2p_lib.collapse import collapse_report
+from i2p_lib.sparse import SparseTensor
+from i2p_lib.train import Split, State, evaluate
+
+PENULTIMATE = "penultimate"
+
+
+def classifier_name(net: nn.Module) -> str:
+    """Return the name of the last Linear layer, whose input is the penultimate feature.
+
+    Raises ValueError where a network has none.
+    """
+    names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ValueError(f"{type(net).__name__} has no Linear layer, so no penultimate features")
+    return names[-1]
+
+
+def stage_names(net: nn.Module, most: int = 4) -> list[str]:
+    """Return up to `most` stages, evenly chosen from first to last.
+
+    Stages are `layer1` .. `layer4` of a ResNet, or the children of a `blocks` container.
+    """
+    children = dict(net.named_children())
+    names = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
+    if not names and "blocks" in children:
+        names = [f"blocks.{name}" for name, _ in children["blocks"].named_children()]
+    if len(names) <= most:
+        return names
+    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+
+
+def pooled(out: SparseTensor | Tensor) -> Tensor:
+    """Average the features of each cloud of a batch: [B, C].  A dense [B, C] passes through."""
+    if isinstance(out, Tensor):
+        return out
+    cloud = out.coords[:, 0]
+    sums = torch.zeros(out.batch_size, out.feats.shape[1], device=out.feats.device)
+    sums.index_add_(0, cloud, out.feats.float())
+    return sums / torch.bincount(cloud, minlength=out.batch_size).clamp(min=1)[:, None]
+
+
+@contextmanager
+def taps(net: nn.Module, stages: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Record pooled stage outputs and penultimate features of every forward pass in the block."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in [*stages, PENULTIMATE]}
+
+    def keep_output(name: str):
+        return lambda module, args, out: seen[name].append(pooled(out).detach().float().cpu())
+
+    def keep_input(module: nn.Module, args: tuple) -> None:
+        seen[PENULTIMATE].append(pooled(args[0]).detach().float().cpu())
+
+    handles = [net.get_submodule(n).register_forward_hook(keep_output(n)) for n in stages]
+    handles.append(net.get_submodule(classifier_name(net)).register_forward_pre_hook(keep_input))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def features(state: State, split: Split, stages: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return ({layer: [N, C]}, logits [N, classes]) of a split in eval mode, in one pass."""
+    with taps(state.net, stages) as seen:
+        scores = evaluate(state.net, split, state.spec, state.device)
+    return {name: torch.cat(parts) for name, parts in seen.items()}, scores.logits
+
+
+class ProbeHook:
+    """At the spec's probe epochs, measure the collapse of every stage on train and test."""
+
+    def __call__(self, state: State) -> None:
+        if state.epoch not in state.spec.probe_epochs:
+            return
+        stages = stage_names(state.net)
+        for name in ("train", "test"):
+            split = getattr(state.splits, name)
+            layers, _ = features(state, split, stages)
+            for layer, values in layers.items():
+                report = collapse_report(values.numpy(), split.labels.numpy())
+                state.probes += [
+                    {
+                        "epoch": state.epoch,
+                        "split": name,
+                        "layer": layer,
+                        "metric": metric,
+                        "value": float(value),
+                    }
+                    for metric, value in report.items()
+                ]
+
+
+def final_features(state: State) -> dict[str, Tensor]:
+    """Return what a finished run keeps of train and test: features and logits (float16), labels."""
+    kept = {}
+    for name in ("train", "test"):
+        split = getattr(state.splits, name)
+        layers, logits = features(state, split, [])
+        kept[f"{name}_features"] = layers[PENULTIMATE].half()
+        kept[f"{name}_logits"] = logits.half()
+        kept[f"{name}_labels"] = split.labels.clone()
+    return kept

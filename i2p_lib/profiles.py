@@ -1,0 +1,253 @@
+"""Profiles: YAML files that say which runs each experiment needs, and the notebook's Lab."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from i2p_lib import runs
+from i2p_lib.results import RunResult
+from i2p_lib.spec import RunSpec, spec_from, unknown_key
+from i2p_lib.store import PACKAGE, Entry
+
+PROFILES = PACKAGE.parent / "notebooks" / "profiles"
+KEYS = ("description", "device", "workers", "defaults", "experiments", "chapters")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A validated profile.
+
+    experiments: name -> specs, in the file's order.  chapters: notebook stem -> experiment names.
+    device and workers say how to train and are no part of any spec.
+    """
+
+    name: str
+    path: Path
+    description: str
+    experiments: Mapping[str, tuple[RunSpec, ...]]
+    chapters: Mapping[str, tuple[str, ...]]
+    device: str = "cpu"
+    workers: int | None = None
+
+    def experiment(self, name: str) -> list[RunSpec]:
+        """Return the specs of one experiment; raises ValueError where there is no such one."""
+        if name not in self.experiments:
+            known = tuple(self.experiments)
+            raise ValueError(f"{self.path}: {unknown_key(name, known, 'experiment')}")
+        return list(self.experiments[name])
+
+    def all_specs(self, chapter: str | None = None) -> list[RunSpec]:
+        """Return the specs of one chapter or of the whole profile, each once.
+
+        Raises ValueError for a chapter that the profile does not name.
+        """
+        names = tuple(self.experiments)
+        if chapter is not None:
+            if chapter not in self.chapters:
+                known = tuple(self.chapters)
+                raise ValueError(f"{self.path}: {unknown_key(chapter, known, 'chapter')}")
+            names = self.chapters[chapter]
+        specs = itertools.chain.from_iterable(self.experiments[name] for name in names)
+        return list({spec.key_fields(): spec for spec in specs}.values())
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the names of the profiles that come with the book."""
+    return tuple(sorted(path.stem for path in PROFILES.glob("*.yml")))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Read and check a profile: a name such as "demo", or the path of a YAML file.
+
+    Raises FileNotFoundError where there is none, and ValueError with file, experiment and key for
+    anything that is unknown, of the wrong type or out of range.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    _check_keys(content, KEYS, path, "key")
+    defaults = content.get("defaults") or {}
+    _check_keys(defaults, tuple(RunSpec.model_fields), f"{path}: defaults", "setting")
+    blocks = _mapping(content.get("experiments"), f"{path}: experiments")
+    experiments = {
+        name: _experiment(grids, defaults, f"{path}: experiments.{name}")
+        for name, grids in blocks.items()
+    }
+    chapters = _mapping(content.get("chapters") or {}, f"{path}: chapters")
+    return Profile(
+        name=path.stem,
+        path=path,
+        description=_typed(content, "description", str, "", path),
+        experiments=experiments,
+        chapters={stem: _chapter(stem, c, experiments, path) for stem, c in chapters.items()},
+        device=_device(_typed(content, "device", str, "cpu", path), path),
+        workers=_typed(content, "workers", int, None, path),
+    )
+
+
+def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of a block's cartesian product; the last key varies fastest.
+
+    A list is a set of choices.  Settings that are lists themselves (probe_epochs) are one value
+    as a flat list, and choices as a list of lists.
+
+    >>> grid({"regime": ["io", "all"], "seed": [0, 1]})[1]
+    {'regime': 'io', 'seed': 1}
+    """
+    choices = []
+    for key, value in block.items():
+        if key == "probe_epochs":
+            nested = isinstance(value, list) and value and isinstance(value[0], list)
+            choices.append(value if nested else [value])
+        else:
+            choices.append(value if isinstance(value, list) else [value])
+    return [dict(zip(block, combination, strict=True)) for combination in itertools.product(*choices)]
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix not in (".yml", ".yaml"):
+        path = PROFILES / f"{name_or_path}.yml"
+    if not path.is_file():
+        known = profile_names()
+        close = difflib.get_close_matches(path.stem, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        raise FileNotFoundError(f"no profile {name_or_path!s} ({path}); {hint}")
+    return path.resolve()
+
+
+def _experiment(grids: Any, defaults: dict, where: str) -> tuple[RunSpec, ...]:
+    if not isinstance(grids, list) or not grids:
+        raise ValueError(f"{where}: expected a list of blocks (- regime: ...), got {grids!r}")
+    specs = {}
+    for number, block in enumerate(grids, start=1):
+        place = f"{where}, block {number}"
+        _check_keys(block, tuple(RunSpec.model_fields), place, "setting")
+        for key, value in block.items():
+            if value == []:
+                raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
+        for settings in grid(block):
+            spec = spec_from(defaults | settings, place)
+            specs[spec.key_fields()] = spec
+    return tuple(specs.values())
+
+
+def _chapter(stem: str, names: Any, experiments: Mapping, path: Path) -> tuple[str, ...]:
+    where = f"{path}: chapters.{stem}"
+    if not isinstance(names, list):
+        raise ValueError(f"{where}: expected a list of experiments, got {names!r}")
+    for name in names:
+        if name not in experiments:
+            raise ValueError(f"{where}: {unknown_key(str(name), tuple(experiments), 'experiment')}")
+    return tuple(names)
+
+
+def _mapping(value: Any, where: str) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a mapping (key: value lines), got {value!r}")
+    return value
+
+
+def _check_keys(value: Any, known: tuple[str, ...], where: str | Path, what: str) -> None:
+    for key in _mapping(value, str(where)):
+        if key not in known:
+            raise ValueError(f"{where}: {unknown_key(str(key), known, what)}")
+
+
+def _typed(content: dict, key: str, kind: type, default: Any, path: Path) -> Any:
+    value = content.get(key, default)
+    if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise ValueError(f"{path}: {key} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _device(device: str, path: Path) -> str:
+    if device not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"{path}: device must be cpu, cuda or auto, got {device!r}")
+    return device
+
+
+@dataclass
+class Lab:
+    """What a notebook asks for results: an experiment's name in, tables out.
+
+    The first question about an experiment trains what is missing and prints one line on it.
+    """
+
+    profile: Profile
+    store: Path | None = None
+    progress: bool = True
+    _found: dict[str, list[RunResult]] = field(default_factory=dict, repr=False)
+
+    def results(self, experiment: str) -> list[RunResult]:
+        """Return an experiment's finished runs, in the profile's order."""
+        if experiment not in self._found:
+            self._found[experiment] = self._find_or_train(experiment)
+        return self._found[experiment]
+
+    def run(self, experiment: str) -> pd.DataFrame:
+        """Return one row per run of an experiment: settings and metrics."""
+        return runs.results(self.results(experiment))
+
+    def histories(self, experiment: str) -> pd.DataFrame:
+        """Return one row per run and epoch of an experiment."""
+        return runs.histories(self.results(experiment))
+
+    def probes(self, experiment: str) -> pd.DataFrame:
+        """Return one row per run, epoch, split, layer and metric of an experiment."""
+        return runs.probes(self.results(experiment))
+
+    def status(self, chapter: str | None = None) -> pd.DataFrame:
+        """Return which runs of a chapter, or of the profile, are there, and why others are not."""
+        return runs.status(self.profile.all_specs(chapter), self.store)
+
+    def _find_or_train(self, name: str) -> list[RunResult]:
+        specs = self.profile.experiment(name)
+        began = time.perf_counter()
+        entries = [Entry.of(spec, self.store) for spec in specs]
+        trained = runs.train_missing(
+            entries, self.profile.workers, self.progress, self.profile.device
+        )
+        found = [RunResult.load(entry) for entry in entries]
+        seconds = time.perf_counter() - began
+        print(f"{name}: {len(found) - trained} runs found, {trained} trained in {seconds:.0f} s")
+        return found
+
+
+def open_lab(profile: str | Path, store: str | Path | None = None, progress: bool = True) -> Lab:
+    """Open the lab of a profile (a name such as "demo", or a path)."""
+    return Lab(load_profile(profile), None if store is None else Path(store), progress)

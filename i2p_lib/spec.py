@@ -1,0 +1,166 @@
+"""The description of one training run: what may be set, within which limits, and its defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from i2p_lib.data.transforms import AUGMENT_PRESETS, Augment
+
+Regime = Literal["io", "io+ms", "io+bn", "all"]
+Schedule = Literal["one_cycle", "cosine", "cosine_per_iteration"]
+
+
+def unknown_key(key: str, allowed: list[str] | tuple[str, ...], what: str) -> str:
+    """Return the sentence for a key that does not exist, with the nearest one that does."""
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(allowed)}."
+    return f"unknown {what} {key!r}; {hint}"
+
+
+def _to_augment(value: Any) -> Any:
+    """Turn a preset's name or a mapping of settings into an `Augment`."""
+    if isinstance(value, Augment):
+        return value
+    if isinstance(value, str):
+        if value not in AUGMENT_PRESETS:
+            raise ValueError(unknown_key(value, tuple(AUGMENT_PRESETS), "augmentation"))
+        return AUGMENT_PRESETS[value]
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"expected one of {', '.join(AUGMENT_PRESETS)} or a mapping of settings, got {value!r}"
+        )
+    names = tuple(field.name for field in dataclasses.fields(Augment))
+    for key in value:
+        if key not in names:
+            raise ValueError(unknown_key(str(key), names, "augmentation setting"))
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    try:
+        return Augment(**plain)
+    except TypeError as error:
+        raise ValueError(f"these augmentation settings do not fit: {error}") from error
+
+
+def _to_tuple(value: Any) -> Any:
+    """Lists become tuples, so that YAML and JSON can write them."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class RunSpec(BaseModel):
+    """Everything that decides the result of one training run (device and paths do not).
+
+    Unknown keys, wrong types and values out of range raise pydantic's ValidationError,
+    a ValueError.  Specs are frozen; `spec.model_copy(update=...)` does not validate, so build
+    a variant with `spec.but(lr=0.01)`.
+
+    >>> RunSpec(regime="io+bn", lr=0.003).label()
+    'efficientnet_lite0 imagenet1k io+bn on home_objects, 10 epochs, seed 0'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    data: str = "home_objects"
+    model: str = "efficientnet_lite0"
+    weights: str = "imagenet1k"
+    regime: Regime = "all"
+    axis: Literal["x", "y", "z"] = "z"
+    normalize: bool = True
+    recipe: Literal["paper"] | None = None
+    protocol: Literal["clean", "released"] = "clean"
+    voxel_size: float = Field(0.05, gt=0, le=1)
+    points: int = Field(2048, ge=1)
+    epochs: int = Field(10, ge=1, le=10_000)
+    batch_size: int = Field(16, ge=2, le=4096)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(1e-2, ge=0, le=1)
+    schedule: Schedule = "one_cycle"
+    warmup: float = Field(0.3, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: Annotated[Augment, BeforeValidator(_to_augment)] = "upright"
+    shots: int | None = Field(None, ge=1)
+    episode: int | None = Field(None, ge=0)
+    probe_epochs: Annotated[tuple[int, ...], BeforeValidator(_to_tuple)] = ()
+    train_limit: int | None = Field(None, ge=2)
+    test_limit: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_key(str(key), tuple(cls.model_fields), "setting"))
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunSpec:
+        if (self.shots is None) != (self.episode is None):
+            raise ValueError("shots and episode belong together: set both (few-shot) or neither")
+        if self.shots is not None and self.train_limit is not None:
+            raise ValueError("shots already limits the training set: leave train_limit out")
+        if self.schedule != "one_cycle" and self.warmup != 0.3:
+            raise ValueError(f"warmup is read by the one_cycle schedule only, not {self.schedule}")
+        wrong = [epoch for epoch in self.probe_epochs if not 0 <= epoch <= self.epochs]
+        if wrong:
+            raise ValueError(f"probe_epochs must lie in 0..{self.epochs} (epochs), got {wrong}")
+        if list(self.probe_epochs) != sorted(set(self.probe_epochs)):
+            raise ValueError(f"probe_epochs must rise, each once, got {list(self.probe_epochs)}")
+        return self
+
+    def but(self, **changes: Any) -> RunSpec:
+        """Return a validated copy with some settings changed."""
+        return RunSpec(**(dict(self) | changes))
+
+    def key_fields(self) -> str:
+        """Return the canonical JSON of all settings: the same text for equal specs."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def augment_name(self) -> str:
+        """Return the preset's name, or the settings as JSON where no preset is equal."""
+        for name, preset in AUGMENT_PRESETS.items():
+            if preset == self.augment:
+                return name
+        return json.dumps(dataclasses.asdict(self.augment), sort_keys=True)
+
+    def row(self) -> dict[str, Any]:
+        """Return the settings as one flat table row."""
+        return dict(self) | {
+            "augment": self.augment_name(),
+            "probe_epochs": ",".join(map(str, self.probe_epochs)),
+        }
+
+    def label(self) -> str:
+        """Return a short text for people; it does not name every setting."""
+        few = "" if self.shots is None else f" {self.shots}-shot (episode {self.episode})"
+        plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
+        return (
+            f"{self.model} {self.weights} {self.regime} on {self.data}{few}{plain}, "
+            f"{self.epochs} epochs, seed {self.seed}"
+        )
+
+
+def spec_from(settings: dict[str, Any], where: str) -> RunSpec:
+    """Build a spec, and say `where` (a file, an experiment) when a setting is wrong.
+
+    Raises ValueError with one line per wrong setting.
+    """
+    try:
+        return RunSpec(**settings)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Return pydantic's complaint as short lines: setting, what is wrong, what was given."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(map(str, item["loc"]))
+        text = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {text} (got {item['input']!r})" if name else text)
+    return "; ".join(lines)

@@ -1,0 +1,279 @@
+"""The run store on disk: keys, folders, checkpoints, and what makes a stored run trustworthy."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from i2p_lib.data import dataset_hash
+from i2p_lib.files import atomic_write, sha256
+from i2p_lib.spec import RunSpec
+from i2p_lib.train import State
+from i2p_lib.weights import weights_hash
+
+PACKAGE = Path(__file__).parent
+SOURCES = (
+    "sparse/*.py",
+    "data/*.py",
+    "inflate.py",
+    "finetune.py",
+    "weights.py",
+    "_torchvision.py",
+    "train.py",
+)
+PROBE_SOURCES = ("probes.py", "collapse.py")
+RESULTS = (
+    "spec.json",
+    "parts.json",
+    "history.csv",
+    "metrics.json",
+    "probes.csv",
+    "features.safetensors",
+    "model.safetensors",
+)
+
+
+class DamagedRun(ValueError):
+    """A stored result is not what was written."""
+
+
+def store_root(store: str | Path | None = None) -> Path:
+    """Return the store's folder: the argument, else $I2P_RUNS, else `_runs` in the project."""
+    return Path(store or os.environ.get("I2P_RUNS") or PACKAGE.parent / "_runs").resolve()
+
+
+def source_hash(text: str) -> str:
+    """Return a hash of Python source that ignores comments, docstrings and layout.
+
+    Walks the syntax tree itself, because `ast.dump` differs between Python versions.
+    """
+    digest = hashlib.sha256()
+    _feed(ast.parse(text), digest)
+    return digest.hexdigest()
+
+
+def _feed(node: Any, digest: Any) -> None:
+    if isinstance(node, ast.AST):
+        digest.update(f"({type(node).__name__}".encode())
+        for name, value in ast.iter_fields(node):
+            if value is None or value == [] or name in ("type_comment", "kind"):
+                continue
+            digest.update(f" {name}=".encode())
+            _feed(_without_docstring(node, value) if name == "body" else value, digest)
+        digest.update(b")")
+    elif isinstance(node, list):
+        for item in node:
+            _feed(item, digest)
+            digest.update(b",")
+    else:
+        digest.update(repr(node).encode())
+
+
+def _without_docstring(node: ast.AST, body: Any) -> Any:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        return body[1:]
+    return body
+
+
+def source_parts(package: Path = PACKAGE, probes: bool = False) -> dict[str, str]:
+    """Return {file: hash} of the modules that decide a result (probes: also those of probes)."""
+    patterns = SOURCES + (PROBE_SOURCES if probes else ())
+    files = sorted(file for pattern in patterns for file in package.glob(pattern))
+    return {str(f.relative_to(package).as_posix()): _file_source_hash(f, f.stat()) for f in files}
+
+
+def _file_source_hash(file: Path, stat: os.stat_result) -> str:
+    return _cached_source_hash(file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _cached_source_hash(file: Path, mtime_ns: int, size: int) -> str:
+    return source_hash(file.read_text(encoding="utf-8"))
+
+
+def key_parts(spec: RunSpec) -> dict[str, str]:
+    """Return everything a run's key covers: the spec, and hashes of data, weights and sources.
+
+    Versions of torch and numpy are recorded with a run and are not part of its key.
+    """
+    parts = {
+        "spec": spec.key_fields(),
+        "data": dataset_hash(spec.data),
+        "weights": weights_hash(spec.model, spec.weights),
+    }
+    sources = source_parts(probes=bool(spec.probe_epochs))
+    return parts | {f"source {name}": value for name, value in sources.items()}
+
+
+def key_of(parts: dict[str, str]) -> str:
+    """Return the key of a run from its parts: 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run's place in the store."""
+
+    spec: RunSpec
+    parts: dict[str, str]
+    key: str
+    folder: Path
+
+    @classmethod
+    def of(cls, spec: RunSpec, store: str | Path | None = None) -> Entry:
+        """Find the place of a spec under today's data, weights and sources."""
+        parts = key_parts(spec)
+        key = key_of(parts)
+        return cls(spec, parts, key, store_root(store) / key[:16])
+
+    def lock(self) -> FileLock:
+        """Return the lock that the process training this run holds."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder.with_suffix(".lock"))
+
+    def locked(self) -> bool:
+        """Tell whether some process is training this run now."""
+        if not self.folder.with_suffix(".lock").exists():
+            return False
+        try:
+            with self.lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def state(self) -> dict[str, Any]:
+        """Return state.json, or {} where the run was never begun."""
+        return read_json(self.folder / "state.json") or {}
+
+    def done(self) -> bool:
+        """Tell whether this run is finished and whole.
+
+        Raises DamagedRun where it was finished and a result file has changed since.
+        """
+        state = self.state()
+        if state.get("state") != "done":
+            return False
+        for name, wanted in state["files"].items():
+            _check_file(self.folder / name, wanted)
+        return True
+
+    def log(self, text: str) -> None:
+        """Append one line to the run's log."""
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{pd.Timestamp.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+
+def _check_file(path: Path, wanted: dict[str, Any]) -> None:
+    advice = f"delete the folder {path.parent} and run again"
+    if not path.exists():
+        raise DamagedRun(f"the stored run lost its file {path}: {advice}")
+    size = path.stat().st_size
+    if size != wanted["size"]:
+        raise DamagedRun(f"{path} should hold {wanted['size']} bytes, holds {size}: {advice}")
+    if sha256(path) != wanted["sha256"]:
+        raise DamagedRun(f"{path} has changed since its run was finished: {advice}")
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's content, or None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        advice = f"delete the folder {path.parent} and run again"
+        raise DamagedRun(f"{path} is not JSON ({error}): {advice}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    with atomic_write(path) as temp:
+        temp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) -> None:
+    """Write rows as CSV whole or not at all; floats keep all their digits."""
+    with atomic_write(path) as temp:
+        pd.DataFrame(rows, columns=columns).to_csv(temp, index=False)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read what `write_csv` wrote, bit for bit."""
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+    """Write tensors (and a JSON note in the header) whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temp:
+        save_file(plain, temp, metadata={"note": json.dumps(note or {})})
+
+
+def learned_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Return the state that training can change: trained parameters and buffers.
+
+    Frozen parameters are left out, since the spec rebuilds them.
+    """
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    return {name: t for name, t in net.state_dict().items() if name not in frozen}
+
+
+def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
+    """Put learned tensors into a freshly built network; both must name the same tensors."""
+    expected = set(learned_tensors(net))
+    if expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))[:3]
+        raise DamagedRun(f"{origin} does not fit this network; they differ in {odd} ...")
+    net.load_state_dict(tensors, strict=False)
+
+
+def write_checkpoint(path: Path, state: State) -> None:
+    """Write all that going on needs as one file: tensors, epoch, history and probes."""
+    tensors = {f"net.{k}": v for k, v in learned_tensors(state.net).items()}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"opt.{index}.{name}": v for name, v in values.items() if v is not None}
+    note = {"epoch": state.epoch, "history": state.history, "probes": state.probes}
+    write_tensors(path, tensors, note)
+
+
+def read_checkpoint(path: Path, state: State) -> None:
+    """Bring a run that has just been started to where its checkpoint was written.
+
+    Raises DamagedRun where the file cannot be read or belongs to another network.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            note = json.loads(file.metadata()["note"])
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DamagedRun(f"{path} cannot be read: {error}") from error
+    net = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    load_learned(state.net, net, path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("opt."):
+            _, index, slot = name.split(".", 2)
+            moments.setdefault(int(index), {})[slot] = tensor
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.epoch, state.history, state.probes = note["epoch"], note["history"], note["probes"]
+
+
+def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield (folder, key parts) of every run folder in the store."""
+    for file in sorted(store_root(store).glob("*/parts.json")):
+        yield file.parent, read_json(file)

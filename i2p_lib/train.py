@@ -1,0 +1,315 @@
+"""One training loop with hooks, and what it needs: data, network, optimizer, rate, evaluation.
+
+All randomness of an epoch is drawn from generators seeded by (seed, purpose, epoch), so the state
+of a run is only its tensors, its epoch and its history: going on from a checkpoint gives the same
+bits as never having stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from i2p_lib.data import few_shot_episode, load_dataset
+from i2p_lib.data.transforms import augment
+from i2p_lib.finetune import freeze
+from i2p_lib.inflate import inflate
+from i2p_lib.sparse import SparseTensor, voxelize
+from i2p_lib.spec import RunSpec
+from i2p_lib.weights import image_model
+
+
+class Diverged(ValueError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The clouds of one split in memory: points [N, P, 3] float32, labels [N] int64."""
+
+    points: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of one run, cut down as its spec says, and the class names."""
+
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+@dataclass
+class State:
+    """A run in training: what a hook may look at, and all that a checkpoint must hold."""
+
+    spec: RunSpec
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    splits: Splits
+    device: torch.device
+    epoch: int = 0
+    history: list[dict] = field(default_factory=list)
+    probes: list[dict] = field(default_factory=list)
+
+
+Hook = Callable[[State], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation: mean cross entropy (no smoothing), accuracy in 0..1, logits [N, classes]."""
+
+    loss: float
+    top1: float
+    logits: Tensor
+
+
+def seed_for(seed: int, *names: str | int) -> int:
+    """Return a 63-bit seed for one purpose, the same in every process and on every machine."""
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *names: str | int) -> torch.Generator:
+    """Return a CPU generator for one purpose of a run."""
+    return torch.Generator().manual_seed(seed_for(seed, *names))
+
+
+def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
+    """Return rising indices of `limit` items: the first of every class, then the second, ...
+
+    labels: [N] int64.  All items where `limit` is None or not below N.
+    """
+    if limit is None or limit >= len(labels):
+        return torch.arange(len(labels))
+    rank = torch.empty_like(labels)
+    for label in labels.unique():
+        mine = labels == label
+        rank[mine] = torch.arange(int(mine.sum()))
+    return torch.argsort(rank, stable=True)[:limit].sort().values
+
+
+def load_splits(spec: RunSpec) -> Splits:
+    """Load the three splits of a spec and cut them to its shots, limits and points.
+
+    The first `spec.points` points of a cloud are used.  Few-shot episodes are drawn from the
+    training split only.  Raises ValueError where clouds hold fewer points than asked for.
+    """
+    parts = {}
+    for name in ("train", "val", "test"):
+        whole = load_dataset(spec.data, name)
+        labels = torch.as_tensor(whole.labels)
+        if spec.points > whole.points.shape[1]:
+            raise ValueError(
+                f"points={spec.points}, but clouds of {spec.data} hold {whole.points.shape[1]}: "
+                "set points to that number or less"
+            )
+        if name == "train" and spec.shots is not None:
+            chosen = torch.as_tensor(few_shot_episode(whole.labels, spec.shots, spec.episode))
+        else:
+            limit = spec.train_limit if name == "train" else spec.test_limit
+            chosen = stratified_first(labels, limit)
+        points = torch.as_tensor(whole.points)[chosen, : spec.points].contiguous()
+        parts[name] = Split(points, labels[chosen])
+        names = whole.class_names
+    return Splits(**parts, class_names=tuple(names))
+
+
+def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
+    """Return the inflated network of a spec on the CPU, with its regime's parameters frozen."""
+    image_net = image_model(spec.model, weights=spec.weights, seed=spec.seed)
+    net = inflate(
+        image_net,
+        in_channels=3,
+        num_classes=num_classes,
+        axis=spec.axis,
+        normalize=spec.normalize,
+        recipe=spec.recipe,
+        generator=generator(spec.seed, "inflate"),
+    )
+    freeze(net, spec.regime)
+    return net
+
+
+def build_optimizer(net: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
+    """Return the optimizer over what is trained; norms and biases get no weight decay.
+
+    SGD uses momentum 0.9 without Nesterov, as the original code does.
+    """
+    trained = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=spec.lr, fused=True)
+
+
+def learning_rate(spec: RunSpec, step: int, steps_per_epoch: int) -> float:
+    """Return the rate of optimisation step `step` (from 0): a pure function, so nothing to save.
+
+    one_cycle: lr/25 up to lr within the share `warmup`, then a cosine down to lr/250000.
+    cosine: from lr down to 0 over all steps.
+    cosine_per_iteration: the original code's slip, a cosine whose half period is `epochs`
+    *iterations*, so the rate swings up and down many times (paper notes 3.3).
+    """
+    total = max(1, spec.epochs * steps_per_epoch)
+    if spec.schedule == "cosine":
+        return _cosine(spec.lr, 0.0, step / total)
+    if spec.schedule == "cosine_per_iteration":
+        return _cosine(spec.lr, 0.0, step / spec.epochs)
+    rise = spec.warmup * total
+    if step < rise:
+        return _cosine(spec.lr / 25, spec.lr, step / rise)
+    return _cosine(spec.lr, spec.lr / 250_000, (step - rise) / (total - rise))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def batches(indices: Tensor, size: int) -> Sequence[Tensor]:
+    """Split indices into batches of `size`; a last batch of one joins the batch before it.
+
+    (One item alone has no batch statistics.)
+    """
+    parts = list(indices.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def to_voxels(points: Tensor, spec: RunSpec, device: torch.device) -> SparseTensor:
+    """Voxelize a batch [B, P, 3]: mean of a voxel's points, or its first point if `released`."""
+    reduce = "first" if spec.protocol == "released" else "mean"
+    return voxelize(points, spec.voxel_size, reduce=reduce).to(device)
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, split: Split, spec: RunSpec, device: torch.device) -> Scores:
+    """Measure a network in eval mode on a split without augmentation, and leave its mode alone."""
+    was_training = net.training
+    net.eval()
+    try:
+        logits = [
+            net(to_voxels(split.points[part], spec, device)).float().cpu()
+            for part in torch.arange(len(split)).split(spec.batch_size)
+        ]
+    finally:
+        net.train(was_training)
+    every = torch.cat(logits)
+    right = (every.argmax(1) == split.labels).double().mean()
+    return Scores(float(cross_entropy(every, split.labels)), float(right), every)
+
+
+def start(spec: RunSpec, device: torch.device) -> State:
+    """Load the data and build the network and optimizer of a run that begins."""
+    splits = load_splits(spec)
+    net = build_network(spec, len(splits.class_names)).to(device)
+    return State(spec, net, build_optimizer(net, spec), splits, device)
+
+
+def train(state: State, hooks: Sequence[Hook] = ()) -> State:
+    """Train from `state.epoch` to the last epoch; each hook is called after every epoch.
+
+    Hooks are also called before the first epoch (`state.epoch` 0).
+    The validation split is measured after every epoch; the test split only where the protocol is
+    "released", because that protocol picks its checkpoint there.
+    Raises Diverged when a loss is not finite.
+    """
+    spec = state.spec
+    if state.epoch == 0:
+        _call(hooks, state)
+    while state.epoch < spec.epochs:
+        epoch = state.epoch + 1
+        row = {"epoch": epoch} | _train_epoch(state, epoch)
+        began = time.perf_counter()
+        row |= _measure(state, "val")
+        if spec.protocol == "released":
+            row |= _measure(state, "test")
+        row["eval_seconds"] = time.perf_counter() - began
+        state.history.append(row)
+        state.epoch = epoch
+        _call(hooks, state)
+    return state
+
+
+def _call(hooks: Sequence[Hook], state: State) -> None:
+    for hook in hooks:
+        hook(state)
+
+
+def _measure(state: State, split: str) -> dict[str, float]:
+    scores = evaluate(state.net, getattr(state.splits, split), state.spec, state.device)
+    return {f"{split}_loss": scores.loss, f"{split}_top1": scores.top1}
+
+
+def _train_epoch(state: State, epoch: int) -> dict[str, float]:
+    """Train one epoch; return its loss, accuracy, last rate, seconds and voxels per cloud."""
+    spec, net, data = state.spec, state.net, state.splits.train
+    began = time.perf_counter()
+    loss_sum = right = voxels = 0.0
+    net.train()
+    with _dropout_seed(seed_for(spec.seed, "dropout", epoch), state.device):
+        for step, rate, points, labels in _epoch_batches(state, epoch):
+            x = to_voxels(points, spec, state.device)
+            target = labels.to(state.device)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            state.optimizer.zero_grad(set_to_none=True)
+            logits = net(x)
+            loss = cross_entropy(logits, target, label_smoothing=spec.label_smoothing)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "
+                    f"of {rate:.3g}: lower lr, or check that the points are finite"
+                )
+            loss.backward()
+            state.optimizer.step()
+            loss_sum += value * len(labels)
+            right += float((logits.argmax(1) == target).sum())
+            voxels += len(x.coords)
+    count = len(data)
+    return {
+        "train_loss": loss_sum / count,
+        "train_top1": right / count,
+        "lr": rate,
+        "seconds": time.perf_counter() - began,
+        "voxels": voxels / count,
+    }
+
+
+def _epoch_batches(state: State, epoch: int) -> Iterator[tuple[int, float, Tensor, Tensor]]:
+    """Yield (step, rate, augmented points [B, P, 3], labels [B]) of one epoch in random order."""
+    spec, data = state.spec, state.splits.train
+    random = generator(spec.seed, "epoch", epoch)
+    parts = batches(torch.randperm(len(data), generator=random), spec.batch_size)
+    for number, part in enumerate(parts):
+        step = (epoch - 1) * len(parts) + number
+        points = augment(data.points[part], random, spec.augment)
+        yield step, learning_rate(spec, step, len(parts)), points, data.labels[part]
+
+
+@contextmanager
+def _dropout_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators (dropout draws from them) and put them back afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

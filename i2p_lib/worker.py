@@ -1,0 +1,65 @@
+"""The worker process behind `run_all`: trains the runs that its stdin names, one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+
+from i2p_lib.execute import train_entry
+from i2p_lib.spec import RunSpec
+from i2p_lib.store import Entry
+from i2p_lib.train import State
+
+
+def main() -> None:
+    """Serve jobs until stdin closes.
+
+    A job is {"spec": {...}, "key": ..., "store": ..., "device": ...}.
+    Ctrl-C is left to the parent, which ends its workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    jobs: queue.Queue = queue.Queue()
+    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+
+    def tell(**event: object) -> None:
+        answers.write(json.dumps(event) + "\n")
+
+    while True:
+        job = jobs.get()
+        try:
+            _serve(job, tell)
+        except Exception:
+            tell(event="failed", traceback=traceback.format_exc())
+        else:
+            tell(event="done")
+
+
+def _serve(job: dict, tell) -> None:
+    entry = Entry.of(RunSpec(**job["spec"]), job["store"])
+    if entry.key != job["key"]:
+        raise RuntimeError(
+            "sources, data or weights changed after the runs were planned: start them again"
+        )
+
+    def epoch_hook(state: State) -> None:
+        tell(event="epoch", epoch=state.epoch)
+
+    train_entry(entry, job["device"], [epoch_hook])
+
+
+def _read_jobs(jobs: queue.Queue) -> None:
+    """Pass on jobs; when the parent closes the pipe or dies, end at once, even in training."""
+    for line in sys.stdin:
+        jobs.put(json.loads(line))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
