@@ -21,6 +21,10 @@ from i2p_lib.store import DamagedRun, Entry
 from i2p_lib.train import Hook, State, start, train
 
 CHECKPOINT_SECONDS = 20.0
+HISTORY_COLUMNS = [
+    *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1"),
+    *("lr", "seconds", "eval_seconds", "voxels"),
+]
 PROBE_COLUMNS = ["epoch", "split", "layer", "metric", "value"]
 _STARTED = time.time()
 
@@ -70,7 +74,8 @@ def _resume_or_start(entry: Entry, device: torch.device) -> State:
 def _history_hook(entry: Entry) -> Hook:
     def hook(state: State) -> None:
         if state.history:
-            store.write_csv(entry.folder / "history.csv", state.history)
+            columns = [name for name in HISTORY_COLUMNS if name in state.history[0]]
+            store.write_csv(entry.folder / "history.csv", state.history, columns)
 
     return hook
 

@@ -15,17 +15,6 @@ from i2p_lib.train import Split, State, evaluate
 PENULTIMATE = "penultimate"
 
 
-def classifier_name(net: nn.Module) -> str:
-    """Return the name of the last Linear layer, whose input is the penultimate feature.
-
-    Raises ValueError where a network has none.
-    """
-    names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        raise ValueError(f"{type(net).__name__} has no Linear layer, so no penultimate features")
-    return names[-1]
-
-
 def stage_names(net: nn.Module, most: int = 4) -> list[str]:
     """Return up to `most` stages, evenly chosen from first to last.
 
@@ -52,7 +41,10 @@ def pooled(out: SparseTensor | Tensor) -> Tensor:
 
 @contextmanager
 def taps(net: nn.Module, stages: list[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Record pooled stage outputs and penultimate features of every forward pass in the block."""
+    """Record pooled stage outputs and penultimate features of every forward pass in the block.
+
+    The penultimate features are the input of the classifier of a network made by `inflate`.
+    """
     seen: dict[str, list[Tensor]] = {name: [] for name in [*stages, PENULTIMATE]}
 
     def keep_output(name: str):
@@ -62,7 +54,8 @@ def taps(net: nn.Module, stages: list[str]) -> Iterator[dict[str, list[Tensor]]]
         seen[PENULTIMATE].append(pooled(args[0]).detach().float().cpu())
 
     handles = [net.get_submodule(n).register_forward_hook(keep_output(n)) for n in stages]
-    handles.append(net.get_submodule(classifier_name(net)).register_forward_pre_hook(keep_input))
+    classifier = net.get_submodule(net.i2p_classifier)
+    handles.append(classifier.register_forward_pre_hook(keep_input))
     try:
         yield seen
     finally:

@@ -135,7 +135,7 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
             choices.append(value if nested else [value])
         else:
             choices.append(value if isinstance(value, list) else [value])
-    return [dict(zip(block, combination, strict=True)) for combination in itertools.product(*choices)]
+    return [dict(zip(block, chosen, strict=True)) for chosen in itertools.product(*choices)]
 
 
 def _find(name_or_path: str | Path) -> Path:

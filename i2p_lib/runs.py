@@ -99,8 +99,9 @@ def train_missing(
         done = dict.fromkeys(missing, 0.0)
 
         def advance(key: str, share: float) -> None:
-            bar.update(cost[key] * share - done[key])
             done[key] = cost[key] * share
+            bar.n = min(sum(done.values()), bar.total)
+            bar.refresh()
 
         def on_event(job: pool.Job, event: pool.Event) -> None:
             nonlocal ended
@@ -110,7 +111,8 @@ def train_missing(
                 return
             if event["event"] == "failed":
                 failures.append((missing[key].spec, event["traceback"]))
-                mark_failed(missing[key], event["traceback"])
+                if missing[key].state().get("state") != "failed":  # its worker died
+                    mark_failed(missing[key], event["traceback"])
             ended += 1
             advance(key, 1.0)
             bar.set_description_str(f"{ended}/{len(missing)} runs")
@@ -190,7 +192,7 @@ def _bar(total: float, progress: bool) -> tqdm:
         total=total,
         disable=not progress,
         leave=False,
-        bar_format="{desc} |{bar:30}| {percentage:3.0f}% {elapsed}, {remaining} left {postfix}",
+        bar_format="{desc} {percentage:3.0f}% |{bar:30}| {elapsed}, {remaining} left{postfix}",
     )
 
 
