@@ -1,0 +1,70 @@
+"""The fine-tuning regimes: which parameters of an inflated network are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import nn
+
+from i2p_lib.sparse import SparseBatchNorm
+
+REGIMES: dict[str, tuple[str, ...]] = {
+    "io": ("input", "output"),
+    "io+ms": ("input", "output"),
+    "io+bn": ("input", "output", "norm"),
+    "all": ("input", "output", "norm", "backbone"),
+}
+"""Regime -> roles that are trained (paper, section 3.3). In ``io`` the statistics of the frozen
+norm layers stay those of the images; in ``io+ms`` they follow the points."""
+
+
+@dataclass(frozen=True)
+class FrozenReport:
+    """What a regime trains and what it freezes: one row per parameter."""
+
+    regime: str
+    parameters: pd.DataFrame
+
+    def summary(self) -> pd.DataFrame:
+        """Tensors and values per role, trained and frozen."""
+        table = self.parameters.groupby(["role", "trained"], sort=False)["values"]
+        return table.agg(["size", "sum"]).rename(
+            columns={"size": "tensors", "sum": "values"}
+        ).reset_index()
+
+    @property
+    def trained(self) -> int:
+        """Number of trained values."""
+        return int(self.parameters.loc[self.parameters["trained"], "values"].sum())
+
+    @property
+    def total(self) -> int:
+        """Number of all values."""
+        return int(self.parameters["values"].sum())
+
+
+def freeze(net: nn.Module, regime: str) -> FrozenReport:
+    """Freeze a network made by ``inflate`` according to a regime (paper, section 3.3).
+
+    Sets ``requires_grad`` of every parameter and, for ``io``, lets the frozen norm layers use
+    their stored statistics in training as well. Build the optimizer afterwards.
+
+    Raises:
+        ValueError: an unknown regime, or a network that ``inflate`` did not make.
+    """
+    if regime not in REGIMES:
+        raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
+    roles = getattr(net, "i2p_roles", None)
+    if roles is None:
+        raise ValueError("the network has no roles: freeze takes what inflate(...) returns")
+    trained_roles = REGIMES[regime]
+    rows = []
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(roles[name] in trained_roles)
+        rows.append((name, roles[name], parameter.numel(), parameter.requires_grad))
+    for name, layer in net.named_modules():
+        if isinstance(layer, SparseBatchNorm):
+            layer.frozen_stats = regime == "io" and roles.get(f"{name}.weight") == "norm"
+    table = pd.DataFrame(rows, columns=["parameter", "role", "values", "trained"])
+    return FrozenReport(regime, table)

@@ -1,0 +1,178 @@
+"""Inflated networks repeat the image network exactly, and refuse what they cannot repeat."""
+
+import pytest
+import torch
+from torch import nn
+
+from i2p_lib.inflate import AXES, InflationError, inflate, inflate_weight, to_taps
+from i2p_lib.sparse import Sites, SparseBatchNorm, SparseConv3d, SparseTensor, voxelize
+from i2p_lib.weights import image_model
+
+
+def randomise_norms(model, seed=0):
+    """Norm statistics that are not 0 and 1, so that an ignored one is seen."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(0.8, 1.2, generator=generator)
+    return model.eval()
+
+
+def extrude(image, axis):
+    """An image [1, C, H, W] as a volume that is constant and infinite along the axis."""
+    _, channels, height, width = image.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    first, second = (a for a in range(3) if a != AXES[axis])
+    coords = torch.zeros(height * width, 4, dtype=torch.int64)
+    coords[:, 1 + first], coords[:, 1 + second] = columns.flatten(), rows.flatten()
+    feats = image[0].flatten(1).T.contiguous()
+    return SparseTensor(feats, Sites(coords, 1, extruded=AXES[axis]))
+
+
+@pytest.mark.parametrize("name, axis", [
+    ("efficientnet_lite0", "z"), ("resnet18", "x"), ("resnet18", "y"), ("resnet18", "z"),
+    ("resnet50", "z"), ("mobilenet_v2", "y"),
+])  # fmt: skip
+def test_logits_on_an_extruded_image_equal_the_image_models(name, axis):
+    model = randomise_norms(image_model(name, weights="random", seed=0))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    net = inflate(model, in_channels=None, num_classes=None, axis=axis).eval()
+    with torch.no_grad():
+        expected, got = model(image), net(extrude(image, axis))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_every_layer_repeats_its_2d_activations():
+    model = randomise_norms(image_model("efficientnet_lite0", weights="random", seed=3))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    net = inflate(model, None, None).eval()
+    flat, volume = {}, {}
+    for store, network in ((flat, model), (volume, net)):
+        for name, layer in network.named_modules():
+            if isinstance(layer, nn.Conv2d | SparseConv3d):
+                layer.register_forward_hook(
+                    lambda m, i, o, name=name, store=store: store.update({name: o}))
+    with torch.no_grad():
+        model(image), net(extrude(image, "z"))
+    assert len(flat) == len(volume) == 49
+    for name, expected in flat.items():
+        got = volume[name]
+        x, y = got.coords[:, 1], got.coords[:, 2]
+        assert len(got.coords) == expected.shape[2] * expected.shape[3]
+        torch.testing.assert_close(got.feats, expected[0, :, y, x].T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_without_normalisation_a_layer_gives_k_times_the_activation(kernel):
+    model = nn.Sequential(nn.Conv2d(2, 3, kernel, padding=kernel // 2, bias=False),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    model[0].weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 3, 12, 12)[:, :2]
+    wide = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), *model)
+    net = inflate(wide, None, None, normalize=False)
+    feats = wide[0](image.new_ones(1, 3, 12, 12))
+    with torch.no_grad():
+        volume = extrude(image, "z")
+        torch.testing.assert_close(
+            net[1](volume).feats, kernel * model[0](image)[0].flatten(1).T, rtol=1e-4, atol=1e-4)
+    assert feats.shape[1] == 2
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_inflated_filter_is_constant_along_its_axis_and_sums_to_the_image_filter(axis):
+    weight = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    volume = inflate_weight(weight, axis)
+    dim = 2 + AXES[axis]
+    assert volume.shape == (4, 3, 5, 5, 5)
+    torch.testing.assert_close(volume, volume.roll(1, dim))
+    torch.testing.assert_close(volume.sum(dim), weight.transpose(2, 3))
+    torch.testing.assert_close(inflate_weight(weight, axis, normalize=False), 5 * volume)
+
+
+def test_taps_keep_the_order_of_the_axes():
+    volume = torch.arange(2 * 3 * 27.0).reshape(2, 3, 3, 3, 3)
+    taps = to_taps(volume, depthwise=False)
+    assert taps.shape == (27, 3, 2)
+    assert taps[9 * 1 + 3 * 2 + 0, 2, 1] == volume[1, 2, 1, 2, 0]
+
+
+def test_the_papers_recipe_makes_the_papers_resnet18():
+    net = inflate(image_model("resnet18", "random"), 3, 40, recipe="paper", normalize=False)
+    x = voxelize(torch.rand(2, 500, 3), 0.05)
+    assert net(x).shape == (2, 40)
+    assert sorted(key[1] for key in x.sites.pyramid if key[0] == "sites") == [1, 2, 4, 8]
+    assert net.conv1.kernel_size == (3, 3, 3) and net.conv1.stride == 1
+    assert isinstance(net.relu, nn.Identity) and isinstance(net.maxpool, nn.Identity)
+    assert isinstance(net.layer1[0].relu, nn.ReLU)
+    shortcut = net.layer2[0].downsample[0]
+    assert shortcut.kernel_size == (2, 2, 2) and shortcut.stride == 2
+    image = image_model("resnet18", "random").layer2[0].downsample[0].weight
+    torch.testing.assert_close(shortcut.weight, image[:, :, 0, 0].T.expand(8, -1, -1))
+    assert isinstance(net.fc, nn.Sequential) and isinstance(net.fc[1], nn.BatchNorm1d)
+
+
+def test_the_papers_recipe_gives_stage_one_of_a_bottleneck_net_a_wide_shortcut():
+    net = inflate(image_model("resnet50", "random"), 3, 40, recipe="paper")
+    assert net.layer1[0].downsample[0].kernel_size == (2, 2, 2)
+    assert net.layer1[0].downsample[0].stride == 1
+
+
+def test_the_image_model_stays_as_it_was():
+    model = image_model("resnet18", "random")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    inflate(model, 3, 16, recipe="paper", generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(isinstance(m, SparseBatchNorm) for m in model.modules())
+
+
+def test_new_layers_follow_the_generator():
+    model = image_model("efficientnet_lite0", "random")
+    nets = [inflate(model, 3, 16, recipe="paper", generator=torch.Generator().manual_seed(s))
+            for s in (0, 0, 1)]
+    stems = [net.conv_stem.weight for net in nets]
+    heads = [net.classifier[0].weight for net in nets]
+    assert torch.equal(stems[0], stems[1]) and torch.equal(heads[0], heads[1])
+    assert not torch.equal(stems[0], stems[2]) and not torch.equal(heads[0], heads[2])
+
+
+def test_every_leaf_stands_in_the_report():
+    net = inflate(image_model("efficientnet_lite0", "random"), 3, 16, recipe="paper")
+    report = net.i2p_report.set_index("layer")
+    assert (report["action"] == "new").sum() == 2
+    assert (report["action"] == "inflated").sum() == 48
+    assert set(net.i2p_roles) == {name for name, _ in net.named_parameters()}
+
+
+def around(layer, channels=3):
+    return nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+
+
+@pytest.mark.parametrize("layer, reason", [
+    (nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'"),
+    (nn.Conv2d(3, 3, 3), "shrinks the image at its border"),
+    (nn.Conv2d(3, 3, 3, padding=1, stride=(1, 2)), "differ between height and width"),
+    (nn.MaxPool2d(3, 2), "shrinks the image at its border"),
+    (nn.AdaptiveAvgPool2d(7), "only global pooling"),
+    (nn.LocalResponseNorm(2), "no sparse 3D twin of LocalResponseNorm"),
+])  # fmt: skip
+def test_a_layer_without_a_twin_is_named_with_the_reason(layer, reason):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), around(layer))
+    with pytest.raises(InflationError, match="1.0: ") as error:
+        inflate(model, None, None)
+    assert reason in str(error.value)
+
+
+def test_grouped_convolution_is_refused_by_name():
+    with pytest.raises(InflationError, match=r"layer1\.0\.conv2: grouped convolution \(32 groups"):
+        inflate(image_model("resnext50_32x4d", "random"), 3, 16)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"axis": "w"}, "axis must be one of x, y, z"),
+    ({"recipe": "papr"}, "recipe must be one of"),
+    ({"recipe": "paper", "in_channels": None}, "give in_channels"),
+])  # fmt: skip
+def test_unknown_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        inflate(image_model("resnet18", "random"), **arguments)
