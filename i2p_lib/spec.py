@@ -81,7 +81,6 @@ class RunSpec(BaseModel):
     schedule: Schedule = "one_cycle"
     warmup: float = Field(0.3, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    norm_momentum: float = Field(0.1, gt=0, le=1)
     augment: Annotated[Augment, BeforeValidator(_to_augment)] = "upright"
     shots: int | None = Field(None, ge=1)
     episode: int | None = Field(None, ge=0)

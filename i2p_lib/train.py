@@ -130,11 +130,7 @@ def load_splits(spec: RunSpec) -> Splits:
 
 
 def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
-    """Return the inflated network of a spec on the CPU, with its regime's parameters frozen.
-
-    The norms' running statistics follow the points at `spec.norm_momentum`, because some image
-    models come with 0.01, which is too slow for the few steps of a fine-tuning.
-    """
+    """Return the inflated network of a spec on the CPU, with its regime's parameters frozen."""
     image_net = image_model(spec.model, weights=spec.weights, seed=spec.seed)
     net = inflate(
         image_net,
@@ -145,9 +141,6 @@ def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
         recipe=spec.recipe,
         generator=generator(spec.seed, "inflate"),
     )
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm1d):
-            layer.momentum = spec.norm_momentum
     freeze(net, spec.regime)
     return net
 
