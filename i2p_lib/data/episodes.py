@@ -1,0 +1,45 @@
+"""Draws that are fixed by numbers alone: few-shot episodes and the order they rest on."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def few_shot_episode(labels: np.ndarray, shots: int, episode: int) -> np.ndarray:
+    """Return the sorted indices [classes * shots] int64 of one few-shot training set.
+
+    `labels` [N] are the classes of the whole training set.  The draw depends on nothing but the
+    arguments: every process and machine gets the same one (the released code drew anew in each
+    process).  Of one episode, fewer shots are a subset of more shots.  Every class that `labels`
+    holds gives `shots` clouds; ValueError where one has fewer.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels: expected [N] integers, got {list(labels.shape)} {labels.dtype}")
+    if shots < 1 or episode < 0:
+        raise ValueError(f"expected shots >= 1 and episode >= 0, got {shots} and {episode}")
+    found, counts = np.unique(labels, return_counts=True)
+    if counts.min() < shots:
+        poor = {int(k): int(n) for k, n in zip(found, counts, strict=True) if n < shots}
+        raise ValueError(
+            f"{shots} shots asked, but these labels have fewer clouds (label: count): {poor}; "
+            f"ask for at most {counts.min()}"
+        )
+    chosen = [
+        fixed_order(np.flatnonzero(labels == label), f"episode {episode} label {label}")[:shots]
+        for label in found
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def fixed_order(indices: np.ndarray, salt: str) -> np.ndarray:
+    """Return `indices` [N] as int64 in an order that looks random and is fixed by `salt`.
+
+    It sorts by SHA-256, because the random streams of numpy and torch may change with their version.
+    """
+    def key(index: int) -> bytes:
+        return hashlib.sha256(f"{salt} index {index}".encode()).digest()
+
+    return np.array(sorted(map(int, indices), key=key), dtype=np.int64)

@@ -1,0 +1,214 @@
+"""Reader of ModelNet40's HDF5 layout: checks a folder, then reads one split of it, once a process.
+
+The layout, of `modelnet40_ply_hdf5_2048` and of the embedded home_objects alike:
+
+    ply_data_{train,val,test}*.h5     `data` [N, P, 3] float32 and `label` [N, 1] or [N] integer
+    {train,val,test}_files.txt        (may be absent) names of those files
+    shape_names.txt                   class names, one a line, in label order
+    manifest.json                     (may be absent) {"files": {name: SHA-256}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from i2p_lib.data.episodes import fixed_order
+from i2p_lib.files import sha256
+
+SPLITS = ("train", "val", "test", "trainval")
+VAL_SHARE = 0.10  # of each class of train, where the data set has no val files of its own
+VAL_SEED = 20220  # fixes which clouds these are
+
+
+@dataclass(frozen=True)
+class PointCloudSet:
+    """One split of a classification set; the arrays are read-only.
+
+    points: [N, P, 3] float32 in the units of the files; labels: [N] int64;
+    sha256: fingerprint of the files that were read.
+    """
+
+    name: str
+    split: str
+    points: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_folder(folder: Path, name: str, split: str, manifest: bool = False) -> PointCloudSet:
+    """Return split "train", "val", "test" or "trainval" of the set in `folder`.
+
+    Without val files, val is a stratified VAL_SHARE of the train files fixed by VAL_SEED, and
+    train the rest of them; "trainval" is all that is not test (what the released code trains on).
+    `manifest=True` makes manifest.json a must; where one exists it is always checked.
+
+    Raises FileNotFoundError for what is missing, ValueError for what is damaged; both name the file.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    return _load(Path(folder).resolve(), name, split, manifest)
+
+
+@lru_cache(maxsize=16)
+def _load(folder: Path, name: str, split: str, manifest: bool) -> PointCloudSet:
+    class_names = read_class_names(folder)
+    hashes = check_manifest(folder, required=manifest)
+    own_val = bool(list(folder.glob("ply_data_val*.h5")))
+    stems = ["test"] if split == "test" else ["train", "val"] if own_val else ["train"]
+    if own_val and split in stems:
+        stems = [split]
+    files = [file for stem in stems for file in data_files(folder, stem)]
+    parts = [read_file(file, len(class_names)) for file in files]
+    points, labels = _join(files, parts)
+    if split in ("train", "val") and not own_val:
+        chosen = np.isin(np.arange(len(labels)), held_out(labels)) == (split == "val")
+        points, labels = points[chosen], labels[chosen]
+    points.setflags(write=False)
+    labels.setflags(write=False)
+    print_of = combined_hash([*files, folder / "shape_names.txt"], hashes)
+    return PointCloudSet(name, split, points, labels, class_names, print_of)
+
+
+def _join(files: list[Path], parts: list) -> tuple[np.ndarray, np.ndarray]:
+    sizes = {points.shape[1] for points, _ in parts}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{files[0].parent}: files of one split hold clouds of different sizes {sorted(sizes)}"
+        )
+    points, labels = zip(*parts, strict=True)
+    return np.concatenate(points), np.concatenate(labels)
+
+
+def data_files(folder: Path, stem: str) -> list[Path]:
+    """Return the sorted HDF5 files of "train", "val" or "test".
+
+    Raises FileNotFoundError where there is none, or where `{stem}_files.txt` names one more.
+    """
+    files = sorted(folder.glob(f"ply_data_{stem}*.h5"))
+    listing = folder / f"{stem}_files.txt"
+    listed = listing.read_text(encoding="utf-8").split() if listing.exists() else []
+    absent = sorted({Path(line).name for line in listed} - {file.name for file in files})
+    if absent or not files:
+        raise FileNotFoundError(
+            f"{folder}: expected {', '.join(absent) or f'ply_data_{stem}*.h5'}, "
+            f"found {', '.join(file.name for file in files) or 'none'}; "
+            "copy the whole data set into that folder again"
+        )
+    return files
+
+
+def read_class_names(folder: Path) -> tuple[str, ...]:
+    """Return the class names of shape_names.txt."""
+    path = folder / "shape_names.txt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; it belongs to the data set's folder")
+    names = tuple(path.read_text(encoding="utf-8").split())
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: expected one distinct class name a line, got {list(names)}")
+    return names
+
+
+def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (points [N, P, 3] float32, labels [N] int64) of one HDF5 file, checked.
+
+    Raises ValueError naming the file and what is wrong with it.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            absent = [key for key in ("data", "label") if key not in file]
+            if absent:
+                raise ValueError(
+                    f"{path}: expected the data sets 'data' and 'label', got {sorted(file)}"
+                )
+            points, labels = file["data"][()], file["label"][()]
+    except OSError as error:
+        raise ValueError(
+            f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}); "
+            "it may be cut short: copy or build it again"
+        ) from error
+    _check_points(path, points)
+    return points, _check_labels(path, labels, len(points), classes)
+
+
+def _check_points(path: Path, points: np.ndarray) -> None:
+    if points.ndim != 3 or points.shape[2] != 3 or points.dtype != np.float32:
+        raise ValueError(
+            f"{path}: 'data': expected [N, P, 3] float32, got {list(points.shape)} {points.dtype}"
+        )
+    if 0 in points.shape:
+        raise ValueError(f"{path}: 'data': expected at least one point a cloud, "
+                         f"got shape {list(points.shape)}")
+    bad = ~np.isfinite(points).all(axis=(1, 2))
+    if bad.any():
+        raise ValueError(f"{path}: 'data': {int(bad.sum())} clouds hold NaN or infinite "
+                         f"coordinates, the first is number {int(bad.argmax())}")
+    same = (points == points[:, :1]).all(axis=(1, 2))
+    if same.any() and points.shape[1] > 1:
+        raise ValueError(f"{path}: 'data': {int(same.sum())} clouds are empty (all points equal), "
+                         f"the first is number {int(same.argmax())}")
+
+
+def _check_labels(path: Path, labels: np.ndarray, count: int, classes: int) -> np.ndarray:
+    if labels.shape not in ((count, 1), (count,)) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: 'label': expected [{count}, 1] of an integer type, "
+                         f"got {list(labels.shape)} {labels.dtype}")
+    labels = labels.reshape(-1).astype(np.int64)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"{path}: 'label': expected 0 to {classes - 1} (shape_names.txt has "
+                         f"{classes} names), got {labels.min()} to {labels.max()}")
+    return labels
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Return the sorted indices of the val clouds: VAL_SHARE of each class, fixed by VAL_SEED."""
+    chosen = []
+    for label in np.unique(labels):
+        members = fixed_order(np.flatnonzero(labels == label), f"val {VAL_SEED} label {label}")
+        chosen.append(members[: max(1, round(VAL_SHARE * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+def check_manifest(folder: Path, required: bool = False) -> dict[str, str]:
+    """Compare a folder with its manifest.json; return the SHA-256 of each file it names.
+
+    Without a manifest the result is empty, or FileNotFoundError where one is `required`.
+    Raises ValueError for a file whose bytes differ, FileNotFoundError for one that is gone.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        if required:
+            raise FileNotFoundError(f"{path} is missing; build or copy the data set again")
+        return {}
+    try:
+        expected = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path}: expected JSON {{"files": {{name: SHA-256}}}}, got {error!r}'
+        ) from error
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing, but manifest.json names it")
+        if (got := sha256(folder / name)) != digest:
+            raise ValueError(
+                f"{folder / name}: expected SHA-256 {digest}, got {got}; "
+                "the file was changed after it was made: restore or build it again"
+            )
+    return expected
+
+
+def combined_hash(files: list[Path], known: dict[str, str] | None = None) -> str:
+    """Return one SHA-256 over names and contents of `files`, whatever their order."""
+    known = known or {}
+    lines = sorted(f"{file.name} {known.get(file.name) or sha256(file)}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

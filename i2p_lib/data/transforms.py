@@ -1,0 +1,109 @@
+"""Augmentation of point clouds: one frozen setting, one pure function over a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+AXES = {"x": 0, "y": 1, "z": 2}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What `augment` does; the defaults do nothing.
+
+    scale: lowest and highest factor, drawn for each axis of each cloud
+    shift: largest displacement, drawn for each axis of each cloud
+    jitter: width w of the noise w * (u - 0.5) of every coordinate, u uniform in [0, 1)
+    jitter_clip: largest noise kept
+    rotate: "none", or the axis "x", "y" or "z" of a rotation by any angle
+    shuffle: whether the order of the points of each cloud is drawn anew
+    *_p: the probability that a cloud gets that change at all
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_p: float = 1.0
+    shift: float = 0.0
+    shift_p: float = 1.0
+    jitter: float = 0.0
+    jitter_clip: float = math.inf
+    jitter_p: float = 1.0
+    rotate: str = "none"
+    shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"scale: expected 0 < low <= high, got {self.scale}")
+        for name in ("shift", "jitter"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
+        if not self.jitter_clip >= 0:
+            raise ValueError(f"jitter_clip: expected a number >= 0, got {self.jitter_clip}")
+        for name in ("scale_p", "shift_p", "jitter_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        if self.rotate != "none" and self.rotate not in AXES:
+            raise ValueError(f"rotate: expected none, x, y or z, got {self.rotate!r}")
+
+
+# The released code's augmentation on ModelNet40.  Its noise never reaches its clip.
+PAPER_AUGMENT = Augment(
+    scale=(0.9, 1.1), scale_p=0.9, shift=0.2, shift_p=0.9,
+    jitter=0.025, jitter_clip=0.05, jitter_p=0.7, shuffle=True,
+)
+
+
+def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Tensor:
+    """Return changed copies of clouds [B, P, 3]; `points` itself is never written to.
+
+    The order is shuffle, rotate, scale, shift, jitter.  All randomness comes from `generator`,
+    whose device may differ from that of `points`.  Each cloud is drawn on its own.
+
+    Raises ValueError unless `points` is [B, P, 3] of a floating dtype.
+    """
+    if points.ndim != 3 or points.shape[2] != 3 or not points.is_floating_point():
+        raise ValueError(
+            f"points: expected [B, P, 3] floating, got {list(points.shape)} {points.dtype}"
+        )
+    batch = len(points)
+
+    def uniform(*shape: int) -> Tensor:
+        drawn = torch.rand(shape, generator=generator, device=generator.device)
+        return drawn.to(points.device, points.dtype)
+
+    def where(probability: float) -> Tensor:
+        return (uniform(batch, 1, 1) < probability).to(points.dtype)
+
+    changed = points.clone()
+    if settings.shuffle:
+        order = uniform(batch, points.shape[1]).argsort(dim=1)
+        changed = changed.gather(1, order[..., None].expand(-1, -1, 3))
+    if settings.rotate != "none":
+        changed = changed @ _rotation(uniform(batch) * 2 * math.pi, AXES[settings.rotate])
+    if settings.scale != (1.0, 1.0):
+        low, high = settings.scale
+        factor = low + (high - low) * uniform(batch, 1, 3)
+        changed = changed * (1 + (factor - 1) * where(settings.scale_p))
+    if settings.shift:
+        offset = settings.shift * (2 * uniform(batch, 1, 3) - 1)
+        changed = changed + offset * where(settings.shift_p)
+    if settings.jitter:
+        noise = settings.jitter * (uniform(*points.shape) - 0.5)
+        noise = noise.clamp(-settings.jitter_clip, settings.jitter_clip)
+        changed = changed + noise * where(settings.jitter_p)
+    return changed
+
+
+def _rotation(angle: Tensor, axis: int) -> Tensor:
+    """Return matrices [B, 3, 3] that turn row vectors by `angle` [B] about one axis."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix = torch.zeros(len(angle), 3, 3, dtype=angle.dtype, device=angle.device)
+    matrix[:, axis, axis] = 1
+    matrix[:, first, first] = matrix[:, second, second] = angle.cos()
+    matrix[:, first, second] = angle.sin()
+    matrix[:, second, first] = -angle.sin()
+    return matrix
