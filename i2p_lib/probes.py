@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.collapse import collapse_report
 from i2p_lib.sparse import SparseTensor
 from i2p_lib.train import Split, State, evaluate
 
@@ -76,6 +75,8 @@ class ProbeHook:
     def __call__(self, state: State) -> None:
         if state.epoch not in state.spec.probe_epochs:
             return
+        from i2p_lib.collapse import collapse_report
+
         stages = stage_names(state.net)
         for name in ("train", "test"):
             split = getattr(state.splits, name)

@@ -9,8 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from i2p_lib.data.transforms import AUGMENT_PRESETS, Augment
+from i2p_lib.data import PAPER_AUGMENT, Augment
 
+AUGMENT_PRESETS = {
+    "none": Augment(),
+    "paper": PAPER_AUGMENT,
+    "upright": Augment(scale=(0.8, 1.25), rotate="z", jitter=0.02),  # for sets with z up
+}
 Regime = Literal["io", "io+ms", "io+bn", "all"]
 Schedule = Literal["one_cycle", "cosine", "cosine_per_iteration"]
 

@@ -27,11 +27,12 @@ from i2p_lib.weights import weights_hash
 PACKAGE = Path(__file__).parent
 SOURCES = (
     "sparse/*.py",
-    "data/*.py",
+    "data/episodes.py",
+    "data/modelnet.py",
+    "data/transforms.py",
     "inflate.py",
     "finetune.py",
     "weights.py",
-    "_torchvision.py",
     "train.py",
 )
 PROBE_SOURCES = ("probes.py", "collapse.py")

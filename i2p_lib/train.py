@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from i2p_lib.data import few_shot_episode, load_dataset
-from i2p_lib.data.transforms import augment
+from i2p_lib.data import augment, few_shot_episode, load_dataset
 from i2p_lib.finetune import freeze
 from i2p_lib.inflate import inflate
 from i2p_lib.sparse import SparseTensor, voxelize
@@ -112,7 +111,7 @@ def load_splits(spec: RunSpec) -> Splits:
     parts = {}
     for name in ("train", "val", "test"):
         whole = load_dataset(spec.data, name)
-        labels = torch.as_tensor(whole.labels)
+        labels = torch.tensor(whole.labels)
         if spec.points > whole.points.shape[1]:
             raise ValueError(
                 f"points={spec.points}, but clouds of {spec.data} hold {whole.points.shape[1]}: "
@@ -123,7 +122,7 @@ def load_splits(spec: RunSpec) -> Splits:
         else:
             limit = spec.train_limit if name == "train" else spec.test_limit
             chosen = stratified_first(labels, limit)
-        points = torch.as_tensor(whole.points)[chosen, : spec.points].contiguous()
+        points = torch.tensor(whole.points[chosen.numpy(), : spec.points])
         parts[name] = Split(points, labels[chosen])
         names = whole.class_names
     return Splits(**parts, class_names=tuple(names))
