@@ -1,0 +1,115 @@
+"""The Python environment: which Python and torch the book runs on, and installing its packages.
+
+Run as a script by the Makefile before anything is installed, so it imports the standard library
+only and stays readable for old Pythons, which get a clear message instead of a syntax error.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PYTHON_RANGE = ((3, 11), (3, 13))
+TORCH = "2.13.0"
+# torchvision's compiled operators fit one torch release only
+TORCHVISION_FOR = {
+    "2.11.0": "0.26.0",
+    "2.12.0": "0.27.0",
+    "2.12.1": "0.27.1",
+    "2.13.0": "0.28.0",
+}
+LOCK = "requirements.lock"
+
+
+def python_problem(version: tuple[int, int]) -> str | None:
+    """Return why this Python does not fit, or None where it does."""
+    lowest, highest = PYTHON_RANGE
+    if lowest <= tuple(version[:2]) <= highest:
+        return None
+    return (
+        f"this is Python {version[0]}.{version[1]}; the book needs Python "
+        f"{lowest[0]}.{lowest[1]} to {highest[0]}.{highest[1]}. "
+        "Name one, for example: make book PYTHON=python3.12"
+    )
+
+
+def torchvision_for(torch_version: str) -> str | None:
+    """Return the torchvision that pairs with a torch version, None where that torch does not fit.
+
+    >>> torchvision_for("2.13.0+cpu")
+    '0.28.0'
+    """
+    return TORCHVISION_FOR.get(torch_version.split("+")[0])
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Return {package name in lower case: exact version} of a lock file.
+
+    Raises ValueError for a line that is not an exact pin.
+    """
+    pins = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        requirement = line.split("#")[0].split(";")[0].strip()
+        if not requirement:
+            continue
+        name, equals, version = requirement.partition("==")
+        if not equals or "+" in version:
+            raise ValueError(f"{path}: expected 'name==version', got {line!r}")
+        pins[name.lower()] = version
+    return pins
+
+
+def installed_version(package: str) -> str | None:
+    """Return the installed version of a package without importing it, or None."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def install(root: Path) -> None:
+    """Install torch where no suitable one is there, its torchvision, the lock and the package.
+
+    Runs pip of the Python that runs this.  Raises CalledProcessError where pip fails.
+    """
+    torch = installed_version("torch")
+    if torch is None or torchvision_for(torch) is None:
+        _say(f"installing torch {TORCH} (found {torch or 'none'}); this takes a few minutes")
+        _pip("install", f"torch=={TORCH}")
+        torch = TORCH
+    vision = torchvision_for(torch)
+    if (installed_version("torchvision") or "").split("+")[0] != vision:
+        _pip("install", "--no-deps", f"torchvision=={vision}")
+    _say(f"torch {torch}, torchvision {vision}; installing the packages of {LOCK}")
+    _pip("install", "--no-deps", "-r", str(root / LOCK))
+    _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(root))
+
+
+def _pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet"], check=True)
+
+
+def _say(text: str) -> None:
+    print(f"set-up: {text}", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """`check`: is this Python suitable?  `install`: install everything into it."""
+    problem = python_problem(sys.version_info[:2])
+    if problem or arguments not in (["check"], ["install"]):
+        print(problem or "usage: environment.py check|install", file=sys.stderr)
+        return 2
+    if arguments == ["install"]:
+        try:
+            install(Path(__file__).resolve().parents[1])
+        except subprocess.CalledProcessError as error:
+            print(f"set-up stopped: {' '.join(error.cmd[1:])}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
