@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -108,6 +109,26 @@ def build_kernel_map(
     return KernelMap(rows_in, rows_out, tuple(sizes), len(sites_in), len(sites_out), identity)
 
 
+def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
+    if not len(coords):
+        empty = coords.new_zeros(0)
+        return coords, empty, empty
+    low = coords.amin(0)
+    extent = (coords.amax(0) - low + 1).tolist()
+    if math.prod(extent) >= KEY_LIMIT:
+        return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
+    keys = coords[:, 0] - low[0]
+    for axis in (1, 2, 3):
+        keys = keys * extent[axis] + coords[:, axis] - low[axis]
+    keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    columns = []
+    for axis in (3, 2, 1):
+        columns.append(keys % extent[axis] + low[axis])
+        keys = keys // extent[axis]
+    return torch.stack([keys + low[0], *columns[::-1]], 1), place, counts
+
+
 def _search(find, keys_out: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Look up every (tap, output) and keep the hits, ordered by tap, then by output row."""
     step = max(1, LOOKUPS // max(1, len(keys_out)))
@@ -163,10 +184,7 @@ def _index(sites_in: Tensor, sites_out: Tensor, stride: int, offsets: Tensor):
 
 def _cells(low: Tensor, high: Tensor, reach: int) -> int:
     batch, *extent = (high - low + 1).tolist()
-    cells = batch
-    for cell in extent:
-        cells *= cell + 2 * reach
-    return cells
+    return batch * math.prod(side + 2 * reach for side in extent)
 
 
 def _squeeze(values: Tensor, reach: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map
+from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map, unique_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Sites:
         if ("sites", stride) not in self.pyramid:
             coarse = self.coords.clone()
             coarse[:, 1:] = coarse[:, 1:].div(factor, rounding_mode="floor")
-            coords = torch.unique(coarse, dim=0) if len(coarse) else coarse
+            coords = unique_rows(coarse)[0]
             Sites(coords, self.batch_size, stride, self.extruded, self.pyramid)
         return self.pyramid[("sites", stride)]
 
@@ -220,7 +220,7 @@ def _checked_sites(coords: Tensor, batch_size: int | None) -> Sites:
         batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
     if len(coords) and not 0 <= int(coords[:, 0].min()) <= int(coords[:, 0].max()) < batch_size:
         raise ValueError(f"batch indices must lie in 0..{batch_size - 1}")
-    if len(torch.unique(coords, dim=0)) != len(coords):
+    if len(unique_rows(coords)[0]) != len(coords):
         raise ValueError("a site occurs twice: merge the points of one voxel first (voxelize)")
     return Sites(coords, batch_size)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from i2p_lib.sparse.kernel_map import unique_rows
 from i2p_lib.sparse.tensor import Sites, SparseTensor
 
 COORD_LIMIT = 2**30
@@ -55,7 +56,7 @@ def voxelize(
             "use a larger one or centre the points"
         )
     coords = torch.cat([batch[:, None], grid.long()], 1)
-    unique, place, counts = _unique_rows(coords)
+    unique, place, counts = unique_rows(coords)
     if reduce == "mean":
         total = features.new_zeros(len(unique), features.shape[1]).index_add_(0, place, features)
         feats = total / counts[:, None].to(features.dtype)
@@ -66,26 +67,6 @@ def voxelize(
         )
         feats = features[first]
     return SparseTensor(feats, Sites(unique, batch_size))
-
-
-def _unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
-    if not len(coords):
-        empty = coords.new_zeros(0)
-        return coords, empty, empty
-    low = coords.amin(0)
-    extent = (coords.amax(0) - low + 1).tolist()
-    if float(np.prod([float(e) for e in extent])) >= 2.0**62:
-        return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
-    keys = coords[:, 0] - low[0]
-    for axis in (1, 2, 3):
-        keys = keys * extent[axis] + coords[:, axis] - low[axis]
-    keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    columns = []
-    for axis in (3, 2, 1):
-        columns.append(keys % extent[axis] + low[axis])
-        keys = keys // extent[axis]
-    return torch.stack([keys + low[0], *columns[::-1]], 1), place, counts
 
 
 def _concatenate(points) -> tuple[Tensor, Tensor, int]:

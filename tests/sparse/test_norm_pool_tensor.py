@@ -1,0 +1,164 @@
+"""Norm, pooling, voxelisation and the tensor class keep their promises."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from i2p_lib.sparse import (
+    SparseAvgPool3d,
+    SparseBatchNorm,
+    SparseGlobalPool,
+    SparseMaxPool3d,
+    SparseTensor,
+    voxelize,
+)
+
+
+def full_grid(side=6, channels=3, batch=2, seed=0):
+    """Every site of a grid occupied, so that the dense layer is the reference."""
+    axes = torch.meshgrid(*[torch.arange(n) for n in (batch, side, side, side)], indexing="ij")
+    coords = torch.stack([a.flatten() for a in axes], 1)
+    generator = torch.Generator().manual_seed(seed)
+    feats = torch.randn(len(coords), channels, generator=generator)
+    dense = feats.reshape(batch, side, side, side, channels).permute(0, 4, 1, 2, 3)
+    return SparseTensor(feats.requires_grad_(), coords), dense.detach().requires_grad_()
+
+
+def as_rows(dense):
+    return dense.permute(0, 2, 3, 4, 1).flatten(0, 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.ReLU6(), nn.SiLU()])
+def test_norm_equals_torchs_norm_and_activation(training, activation):
+    generator = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(700, 5, generator=generator) + 2).requires_grad_()
+    tensor = SparseTensor(x, torch.arange(700)[:, None] * torch.tensor([[0, 1, 0, 0]]))
+    ours, theirs = SparseBatchNorm(5, activation=activation), nn.BatchNorm1d(5)
+    for norm in (ours, theirs):
+        norm.train(training)
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.5, 2, 5))
+            norm.bias.copy_(torch.linspace(-1, 1, 5))
+            norm.running_mean.copy_(torch.linspace(1, 3, 5))
+            norm.running_var.copy_(torch.linspace(2, 9, 5))
+    out = ours(tensor).feats
+    reference = (activation or nn.Identity())(theirs(x))
+    torch.testing.assert_close(out, reference, rtol=1e-5, atol=1e-5)
+    grad = torch.randn(out.shape, generator=generator)
+    for a, b in zip(torch.autograd.grad(out, [x, ours.weight, ours.bias], grad),
+                    torch.autograd.grad(reference, [x, theirs.weight, theirs.bias], grad),
+                    strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    assert ours.num_batches_tracked == theirs.num_batches_tracked
+
+
+def test_norm_lets_nan_through():
+    tensor = SparseTensor(torch.tensor([[1.0], [float("nan")]]), torch.tensor([[0] * 4, [0, 1, 0, 0]]))
+    assert SparseBatchNorm(1, activation=nn.ReLU6())(tensor).feats.isnan().all()
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 3, 0)])
+def test_max_pooling_equals_dense_forward_and_backward(kernel, stride, padding):
+    x, dense = full_grid()
+    out = SparseMaxPool3d(kernel, stride, padding)(x)
+    reference = F.max_pool3d(dense, kernel, stride, padding)
+    torch.testing.assert_close(out.feats, as_rows(reference))
+    out.feats.square().sum().backward()
+    reference.square().sum().backward()
+    torch.testing.assert_close(x.feats.grad, as_rows(dense.grad))
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 1, 1)])
+def test_average_pooling_equals_dense_without_the_padding(kernel, stride, padding):
+    x, dense = full_grid()
+    out = SparseAvgPool3d(kernel, stride, padding)(x)
+    reference = F.avg_pool3d(dense, kernel, stride, padding, count_include_pad=False)
+    torch.testing.assert_close(out.feats, as_rows(reference))
+
+
+def test_global_pooling_equals_the_mean_of_each_sample():
+    x, dense = full_grid()
+    torch.testing.assert_close(SparseGlobalPool()(x)[:, :, 0, 0], dense.mean((2, 3, 4)))
+    torch.testing.assert_close(x.mean([2, 3]), dense.mean((2, 3, 4)))
+    torch.testing.assert_close(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1), x.mean([2, 3]))
+
+
+def test_feature_wise_functions_sum_and_cat_work_on_the_tensor():
+    x, _ = full_grid()
+    torch.testing.assert_close(F.relu(x).feats, F.relu(x.feats))
+    torch.testing.assert_close((x + x).feats, 2 * x.feats)
+    torch.testing.assert_close(torch.cat([x, x], 1).feats, torch.cat([x.feats, x.feats], 1))
+    gate = torch.rand(2, 3, 1, 1)
+    torch.testing.assert_close((gate * x).feats if False else (x * gate).feats,
+                               x.feats * gate.flatten(1)[x.coords[:, 0]])
+
+
+def test_tensors_of_other_sites_and_other_functions_are_refused():
+    a, _ = full_grid()
+    b, _ = full_grid()
+    with pytest.raises(ValueError, match="different sites"):
+        a + b
+    with pytest.raises(TypeError, match="'softmax' has no meaning on a SparseTensor"):
+        F.softmax(a, 1)
+    with pytest.raises(ValueError, match="only global pooling"):
+        F.adaptive_avg_pool2d(a, 7)
+
+
+@pytest.mark.parametrize("coords, error, message", [
+    (torch.zeros(2, 4), TypeError, "must be integers"),
+    (torch.zeros(2, 3, dtype=torch.long), ValueError, r"\[N, 4\]"),
+    (torch.zeros(2, 4, dtype=torch.long), ValueError, "occurs twice"),
+    (torch.tensor([[-1, 0, 0, 0], [0, 0, 0, 0]]), ValueError, "batch indices"),
+])  # fmt: skip
+def test_bad_coordinates_are_refused(coords, error, message):
+    with pytest.raises(error, match=message):
+        SparseTensor(torch.zeros(2, 1), coords)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), size=st.floats(0.01, 3), points=st.integers(1, 80))
+def test_voxelisation_equals_grouping_by_floor(seed, size, points):
+    cloud = np.random.default_rng(seed).normal(size=(points, 3)) * 3
+    groups = {}
+    for point in cloud:
+        groups.setdefault(tuple(np.floor(point / size).astype(int)), []).append(point)
+    for reduce, pick in (("mean", lambda g: np.mean(g, 0)), ("first", lambda g: g[0])):
+        tensor = voxelize([cloud], size, reduce)
+        assert [tuple(c) for c in tensor.coords[:, 1:].tolist()] == sorted(groups)
+        expected = np.array([pick(groups[key]) for key in sorted(groups)])
+        np.testing.assert_allclose(tensor.feats.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_voxelisation_does_not_depend_on_the_order_of_the_points():
+    cloud = torch.rand(300, 3, dtype=torch.float64)
+    order = torch.randperm(300)
+    a, b = voxelize([cloud], 0.1), voxelize([cloud[order]], 0.1)
+    assert torch.equal(a.coords, b.coords)
+    torch.testing.assert_close(a.feats, b.feats)
+
+
+@pytest.mark.parametrize("points, message", [
+    ([torch.zeros(3, 2)], r"cloud 0 must be \[N, 3\]"),
+    ([torch.zeros(3, 3), torch.full((2, 3), float("nan"))], "cloud 1 has NaN"),
+    ([torch.full((2, 3), float("inf"))], "cloud 0 has NaN or infinite"),
+    ([], "empty batch"),
+    ([torch.full((1, 3), 1e12)], "2.30 cells"),
+])  # fmt: skip
+def test_bad_points_are_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        voxelize(points, 0.05)
+
+
+def test_integer_points_and_bad_voxel_sizes_are_refused():
+    with pytest.raises(TypeError, match="must be floating point"):
+        voxelize([torch.zeros(3, 3, dtype=torch.long)], 0.05)
+    for size in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="positive number"):
+            voxelize([torch.zeros(3, 3)], size)
