@@ -15,9 +15,9 @@ zero on a grid of 1/4096.  The same input gives the same points: each object's d
 its own catalogue id.  Objects that are the same shape share a `group` and never part in two splits.
 
 Examples:
-    python data_scripts/build_home_objects.py                            # installed, or apt-get download
+    python data_scripts/build_home_objects.py            # package installed, or apt-get download
     python data_scripts/build_home_objects.py sweethome3d-furniture_1.8-1_all.deb
-    python data_scripts/build_home_objects.py extracted_folder/ --output /tmp/beds --limit-classes bed
+    python data_scripts/build_home_objects.py unpacked/ --output beds --limit-classes bed
 """
 
 from __future__ import annotations
@@ -209,7 +209,9 @@ def group_objects(
     for i, a in enumerate(tqdm(names, desc="compare shapes", unit="object")):
         for b in names[i + 1 :]:
             near = np.abs(extents[a] - extents[b]).max() < SAME_EXTENT
-            if labels[a] == labels[b] and near and shape_distance(clouds[a], clouds[b]) < SAME_SHAPE:
+            if labels[a] != labels[b] or not near:
+                continue
+            if shape_distance(clouds[a], clouds[b]) < SAME_SHAPE:
                 pairs.append((a, b))
     for a, b in pairs:
         if a in group and b in group:

@@ -37,7 +37,7 @@ def few_shot_episode(labels: np.ndarray, shots: int, episode: int) -> np.ndarray
 def fixed_order(indices: np.ndarray, salt: str) -> np.ndarray:
     """Return `indices` [N] as int64 in an order that looks random and is fixed by `salt`.
 
-    It sorts by SHA-256, because the random streams of numpy and torch may change with their version.
+    It sorts by SHA-256, because numpy and torch may change their random streams.
     """
     def key(index: int) -> bytes:
         return hashlib.sha256(f"{salt} index {index}".encode()).digest()

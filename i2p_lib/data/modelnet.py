@@ -53,7 +53,7 @@ def load_folder(folder: Path, name: str, split: str, manifest: bool = False) -> 
     train the rest of them; "trainval" is all that is not test (what the released code trains on).
     `manifest=True` makes manifest.json a must; where one exists it is always checked.
 
-    Raises FileNotFoundError for what is missing, ValueError for what is damaged; both name the file.
+    Raises FileNotFoundError for a missing and ValueError for a damaged file, which both name.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")

@@ -1,4 +1,4 @@
-"""Which data sets there are: a card for each (source, licence, size, how to get it), and the way in."""
+"""Which data sets there are: a card for each (source, licence, how to get it), and the way in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE_DATA = Path(__file__).resolve().parent
 class DatasetCard:
     """What a reader wants to know before using a data set.
 
-    splits: number of clouds in each; up: the axis that points up in its files;
+    splits: number of clouds in the files of each; up: the axis that points up in its files;
     embedded: whether it comes with this package; folder: the name of its folder.
     """
 
