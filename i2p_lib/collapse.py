@@ -1,0 +1,245 @@
+"""Neural collapse: how far the features of a network have gathered around their class means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """First and second moments of the features of C classes, in float64.
+
+    means [C, d]; variances [C], the mean squared distance to the own class mean;
+    counts [C]; classes [C], the label values in rising order.
+    """
+
+    means: Tensor
+    variances: Tensor
+    counts: Tensor
+    classes: Tensor
+
+    @property
+    def centred(self) -> Tensor:
+        """The class means less their own mean, every class counting once: [C, d]."""
+        return self.means - self.means.mean(0)
+
+
+def class_moments(features: Array, labels: Array) -> ClassMoments:
+    """Return the moments of each class of features [N, d] with integer labels [N].
+
+    Raises ValueError for other shapes, a value that is not finite, fewer than two classes, or a
+    class with fewer than two samples (its variance would be zero and look like collapse).
+    """
+    values, codes, classes = _validated(features, labels)
+    counts = torch.bincount(codes)
+    means = _class_means(values, codes, counts)
+    squares = (values - means[codes]).square().sum(1)
+    sums = torch.zeros(len(classes), dtype=torch.float64, device=values.device)
+    return ClassMoments(means, sums.index_add_(0, codes, squares) / counts, counts, classes)
+
+
+def cdnv(features: Array, labels: Array, form: str = "symmetric") -> float:
+    """Return the class-distance normalised variance, averaged over ordered pairs of classes.
+
+    form "symmetric": (Var_i + Var_j) / (2 |mu_i - mu_j|^2), Galanti, Gyorgy and Hutter,
+    "On the role of neural collapse in transfer learning", ICLR 2022 (arXiv 2112.15121);
+    form "one-sided": Var_i / |mu_i - mu_j|^2, Galanti, Gyorgy and Hutter, arXiv 2212.12532.
+    Var is the mean squared distance to the class mean.  Averaged over ordered pairs the two forms
+    are the same number; `cdnv_matrix` shows where the pairs differ.
+    0 is full collapse; infinite where two class means coincide.
+    """
+    matrix = cdnv_matrix(features, labels, form)
+    return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())
+
+
+def cdnv_matrix(features: Array, labels: Array, form: str = "symmetric") -> np.ndarray:
+    """Return the CDNV of each ordered pair of classes, [C, C] with a zero diagonal (see `cdnv`)."""
+    if form not in ("symmetric", "one-sided"):
+        raise ValueError(f"expected form 'symmetric' or 'one-sided', got {form!r}")
+    return _pairs(class_moments(features, labels), form).cpu().numpy()
+
+
+def within_between(features: Array, labels: Array) -> float:
+    """Return NC1 = tr(Sigma_W pinv(Sigma_B)) / C of Papyan, Han and Donoho, PNAS 2020.
+
+    Sigma_W averages over all samples, Sigma_B over the class means, both [d, d]; neither is
+    formed: the pseudo-inverse lives in the span of the centred class means, which has at most
+    C - 1 dimensions.  0 is full collapse; infinite where all class means coincide.
+    """
+    values, codes, _ = _validated(features, labels)
+    return _nc1(values, codes, class_moments(features, labels))
+
+
+def simplex_distance(means: Array) -> dict[str, float]:
+    """Return NC2: how far class means [C, d] (or class vectors) are from a simplex ETF.
+
+    equinorm      std / mean of the lengths of the centred means
+    equiangle     std of the cosines of all pairs
+    max_angle     mean of |cosine + 1 / (C - 1)| over all pairs
+    (Papyan, Han and Donoho, PNAS 2020, figures 2 to 4.)  All are 0 for a simplex ETF and NaN
+    where a centred mean has no length.
+    """
+    means = _tensor(means, "means")
+    if means.ndim != 2 or len(means) < 2:
+        raise ValueError(f"expected means [C >= 2, d], got {tuple(means.shape)}")
+    return _nc2(means - means.mean(0))
+
+
+def self_duality(means: Array, weight: Array) -> float:
+    """Return NC3 = ||W / ||W||_F - M / ||M||_F||_F of centred class means M and a classifier W.
+
+    Both are [C, d], rows in the same class order; 0 is full collapse, 2 the largest value
+    (Papyan, Han and Donoho, PNAS 2020, figure 5).
+    """
+    means, weight = _tensor(means, "means"), _tensor(weight, "weight")
+    if means.shape != weight.shape or means.ndim != 2:
+        raise ValueError(
+            f"means {tuple(means.shape)} and weight {tuple(weight.shape)} must both be [C, d]"
+        )
+    centred = means - means.mean(0)
+    return float((_unit(weight.to(centred.device)) - _unit(centred)).norm())
+
+
+def nearest_centre(features: Array, means: Array) -> np.ndarray:
+    """Return for each feature [N, d] the row of the nearest class mean [C, d], int64 [N]."""
+    values, means = _tensor(features, "features"), _tensor(means, "means")
+    if values.ndim != 2 or means.ndim != 2 or values.shape[1] != means.shape[1]:
+        raise ValueError(
+            f"expected features [N, d] and means [C, d], got {tuple(values.shape)} and "
+            f"{tuple(means.shape)}"
+        )
+    return _distances(values, means.to(values.device)).argmin(1).cpu().numpy()
+
+
+def collapse_report(
+    features: Array, labels: Array, weight: Array | None = None, logits: Array | None = None
+) -> dict[str, float]:
+    """Return all collapse measures of features [N, d] with labels [N] as plain numbers.
+
+    Always: cdnv, cdnv_one_sided_max (the worst ordered pair), nc1, nc2_equinorm, nc2_equiangle,
+    nc2_max_angle, nearest_centre_accuracy, classes, samples.
+    nc3           with weight [K, d], the linear classifier's; its rows of the classes present
+    nc4           with logits [N, K]: share of samples whose nearest class mean is another class
+                  than the classifier's answer (0 is full collapse), as in Papyan et al. 2020
+
+    Everything is computed in float64 on the device of the features.  Raises ValueError as
+    `class_moments` does, and where a shape does not fit.
+    """
+    values, codes, classes = _validated(features, labels)
+    moments = class_moments(values, codes)
+    pairs = _pairs(moments, "one-sided")
+    others = ~torch.eye(len(classes), dtype=torch.bool, device=pairs.device)
+    nearest = _distances(values, moments.means).argmin(1)
+    report = {
+        "cdnv": float(pairs[others].mean()),
+        "cdnv_one_sided_max": float(pairs[others].max()),
+        "nc1": _nc1(values, codes, moments),
+        **{f"nc2_{name}": value for name, value in _nc2(moments.centred).items()},
+        "nearest_centre_accuracy": float((nearest == codes).double().mean()),
+        "classes": len(classes),
+        "samples": len(values),
+    }
+    if weight is not None:
+        rows = _class_rows(_tensor(weight, "weight"), classes, "weight")
+        report["nc3"] = self_duality(moments.means, rows)
+    if logits is not None:
+        answers = _tensor(logits, "logits").to(values.device)
+        if answers.ndim != 2 or len(answers) != len(values):
+            raise ValueError(
+                f"expected logits [{len(values)}, K], got {tuple(answers.shape)}"
+            )
+        report["nc4"] = float((answers.argmax(1) != classes[nearest]).double().mean())
+    return report
+
+
+def _validated(features: Array, labels: Array) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features in float64, class codes 0..C-1, and the label values they stand for."""
+    values = _tensor(features, "features")
+    marks = torch.as_tensor(labels).to(values.device)
+    if values.ndim != 2 or marks.shape != values.shape[:1]:
+        raise ValueError(
+            f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
+            f"{tuple(marks.shape)}"
+        )
+    if marks.is_floating_point() or marks.dtype == torch.bool:
+        raise ValueError(f"expected integer labels, got {marks.dtype}")
+    classes, codes, counts = torch.unique(marks, return_inverse=True, return_counts=True)
+    if len(classes) < 2 or int(counts.min()) < 2:
+        raise ValueError(
+            "expected at least two classes of at least two samples each, got sample counts "
+            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; leave small classes out"
+        )
+    return values, codes, classes
+
+
+def _tensor(array: Array, name: str) -> Tensor:
+    values = torch.as_tensor(array).detach().double()
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name} hold values that are not finite; the run may have diverged")
+    return values
+
+
+def _class_means(values: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
+    sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, codes, values) / counts[:, None]
+
+
+def _pairs(moments: ClassMoments, form: str) -> Tensor:
+    """Return the [C, C] matrix of pairwise CDNV, its diagonal zero."""
+    variance = moments.variances[:, None].expand(-1, len(moments.variances))
+    if form == "symmetric":
+        variance = (variance + variance.T) / 2
+    pairs = variance / _distances(moments.means, moments.means).square()
+    return pairs.nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(0)
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Return Euclidean distances without the x^2 - 2xy + y^2 shortcut, which loses digits."""
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _nc1(values: Tensor, codes: Tensor, moments: ClassMoments) -> float:
+    centred, count = moments.centred, len(moments.means)
+    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
+    scale = max(float(moments.means.abs().max()), float(singular[0])) * max(centred.shape)
+    kept = singular > torch.finfo(torch.float64).eps * scale
+    if not bool(kept.any()):
+        return float("inf")
+    within = ((values - moments.means[codes]) @ axes[kept].T).square().mean(0)
+    return float((within / (singular[kept].square() / count)).sum() / count)
+
+
+def _nc2(centred: Tensor) -> dict[str, float]:
+    count = len(centred)
+    lengths = centred.norm(dim=1)
+    unit = centred / lengths[:, None]
+    row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
+    cosines = (unit @ unit.T)[row, column]
+    return {
+        "equinorm": float(lengths.std(correction=0) / lengths.mean()),
+        "equiangle": float(cosines.std(correction=0)),
+        "max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
+    }
+
+
+def _unit(matrix: Tensor) -> Tensor:
+    length = matrix.norm()
+    if not bool(length > 0):
+        raise ValueError("a matrix of zeros has no direction; NC3 is undefined")
+    return matrix / length
+
+
+def _class_rows(matrix: Tensor, classes: Tensor, name: str) -> Tensor:
+    """Return the rows of the classes present; labels are row numbers of the classifier."""
+    if matrix.ndim != 2 or int(classes.min()) < 0 or int(classes.max()) >= len(matrix):
+        raise ValueError(
+            f"expected {name} [K, d] with a row for each label up to {int(classes.max())}, "
+            f"got {tuple(matrix.shape)}"
+        )
+    return matrix[classes.to(matrix.device)]

