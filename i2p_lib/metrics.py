@@ -1,0 +1,188 @@
+"""Metrics: accuracies and their intervals, spread over seeds, and how fast a target is reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+def top1(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    """Return the share of predictions [N] equal to their labels [N], in 0..1."""
+    predictions, labels = _classes(predictions, labels)
+    return float((predictions == labels).mean())
+
+
+def confusion_matrix(
+    predictions: Sequence[int], labels: Sequence[int], classes: int
+) -> np.ndarray:
+    """Return counts [classes, classes], int64: rows are labels, columns predictions."""
+    predictions, labels = _classes(predictions, labels)
+    if max(predictions.max(), labels.max()) >= classes:
+        raise ValueError(
+            f"expected class numbers below {classes}, got up to "
+            f"{max(predictions.max(), labels.max())}"
+        )
+    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def mean_class_accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    """Return the mean over the classes that occur in labels of the accuracy within the class."""
+    predictions, labels = _classes(predictions, labels)
+    hits = np.bincount(labels, weights=predictions == labels)
+    counts = np.bincount(labels)
+    return float((hits[counts > 0] / counts[counts > 0]).mean())
+
+
+def wilson_interval(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of an accuracy of hits out of total, in 0..1.
+
+    It holds for one trained network: the spread over other test shapes, not over other seeds.
+    """
+    if not 0 <= hits <= total or total < 1:
+        raise ValueError(f"expected 0 <= hits <= total and total >= 1, got {hits} of {total}")
+    z = NormalDist().inv_cdf(0.5 + _level(level) / 2)
+    share, ratio = hits / total, z * z / total
+    middle = (share + ratio / 2) / (1 + ratio)
+    half = z / (1 + ratio) * math.sqrt(share * (1 - share) / total + ratio / total / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap_interval(
+    values: Sequence[float], generator: np.random.Generator, level: float = 0.95, draws: int = 2000
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of values [N >= 2] (e.g. hits)."""
+    values = _finite(values)
+    if len(values) < 2:
+        raise ValueError("a bootstrap needs at least two values")
+    tail = (1 - _level(level)) / 2
+    # One row of counts per draw: no [draws, N] gather of indices is needed.
+    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
+    low, high = np.quantile(counts @ values / len(values), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation (n - 1; NaN for a single seed) and number of seeds."""
+
+    mean: float
+    std: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.n > 1 else "")
+
+
+def over_seeds(values: Iterable[float]) -> Spread:
+    """Return the spread of one number over seeds; ValueError where there is none, or a NaN."""
+    values = _finite(list(values))
+    std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return Spread(float(values.mean()), std, len(values))
+
+
+def epochs_to_target(history: Sequence[float], target: float) -> int | None:
+    """Return the first epoch (counted from 1) whose accuracy is at least target; None if never.
+
+    history holds one accuracy per epoch, in the unit of target.  This is the count behind the
+    paper's Figure 3, where target is 90 % top-1.
+    """
+    history = _finite(history)
+    reached = np.flatnonzero(history >= target)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How much sooner the faster curves reach the target (`speedup`); ratios of epochs.
+
+    ratio is None where the slow curves never, or the fast curves not all, reach the target.
+    at_least is then a lower bound, where one is known: slow curves that were cut off.
+    """
+
+    target: float
+    slow: tuple[int | None, ...]
+    fast: tuple[int | None, ...]
+    ratio: float | None
+    low: float | None
+    high: float | None
+    at_least: float | None
+
+    def __str__(self) -> str:
+        if self.ratio is not None:
+            return f"{self.ratio:.2f}x ({self.low:.2f} to {self.high:.2f})"
+        return "target not reached" if self.at_least is None else f"more than {self.at_least:.2f}x"
+
+
+def speedup(
+    slow: Sequence[Sequence[float]], fast: Sequence[Sequence[float]], target: float
+) -> Speedup:
+    """Return the ratio of mean epochs to target, slow over fast, one curve per seed each.
+
+    low and high are the smallest and largest ratio of any two seeds.  A seed that never reaches
+    the target is not left out: the ratio is then None.  Where all fast seeds reach it and some
+    slow ones do not, those count with their whole length, which bounds the ratio from below.
+    Paper, Figure 3: 2.14x (ResNet18), 11.1x (ResNet50), 2.95x (ResNet152), one seed each.
+    """
+    if not len(slow) or not len(fast):
+        raise ValueError("expected at least one curve on either side")
+    slow_epochs = tuple(epochs_to_target(curve, target) for curve in slow)
+    fast_epochs = tuple(epochs_to_target(curve, target) for curve in fast)
+    if None in fast_epochs:
+        return Speedup(target, slow_epochs, fast_epochs, None, None, None, None)
+    waited = [epoch or len(curve) for epoch, curve in zip(slow_epochs, slow, strict=True)]
+    ratio = float(np.mean(waited) / np.mean(fast_epochs))
+    if None in slow_epochs:
+        return Speedup(target, slow_epochs, fast_epochs, None, None, None, ratio)
+    low, high = min(waited) / max(fast_epochs), max(waited) / min(fast_epochs)
+    return Speedup(target, slow_epochs, fast_epochs, ratio, low, high, None)
+
+
+def common_target(
+    curves: Sequence[Sequence[float]], preferred: float = 0.90, step: float = 0.05
+) -> float | None:
+    """Return the accuracy (0..1) at which speeds are compared; None where no step is reached.
+
+    The rule: `preferred`, the paper's 90 %, if every from-scratch curve reaches it; else the
+    highest whole multiple of `step` below it that every from-scratch curve reaches.  The rule
+    looks at the from-scratch runs only (give those as curves, one per seed), so the target cannot
+    be chosen in favour of the transfer.
+    """
+    if not len(curves):
+        raise ValueError("expected at least one from-scratch curve")
+    within_reach = min(float(_finite(curve).max()) for curve in curves)
+    if within_reach >= preferred:
+        return preferred
+    # The small term lets 0.30 count as six steps of 0.05 in binary arithmetic.
+    steps = math.floor(within_reach / step + 1e-9)
+    target = round(steps * step, 10)
+    return min(target, within_reach) if steps > 0 else None
+
+
+def _classes(predictions: Sequence[int], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.shape != labels.shape or labels.ndim != 1 or not len(labels):
+        raise ValueError(
+            f"expected predictions and labels [N >= 1], got {predictions.shape} and {labels.shape}"
+        )
+    for array in (predictions, labels):
+        if array.dtype.kind not in "iu" or array.min() < 0:
+            raise ValueError(f"expected class numbers 0, 1, ..., got {array.dtype} {array[:5]}")
+    return predictions.astype(np.int64), labels.astype(np.int64)
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"expected one or more finite numbers [N], got {array}")
+    return array
+
+
+def _level(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"expected a confidence level between 0 and 1, got {level}")
+    return level
