@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.collapse import collapse_report
 from i2p_lib.sparse import SparseTensor
 from i2p_lib.train import Split, State, evaluate
 
@@ -36,6 +37,16 @@ def pooled(out: SparseTensor | Tensor) -> Tensor:
     sums = torch.zeros(out.batch_size, out.feats.shape[1], device=out.feats.device)
     sums.index_add_(0, cloud, out.feats.float())
     return sums / torch.bincount(cloud, minlength=out.batch_size).clamp(min=1)[:, None]
+
+
+def classifier_weight(net: nn.Module) -> Tensor:
+    """Return the weight [classes, C] of the classifier, a norm behind it folded in."""
+    head = net.get_submodule(net.i2p_classifier)
+    if isinstance(head, nn.Linear):
+        return head.weight.detach().cpu()
+    linear, norm = head
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return (linear.weight * scale[:, None]).detach().cpu()
 
 
 @contextmanager
@@ -70,29 +81,30 @@ def features(state: State, split: Split, stages: list[str]) -> tuple[dict[str, T
 
 
 class ProbeHook:
-    """At the spec's probe epochs, measure the collapse of every stage on train and test."""
+    """At the spec's probe epochs, measure the collapse of every stage on train and test.
+
+    Classes with a single cloud have no variance and are left out; a split without two larger
+    classes (one shot) gives no rows.
+    """
 
     def __call__(self, state: State) -> None:
         if state.epoch not in state.spec.probe_epochs:
             return
-        from i2p_lib.collapse import collapse_report
-
         stages = stage_names(state.net)
         for name in ("train", "test"):
             split = getattr(state.splits, name)
-            layers, _ = features(state, split, stages)
+            layers, logits = features(state, split, stages)
+            counts = torch.bincount(split.labels)
+            kept = counts[split.labels] > 1
+            if int((counts > 1).sum()) < 2:
+                continue
             for layer, values in layers.items():
-                report = collapse_report(values.numpy(), split.labels.numpy())
-                state.probes += [
-                    {
-                        "epoch": state.epoch,
-                        "split": name,
-                        "layer": layer,
-                        "metric": metric,
-                        "value": float(value),
-                    }
-                    for metric, value in report.items()
-                ]
+                extra = {}
+                if layer == PENULTIMATE:
+                    extra = {"weight": classifier_weight(state.net), "logits": logits[kept]}
+                report = collapse_report(values[kept], split.labels[kept], **extra)
+                where = {"epoch": state.epoch, "split": name, "layer": layer}
+                state.probes += [where | {"metric": m, "value": v} for m, v in report.items()]
 
 
 def final_features(state: State) -> dict[str, Tensor]:

@@ -35,13 +35,13 @@ class RunResult:
         """Read a finished run; raises DamagedRun where its files are not as they were written."""
         if not entry.done():
             raise FileNotFoundError(f"no finished run in {entry.folder}: call run(spec)")
-        history = store.read_csv(entry.folder / "history.csv")
+        history = pd.read_csv(entry.folder / "history.csv")
         metrics = store.read_json(entry.folder / "metrics.json")
         return cls(entry.spec, entry.key, history, metrics, entry.folder)
 
     def probes(self) -> pd.DataFrame:
         """Return the probes: one row per epoch, split, layer and metric."""
-        return store.read_csv(self.folder / "probes.csv")
+        return pd.read_csv(self.folder / "probes.csv")
 
     def features(self) -> dict[str, np.ndarray]:
         """Return {train,test}_{features,logits} as float32 and {train,test}_labels as int64."""

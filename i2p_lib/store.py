@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -212,11 +213,6 @@ def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) ->
         pd.DataFrame(rows, columns=columns).to_csv(temp, index=False)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read what `write_csv` wrote, bit for bit."""
-    return pd.read_csv(path, float_precision="round_trip")
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
     """Write tensors (and a JSON note in the header) whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -275,6 +271,7 @@ def read_checkpoint(path: Path, state: State) -> None:
 
 
 def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield (folder, key parts) of every run folder in the store."""
+    """Yield (folder, key parts) of every run folder in the store whose parts can be read."""
     for file in sorted(store_root(store).glob("*/parts.json")):
-        yield file.parent, read_json(file)
+        with contextlib.suppress(DamagedRun):
+            yield file.parent, read_json(file)

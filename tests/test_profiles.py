@@ -1,0 +1,151 @@
+"""Specs and profiles: every mistake in a file is named, and grids unfold in order."""
+
+import pytest
+from pydantic import ValidationError
+
+from i2p_lib import profiles, runs
+from i2p_lib.spec import RunSpec, spec_from
+
+GOOD = """
+description: two small experiments
+defaults: {epochs: 3, batch_size: 8, lr: 1e-3, weights: random}
+experiments:
+  regimes:
+    - {regime: [io, all], seed: [0, 1]}
+    - {regime: all, recipe: paper, probe_epochs: [0, 3]}
+  few_shot:
+    - {shots: [1, 2], episode: [0, 1]}
+    - {regime: [all], seed: [1]}
+chapters:
+  01_transfer: [regimes]
+  03_few_shot: [few_shot, regimes]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text):
+        path = tmp_path / "tiny.yml"
+        path.write_text(text)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ({"epochs": "3"}, "epochs.*integer.*got '3'"),
+        ({"epochs": True}, "epochs.*integer"),
+        ({"epochs": 0}, "epochs.*greater than or equal to 1.*got 0"),
+        ({"lr": -1.0}, "lr.*greater than 0"),
+        ({"lr": float("nan")}, "lr"),
+        ({"regime": "io+nb"}, "regime.*'io\\+bn'"),
+        ({"shots": 5}, "shots and episode belong together"),
+        ({"shots": 5, "episode": 0, "train_limit": 9}, "leave train_limit out"),
+        ({"augment": "uprigth"}, "did you mean 'upright'"),
+        ({"augment": {"scail": [1, 2]}}, "unknown augmentation setting 'scail'"),
+        ({"augment": 3}, "augment.*expected one of"),
+        ({"epochs": 5, "probe_epochs": [0, 6]}, "must lie in 0..5"),
+        ({"probe_epochs": [2, 1]}, "must rise"),
+        ({"schedule": "cosine", "warmup": 0.1}, "warmup is read by the one_cycle"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_was_given(setting, message):
+    with pytest.raises(ValueError, match=message) as error:
+        spec_from(setting, "my.yml")
+    assert str(error.value).startswith("my.yml: ")
+    with pytest.raises(ValidationError):
+        RunSpec(**setting)
+
+
+def test_a_spec_cannot_be_changed_and_a_variant_is_checked():
+    spec = RunSpec()
+    with pytest.raises(ValidationError):
+        spec.lr = 0.1
+    assert spec.but(lr=0.1).lr == 0.1
+    with pytest.raises(ValidationError):
+        spec.but(lr=-0.1)
+
+
+def test_equal_specs_have_equal_keys_however_they_were_written():
+    a = RunSpec(lr=1, probe_epochs=[0, 1], augment="paper")
+    b = RunSpec(augment=a.augment, probe_epochs=(0, 1), lr=1.0)
+    assert a == b and a.key_fields() == b.key_fields()
+    assert RunSpec(**a.model_dump(mode="json")) == a
+
+
+def test_a_grid_unfolds_in_the_order_of_the_file(write):
+    profile = profiles.load_profile(write(GOOD))
+    specs = profile.experiment("regimes")
+    wanted = [("io", 0), ("io", 1), ("all", 0), ("all", 1), ("all", 0)]
+    assert [(s.regime, s.seed) for s in specs] == wanted
+    assert specs[-1].probe_epochs == (0, 3) and specs[-1].recipe == "paper"
+    assert all(s.lr == 0.001 and s.epochs == 3 for s in specs)
+
+
+def test_specs_shared_by_experiments_are_counted_once(write):
+    profile = profiles.load_profile(write(GOOD))
+    assert len(profile.experiment("few_shot")) == 5
+    assert len(profile.all_specs()) == len(profile.all_specs("03_few_shot")) == 9
+    assert len(profile.all_specs("01_transfer")) == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 3", "epoch: 3", "defaults: unknown setting 'epoch'; did you mean 'epochs'"),
+        ("regime: [io, all]", "regim: io", "experiments.regimes, block 1: unknown setting 'regim'"),
+        ("regime: [io, all]", "regime: [io, al]", "block 1: regime: .*got 'al'"),
+        ("regime: [io, all]", "regime: []", "block 1: regime is an empty list"),
+        ("seed: [0, 1]", "regime: io", "the key 'regime' is given twice"),
+        ("chapters:", "chapter:", "unknown key 'chapter'; did you mean 'chapters'"),
+        ("[regimes]", "[regime]", "chapters.01_transfer: unknown experiment 'regime'"),
+        ("[regimes]", "regimes", "expected a list of experiments, got 'regimes'"),
+        ("description: two", "device: tpu #", "device must be cpu, cuda or auto, got 'tpu'"),
+        ("description: two", "workers: many #", "workers must be of type int, got 'many'"),
+        ("experiments:", "experiments: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_profile_is_named_with_file_and_key(write, old, new, message):
+    path = write(GOOD.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        profiles.load_profile(path)
+    assert str(path) in str(error.value)
+
+
+def test_asking_for_an_unknown_name_gives_the_nearest(write):
+    profile = profiles.load_profile(write(GOOD))
+    with pytest.raises(ValueError, match="did you mean 'few_shot'"):
+        profile.experiment("fewshot")
+    with pytest.raises(ValueError, match="did you mean '01_transfer'"):
+        profile.all_specs("1_transfer")
+    with pytest.raises(FileNotFoundError, match="no profile nowhere"):
+        profiles.load_profile("nowhere")
+
+
+def test_every_profile_of_the_book_is_valid():
+    for name in profiles.profile_names():
+        assert profiles.load_profile(name).all_specs()
+
+
+def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):
+    small = "epochs: 1, points: 128, train_limit: 32, test_limit: 32"
+    path = write(
+        f"defaults: {{batch_size: 8, {small}}}\n"
+        "experiments: {only: [{weights: random, probe_epochs: [1]}]}\n"
+    )
+    lab = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
+    table = lab.run("only")
+    assert "only: 0 runs found, 1 trained" in capsys.readouterr().out
+    assert len(table) == 1 and 0 <= table["top1"][0] <= 1 and table["weights"][0] == "random"
+    assert list(lab.histories("only")["epoch"]) == [1]
+    assert set(lab.probes("only")["split"]) == {"train", "test"}
+    assert list(lab.status()["state"]) == ["done"]
+    assert capsys.readouterr().out == ""
+
+    monkeypatch.setattr(runs.pool, "work", None)  # nothing may train any more
+    again = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
+    assert again.run("only").equals(table)
+    assert "only: 1 runs found, 0 trained" in capsys.readouterr().out

@@ -1,0 +1,191 @@
+"""The training loop: what it promises whatever the network is."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from i2p_lib import store, train
+from i2p_lib.probes import pooled
+from i2p_lib.spec import RunSpec
+from i2p_lib.train import Split, Splits, State
+
+SPEC = RunSpec(
+    points=64, epochs=4, batch_size=8, lr=0.01, augment="paper", weights="random", voxel_size=0.2
+)
+TIMES = ("seconds", "eval_seconds")
+
+
+class Tiny(nn.Module):
+    """Two linear layers on sites with a norm and dropout, then the mean of each cloud."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        self.layer1, self.norm = nn.Linear(3, 16), nn.BatchNorm1d(16)
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(16, 2)
+        for parameter in self.parameters():
+            parameter.data = torch.rand(parameter.shape, generator=random)
+
+    def forward(self, x):
+        feats = self.drop(torch.relu(self.norm(self.layer1(x.feats))))
+        return self.fc(pooled(x.replace(feats)))
+
+
+def split(count: int, seed: int) -> Split:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    points = torch.rand(count, 64, 3, generator=random) * (1 + labels)[:, None, None]
+    return Split(points - points.mean(1, keepdim=True), labels)
+
+
+def begin(spec: RunSpec = SPEC, net: nn.Module | None = None) -> State:
+    net = net or Tiny()
+    splits = Splits(split(32, 1), split(8, 2), split(8, 3), ("small", "large"))
+    return State(spec, net, train.build_optimizer(net, spec), splits, torch.device("cpu"))
+
+
+def without_times(history):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in history]
+
+
+class Stop(Exception):
+    """Stands for a process that dies."""
+
+
+def stop_after(epoch):
+    def hook(state):
+        if state.epoch == epoch:
+            raise Stop
+
+    return hook
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimizer):
+    spec = SPEC.but(optimizer=optimizer)
+    whole = train.train(begin(spec))
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Stop):
+        train.train(begin(spec), [lambda s: store.write_checkpoint(path, s), stop_after(2)])
+    torch.rand(7)  # another process has another global generator
+    resumed = begin(spec, Tiny(seed=5))
+    store.read_checkpoint(path, resumed)
+    assert resumed.epoch == 2
+    train.train(resumed)
+    assert without_times(resumed.history) == without_times(whole.history)
+    wanted = whole.net.state_dict()
+    assert all(torch.equal(value, wanted[k]) for k, value in resumed.net.state_dict().items())
+
+
+def test_training_learns_and_leaves_the_global_generator_alone():
+    state = begin(SPEC.but(epochs=30))
+    before = torch.get_rng_state()
+    train.train(state)
+    assert torch.equal(before, torch.get_rng_state())
+    assert state.history[-1]["val_top1"] > 0.8
+    assert [row["epoch"] for row in state.history] == list(range(1, 31))
+
+
+def test_the_data_in_memory_are_not_changed_by_training():
+    state = begin()
+    before = state.splits.train.points.clone()
+    train.train(state)
+    assert torch.equal(before, state.splits.train.points)
+
+
+def test_hooks_are_called_before_training_and_after_every_epoch():
+    epochs = []
+    train.train(begin(), [lambda state: epochs.append(state.epoch)])
+    assert epochs == [0, 1, 2, 3, 4]
+
+
+def test_frozen_parameters_stay_and_are_not_in_the_optimizer():
+    net = Tiny()
+    net.layer1.weight.requires_grad_(False)
+    before = net.layer1.weight.clone()
+    state = train.train(begin(net=net))
+    inside = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
+    assert id(net.layer1.weight) not in inside
+    assert torch.equal(before, net.layer1.weight)
+    assert "layer1.weight" not in store.learned_tensors(net)
+
+
+def test_norms_and_biases_are_not_decayed():
+    net = Tiny()
+    decayed, plain = train.build_optimizer(net, SPEC).param_groups
+    assert {id(p) for p in decayed["params"]} == {id(net.layer1.weight), id(net.fc.weight)}
+    assert decayed["weight_decay"] == SPEC.weight_decay and plain["weight_decay"] == 0
+
+
+def test_a_loss_that_is_not_a_number_is_an_error_that_names_epoch_and_rate():
+    net = Tiny()
+    net.fc.bias.data.fill_(math.nan)
+    with pytest.raises(train.Diverged, match="epoch 1, step 0, at a learning rate of"):
+        train.train(begin(net=net))
+
+
+def test_the_test_split_is_measured_while_training_only_if_released():
+    clean = train.train(begin())
+    released = train.train(begin(SPEC.but(protocol="released")))
+    assert "test_top1" not in clean.history[0]
+    assert 0 <= released.history[0]["test_top1"] <= 1
+
+
+def test_evaluating_leaves_the_mode_alone_and_gives_the_same_twice():
+    state = begin()
+    state.net.train()
+    first = train.evaluate(state.net, state.splits.test, SPEC, state.device)
+    second = train.evaluate(state.net, state.splits.test, SPEC, state.device)
+    assert state.net.training
+    assert torch.equal(first.logits, second.logits)
+
+
+def test_one_cycle_rises_to_the_rate_and_falls_to_almost_nothing():
+    rates = [train.learning_rate(SPEC, step, 25) for step in range(100)]
+    assert rates[0] == pytest.approx(SPEC.lr / 25)
+    assert max(rates) == pytest.approx(SPEC.lr)
+    assert rates.index(max(rates)) == 30
+    assert rates[-1] < SPEC.lr / 100
+
+
+def test_the_originals_cosine_swings_while_the_right_one_falls():
+    right = SPEC.but(schedule="cosine", epochs=100)
+    slip = SPEC.but(schedule="cosine_per_iteration", epochs=100)
+    fall = [train.learning_rate(right, step, 3) for step in range(300)]
+    swing = [train.learning_rate(slip, step, 3) for step in range(300)]
+    assert fall == sorted(fall, reverse=True)
+    assert swing[0] == swing[200] == SPEC.lr and swing[100] == pytest.approx(0)
+
+
+def test_a_last_batch_of_one_joins_the_batch_before_it():
+    sizes = [len(part) for part in train.batches(torch.arange(17), 8)]
+    assert sizes == [8, 9]
+    assert sorted(torch.cat(list(train.batches(torch.arange(17), 8))).tolist()) == list(range(17))
+
+
+def test_a_limit_takes_the_first_of_every_class_in_turn():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    assert train.stratified_first(labels, 4).tolist() == [0, 1, 3, 5]
+    assert train.stratified_first(labels, None).tolist() == list(range(6))
+
+
+def test_seeds_of_different_purposes_differ_and_do_not_change():
+    assert train.seed_for(0, "epoch", 1) != train.seed_for(0, "epoch", 2)
+    assert train.seed_for(0, "epoch", 1) != train.seed_for(1, "epoch", 1)
+    assert train.seed_for(0, "inflate") == 1415974577587682561
+
+
+def test_splits_follow_points_limits_and_shots_of_the_spec():
+    spec = RunSpec(points=128, train_limit=20, test_limit=10)
+    splits = train.load_splits(spec)
+    assert splits.train.points.shape == (20, 128, 3)
+    assert len(splits.val) == len(splits.test) == 10
+    few = train.load_splits(RunSpec(points=128, shots=2, episode=1))
+    assert few.train.labels.bincount().tolist() == [2] * len(few.class_names)
+
+
+def test_more_points_than_a_cloud_holds_is_an_error():
+    with pytest.raises(ValueError, match="points=99999, but clouds of home_objects hold"):
+        train.load_splits(RunSpec(points=99_999))
