@@ -1,0 +1,150 @@
+"""Building the book: stage prose and executed chapters, run Jupyter Book, check, then publish."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from i2p_lib import pages
+from i2p_lib.files import atomic_write
+from i2p_lib.htmlcheck import check_html
+from i2p_lib.notebooks import Chapter, Project
+from i2p_lib.profiles import Profile
+
+GENERATED = ("overview", "execution", "code")
+STAMP = "built-from.txt"
+
+
+class BookError(RuntimeError):
+    """The book could not be built; the message says which page or input is at fault."""
+
+
+def toc_files(project: Project) -> list[str]:
+    """Return the pages that the table of contents names, the first page first."""
+    toc = yaml.safe_load((project.root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    sections = [section for part in toc.get("parts", []) for section in part["chapters"]]
+    return [toc["root"], *(section["file"] for section in sections + toc.get("chapters", []))]
+
+
+def build_book(project: Project, profile: Profile, force: bool = False) -> tuple[Path, bool]:
+    """Build the HTML of a profile's executed chapters; return (index.html, whether it was built).
+
+    Nothing is built where its inputs are unchanged.  Raises BookError where a chapter of the
+    table of contents is not executed, Jupyter Book warns, or a page is not readable offline;
+    an older book then stays as it was.
+    """
+    html = project.build / "html"
+    index = html / "index.html"
+    staged = project.build / "book_src"
+    stage(project, profile, staged)
+    digest = tree_digest(staged)
+    stamp = html / STAMP
+    if not force and index.is_file() and stamp.is_file() and stamp.read_text() == digest:
+        return index, False
+    with tempfile.TemporaryDirectory(dir=project.build, prefix=".book-") as work:
+        built = _jupyter_book(staged, Path(work))
+        problems = check_html(built)
+        if problems:
+            shown = "\n".join(f"- {problem}" for problem in problems[:20])
+            raise BookError(f"the built pages have {len(problems)} faults:\n{shown}")
+        (built / STAMP).write_text(digest)
+        _swap(built, html, Path(work) / "old")
+    return index, True
+
+
+def stage(project: Project, profile: Profile, staged: Path) -> None:
+    """Write the source tree that Jupyter Book reads; it is built anew each time.
+
+    Raises BookError where an executed chapter is missing.
+    """
+    shutil.rmtree(staged, ignore_errors=True)
+    own = shutil.ignore_patterns("paper_values.csv")
+    shutil.copytree(project.root / "book", staged, ignore=own)
+    shutil.copy(project.root / "_config.yml", staged / "_config.yml")
+    _copy_plotly(staged / "_static")
+    records = []
+    for name in toc_files(project):
+        folder, _, stem = name.rpartition("/")
+        if folder == "chapters":
+            records.append(_stage_chapter(project, profile, stem, staged))
+    written = {
+        "overview": pages.overview(project, profile),
+        "execution": pages.execution(profile, records),
+        "code": pages.code(project),
+    }
+    for name, text in written.items():
+        with atomic_write(staged / f"{name}.md") as temp:
+            temp.write_text(text, encoding="utf-8")
+
+
+def tree_digest(folder: Path) -> str:
+    """Return one hash over the names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _stage_chapter(project: Project, profile: Profile, name: str, staged: Path) -> dict[str, Any]:
+    sources = project.sources()
+    if name not in sources:
+        raise BookError(f"book/_toc.yml names chapters/{name}, but notebooks/{name}.ipynb is absent")
+    chapter = Chapter.of(project, name, profile)
+    record = chapter.provenance()
+    if record is None:
+        raise BookError(
+            f"chapter {name} is not executed at profile {profile.name}; "
+            f"run: i2p run {name} --profile {profile.name}"
+        )
+    target = staged / "chapters"
+    (target / "source").mkdir(parents=True, exist_ok=True)
+    shutil.copy(sources[name], target / "source" / f"{name}.ipynb")
+    notebook = nbformat.read(chapter.executed, as_version=4)
+    note = nbformat.v4.new_markdown_cell(pages.run_note(record), id="how-it-was-run")
+    notebook.cells.insert(1, note)
+    notebook.cells = [cell for cell in notebook.cells if not _injected(cell)]
+    nbformat.write(notebook, target / f"{name}.ipynb")
+    return record
+
+
+def _injected(cell: nbformat.NotebookNode) -> bool:
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def _copy_plotly(static: Path) -> None:
+    from importlib.resources import as_file, files
+
+    with as_file(files("plotly") / "package_data" / "plotly.min.js") as source:
+        shutil.copy(source, static / "plotly.min.js")
+
+
+def _jupyter_book(staged: Path, output: Path) -> Path:
+    """Run Jupyter Book with warnings as errors; return the folder with index.html."""
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(staged)]
+    command += ["--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
+    settings = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    built = output / "_build" / "html"
+    if done.returncode or not (built / "index.html").is_file():
+        lines = (done.stdout + done.stderr).replace(f"{staged}/", "").splitlines()
+        telling = [line for line in lines if "WARNING" in line or "ERROR" in line]
+        shown = "\n".join((telling or lines)[-20:])
+        raise BookError(f"Jupyter Book stopped (exit {done.returncode}):\n{shown}")
+    return built
+
+
+def _swap(new: Path, place: Path, old: Path) -> None:
+    """Put a folder in the place of another by two renames."""
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)

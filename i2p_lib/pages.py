@@ -1,0 +1,247 @@
+"""The generated pages of the book: overview, execution, code; every value from data is escaped."""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from i2p_lib import paper
+from i2p_lib.notebooks import Project
+from i2p_lib.profiles import Profile
+from i2p_lib.store import PACKAGE, Entry, read_json
+
+CHIPS = {paper.REPRODUCED: "good", paper.DIFFERS: "bad", paper.OTHER_SETTING: "warn"}
+
+
+def cell(value: Any) -> str:
+    """Return a value as the text of an HTML element, with nothing left that HTML would read.
+
+    >>> cell("<b>&")
+    '&lt;b&gt;&amp;'
+    """
+    return html.escape(str(value), quote=True).replace("\n", " ")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Return an HTML table in a raw block; the rows' cells must be HTML already (see `cell`)."""
+
+    def line(tag: str, values: Sequence[str]) -> str:
+        marks = [' class="i2p-number"' if i in numbers else "" for i in range(len(values))]
+        inner = (f"<{tag}{m}>{v}</{tag}>" for m, v in zip(marks, values, strict=True))
+        return f"<tr>{''.join(inner)}</tr>"
+
+    body = "\n".join(line("td", row) for row in rows)
+    head = line("th", [cell(column) for column in columns])
+    return (
+        '```{raw} html\n<div class="i2p-scroll"><table class="i2p-table">\n'
+        f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>\n```\n"
+    )
+
+
+def chip(verdict: str) -> str:
+    """Return a verdict as a coloured chip; what was not run or is not in the paper stays grey."""
+    return f'<span class="i2p-chip i2p-{CHIPS.get(verdict, "open")}">{cell(verdict)}</span>'
+
+
+def overview(project: Project, profile: Profile) -> str:
+    """Return the page of every figure and table of the paper: where, in which setting, verdict."""
+    seen = [item for item in paper.ITEMS.values() if item.seen]
+    unseen = [item for item in paper.ITEMS.values() if not item.seen]
+    columns = ["of the paper", "what it shows", "chapter", "our setting", "verdict"]
+    folder = project.build / "items" / profile.name
+
+    def rows(items: Sequence[paper.Item]) -> list[list[str]]:
+        return [_item_row(item, _recorded(folder / f"{item.id}.json"), project) for item in items]
+
+    return (
+        "# Every figure and table\n\n"
+        f"Profile **{cell(profile.name)}**: {cell(profile.description)}\n\n"
+        "A verdict compares single numbers, so an item can carry several; the number says how "
+        "many of its values. "
+        "*Other setting* means that data, network or recipe are not the paper's, so the gap "
+        "between the numbers says nothing, and only the direction can be compared in the "
+        "chapter.\n\n"
+        f"{table(columns, rows(seen))}\n## In later versions only\n\n"
+        "These belong to the conference paper, whose text could not be read; "
+        "the experiments are ours after its abstract, and there is no number to compare with.\n\n"
+        f"{table(columns, rows(unseen))}"
+    )
+
+
+def _item_row(item: paper.Item, rows: list[dict[str, Any]] | None, project: Project) -> list[str]:
+    page = f"chapters/{item.chapter}.html"
+    anchor = f"#{item.id}" if has_anchor(project.sources().get(item.chapter), item.id) else ""
+    link = f'<a href="{cell(page + anchor)}">{cell(item.chapter)}</a>'
+    head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
+    ran = [row for row in rows or [] if not row["verdict"].startswith(paper.NOT_RUN)]
+    if not ran:
+        return [*head, f"needs {cell(item.needs)}", chip(paper.NOT_RUN)]
+    settings = dict.fromkeys(row["setting"] for row in ran)
+    counts = Counter(row["verdict"] for row in ran)
+    absent = len(rows or []) - len(ran)
+    chips = [f"{chip(verdict)} {count}" for verdict, count in counts.items()]
+    chips += [f"{chip(paper.NOT_RUN)} {absent}"] if absent else []
+    return [*head, "<br>".join(cell(text) for text in settings), "<br>".join(chips)]
+
+
+def _recorded(path: Path) -> list[dict[str, Any]] | None:
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+
+
+def has_anchor(source: Path | None, label: str) -> bool:
+    """Return whether a notebook's text carries the MyST label `(label)=`."""
+    if source is None:
+        return False
+    cells = nbformat.read(source, as_version=4).cells
+    return any(f"({label})=" in c.source for c in cells if c.cell_type == "markdown")
+
+
+def code(project: Project) -> str:
+    """Return the page that leads from each figure to its notebook, experiments and functions."""
+    sources = project.sources()
+    items = [
+        [
+            cell(item.section),
+            cell(item.title),
+            f'<a href="chapters/{cell(item.chapter)}.html">notebooks/{cell(item.chapter)}.ipynb</a>',
+        ]
+        for item in paper.ITEMS.values()
+    ]
+    chapters = [
+        [f"<code>notebooks/{cell(name)}.ipynb</code>",
+         ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(path))]
+        for name, path in sources.items()
+    ]  # fmt: skip
+    modules = [
+        [f"<code>{cell(path.relative_to(PACKAGE.parent).as_posix())}</code>", cell(first_line(path))]
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+    return (
+        "# Where the code is\n\n"
+        "This page is made from the sources.\n\n"
+        "## From a figure to its notebook\n\n"
+        f"{table(['of the paper', 'what it shows', 'notebook'], items)}\n"
+        "## From a notebook to the library\n\n"
+        f"{table(['notebook', 'what it uses'], chapters)}\n"
+        "## The library\n\n"
+        f"{table(['module', 'what belongs in it'], modules)}"
+    )
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a module's docstring, empty where it has none."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0]
+
+
+def run_note(record: dict[str, Any]) -> str:
+    """Return the lines under a chapter's title: how this copy was run, and its source to take."""
+    machine = record["machine"]
+    gpu = "" if machine["gpu"] == "none" else f", {machine['gpu']}"
+    text = (
+        f"Profile {record['profile']}, executed {record['date']} in {duration(record['seconds'])} "
+        f"on {machine['processor']} ({machine['cores']} cores{gpu}); "
+        f"Python {record['versions']['python']}, torch {record['versions']['torch']}."
+    )
+    name = Path(record["chapter"]).name
+    return (
+        f'```{{raw}} html\n<p class="i2p-run">{cell(text)}</p>\n```\n\n'
+        f"{{download}}`Download this notebook <source/{name}.ipynb>`"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(75), duration(3.2)
+    ('1 min 15 s', '3 s')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> str:
+    """Return the page that says how long everything took, on which machine, with what."""
+    rows = [
+        [
+            f'<a href="chapters/{cell(r["chapter"])}.html">{cell(r["chapter"])}</a>',
+            cell(duration(r["seconds"])),
+            cell(r["date"]),
+            cell(f"{r['machine']['processor']}, {r['machine']['cores']} cores"),
+            cell(f"{r['machine']['memory_gib']} GiB"),
+            cell(r["machine"]["gpu"]),
+        ]
+        for r in records
+    ]
+    chapters = table(["chapter", "time", "date", "processor", "memory", "GPU"], rows, [1])
+    packages = sorted({(k, v) for r in records for k, v in r["versions"].items()})
+    versions = table(["package", "version"], [[cell(k), cell(v)] for k, v in packages])
+    return (
+        f"# How this book was run\n\nProfile **{cell(profile.name)}**: {cell(profile.description)}\n\n"
+        "The times of the chapters are those of their notebooks alone; "
+        "the networks that they show were trained before and are counted below.\n\n"
+        f"## Chapters\n\n{chapters}\n## Training runs\n\n{training(profile)}\n"
+        f"## Versions\n\n{versions}"
+    )
+
+
+def training(profile: Profile) -> str:
+    """Return the table of the profile's runs by experiment: how many, and their seconds."""
+    rows = []
+    for name, specs in profile.experiments.items():
+        seconds = [_seconds(Entry.of(spec)) for spec in specs]
+        known = [value for value in seconds if value is not None]
+        total = duration(sum(known)) if known else "-"
+        longest = duration(max(known)) if known else "-"
+        rows.append([cell(name), str(len(specs)), str(len(known)), total, longest])
+    columns = ["experiment", "runs", "trained", "time of all", "longest"]
+    note = "Each run uses one thread; experiments may share runs, which train once.\n\n"
+    return note + table(columns, rows, [1, 2, 3, 4])
+
+
+def _seconds(entry: Entry) -> float | None:
+    if not entry.done():
+        return None
+    return read_json(entry.folder / "metrics.json")["seconds_total"]
+
+
+def functions_used(source: Path) -> list[str]:
+    """Return the names of `i2p_lib` that a notebook's code imports or calls, sorted."""
+    notebook = nbformat.read(source, as_version=4)
+    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    lines = [line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    tree = ast.parse("\n".join(lines))
+    aliases: dict[str, str] = {}
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            aliases |= {a.asname or a.name: a.name for a in node.names if _ours(a.name)}
+        elif isinstance(node, ast.ImportFrom) and _ours(node.module or ""):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                aliases[alias.asname or alias.name] = full
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in aliases:
+                used.add(f"{aliases[node.value.id]}.{node.attr}")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in aliases:
+                used.add(aliases[node.func.id])
+    return sorted(used)
+
+
+def _ours(module: str) -> bool:
+    return module.split(".")[0] == "i2p_lib"
