@@ -98,7 +98,7 @@ def _finish(entry: Entry, state: State, about: dict) -> None:
     folder = entry.folder
     kept = final_features(state)
     metrics = _metrics(state, kept)
-    kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
+    kept = {name: _compact(values) for name, values in kept.items()}
     store.write_json(folder / "metrics.json", metrics)
     store.write_csv(folder / "probes.csv", state.probes, PROBE_COLUMNS)
     store.write_tensors(folder / "features.safetensors", kept)
@@ -111,6 +111,14 @@ def _finish(entry: Entry, state: State, about: dict) -> None:
     store.write_json(folder / "state.json", about)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     entry.log(f"done: top1 {metrics['top1']:.4f}")
+
+
+def _compact(values: torch.Tensor) -> torch.Tensor:
+    """Return floats as float16, or as they are where one is too large for it."""
+    if not values.is_floating_point():
+        return values
+    half = values.half()
+    return half if torch.isfinite(half).all() else values
 
 
 def _metrics(state: State, kept: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -108,12 +108,12 @@ class ProbeHook:
 
 
 def final_features(state: State) -> dict[str, Tensor]:
-    """Return what a finished run keeps of train and test: features and logits (float16), labels."""
+    """Return what a finished run keeps of train and test: features, logits and labels."""
     kept = {}
     for name in ("train", "test"):
         split = getattr(state.splits, name)
         layers, logits = features(state, split, [])
-        kept[f"{name}_features"] = layers[PENULTIMATE].half()
-        kept[f"{name}_logits"] = logits.half()
+        kept[f"{name}_features"] = layers[PENULTIMATE]
+        kept[f"{name}_logits"] = logits
         kept[f"{name}_labels"] = split.labels.clone()
     return kept

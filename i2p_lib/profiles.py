@@ -17,9 +17,8 @@ import yaml
 from i2p_lib import runs
 from i2p_lib.results import RunResult
 from i2p_lib.spec import RunSpec, spec_from, unknown_key
-from i2p_lib.store import PACKAGE, Entry
+from i2p_lib.store import Entry, project_root
 
-PROFILES = PACKAGE.parent / "notebooks" / "profiles"
 KEYS = ("description", "device", "workers", "defaults", "experiments", "chapters")
 
 
@@ -83,9 +82,14 @@ class Profile:
         return list({spec.key_fields(): spec for spec in specs}.values())
 
 
+def profiles_folder() -> Path:
+    """Return the folder of the profiles that come with the book."""
+    return project_root() / "notebooks" / "profiles"
+
+
 def profile_names() -> tuple[str, ...]:
     """Return the names of the profiles that come with the book."""
-    return tuple(sorted(path.stem for path in PROFILES.glob("*.yml")))
+    return tuple(sorted(path.stem for path in profiles_folder().glob("*.yml")))
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -141,7 +145,7 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix not in (".yml", ".yaml"):
-        path = PROFILES / f"{name_or_path}.yml"
+        path = profiles_folder() / f"{name_or_path}.yml"
     if not path.is_file():
         known = profile_names()
         close = difflib.get_close_matches(path.stem, known, n=1)

@@ -96,26 +96,26 @@ def train_missing(
     failures: list[tuple[RunSpec, str]] = []
     ended = 0
     with _bar(sum(cost.values()), progress) as bar:
-        done = dict.fromkeys(missing, 0.0)
+        done = dict.fromkeys(missing, 0)
 
-        def advance(key: str, share: float) -> None:
-            done[key] = cost[key] * share
-            bar.n = min(sum(done.values()), bar.total)
-            bar.refresh()
+        def advance(key: str, epoch: int) -> None:
+            reached = cost[key] * epoch // missing[key].spec.epochs
+            bar.update(reached - done[key])
+            done[key] = reached
 
         def on_event(job: pool.Job, event: pool.Event) -> None:
             nonlocal ended
             key = job["key"]
             if event["event"] == "epoch":
-                advance(key, event["epoch"] / missing[key].spec.epochs)
+                advance(key, event["epoch"])
                 return
             if event["event"] == "failed":
                 failures.append((missing[key].spec, event["traceback"]))
                 if missing[key].state().get("state") != "failed":  # its worker died
                     mark_failed(missing[key], event["traceback"])
             ended += 1
-            advance(key, 1.0)
-            bar.set_description_str(f"{ended}/{len(missing)} runs")
+            advance(key, missing[key].spec.epochs)
+            bar.set_description_str(f"{ended}/{len(missing)} runs", refresh=False)
 
         bar.set_description_str(f"0/{len(missing)} runs")
         pool.work(jobs, min(workers or most, len(jobs)), on_event)
@@ -125,13 +125,20 @@ def train_missing(
 
 
 def status(specs: Sequence[RunSpec], store: str | Path | None = None) -> pd.DataFrame:
-    """Return one row per spec: run, state (done, running, failed, stale or missing), why, key."""
-    entries = [Entry.of(spec, store) for spec in specs]
+    """Return one row per spec: run, state (done, running, failed, stale or missing), why, key.
+
+    A run whose data or weights are not on this machine is missing; why says how to get them.
+    """
     older = _older_runs(store)
     rows = []
-    for entry in entries:
-        state, why = _state_of(entry, older)
-        rows.append({"run": entry.spec.label(), "state": state, "why": why, "key": entry.key[:16]})
+    for spec in specs:
+        try:
+            entry = Entry.of(spec, store)
+        except FileNotFoundError as error:
+            key, state, why = "", "missing", str(error)
+        else:
+            key, (state, why) = entry.key[:16], _state_of(entry, older)
+        rows.append({"run": spec.label(), "state": state, "why": why, "key": key})
     return pd.DataFrame(rows, columns=["run", "state", "why", "key"])
 
 
@@ -177,14 +184,14 @@ def _sizes(data: str) -> tuple[int, int, int]:
     return len(train_set.labels), len(val_set.labels), len(train_set.class_names)
 
 
-def _cost(spec: RunSpec) -> float:
-    """Return a run's length in clouds passed forward and backward (a forward pass is a third)."""
+def _cost(spec: RunSpec) -> int:
+    """Return a run's length in points passed forward and backward (forward is a third of it)."""
     n_train, n_val, classes = _sizes(spec.data)
     if spec.shots is not None:
         n_train = spec.shots * classes
     n_train = min(n_train, spec.train_limit or n_train)
     n_val = min(n_val, spec.test_limit or n_val)
-    return spec.epochs * (n_train + n_val / 3) * spec.points
+    return spec.epochs * (3 * n_train + n_val) * spec.points
 
 
 def _bar(total: float, progress: bool) -> tqdm:
@@ -192,6 +199,9 @@ def _bar(total: float, progress: bool) -> tqdm:
         total=total,
         disable=not progress,
         leave=False,
+        mininterval=1.0,  # every drawing is an output in an executed notebook
+        miniters=0,
+        smoothing=0,
         bar_format="{desc} {percentage:3.0f}% |{bar:30}| {elapsed}, {remaining} left{postfix}",
     )
 
@@ -200,6 +210,6 @@ def _epoch_bar(bar: tqdm) -> Hook:
     def hook(state: State) -> None:
         bar.update(state.epoch - bar.n)
         if state.history:
-            bar.set_postfix_str(f"val top1 {state.history[-1]['val_top1']:.3f}")
+            bar.set_postfix_str(f"val top1 {state.history[-1]['val_top1']:.3f}", refresh=False)
 
     return hook

@@ -62,6 +62,19 @@ class RunSpec(BaseModel):
     a ValueError.  Specs are frozen; `spec.model_copy(update=...)` does not validate, so build
     a variant with `spec.but(lr=0.01)`.
 
+    data, model, weights       names, see `dataset_names` and `image_model`; "random": no weights
+    regime                     what is trained: io, io+ms, io+bn or all (paper, section 3.3)
+    axis, normalize, recipe    how weights are inflated, see `inflate`
+    protocol                   "clean": mean of a voxel's points, the last epoch's weights, test
+                               read once; "released" (the original code): one point per voxel,
+                               test read every epoch, also as the epoch that is best on it
+    voxel_size, points         edge of a voxel in the cloud's unit; points used of each cloud
+    schedule, warmup           see `train.learning_rate`; the share of steps in which it rises
+    augment                    "none", "paper", "upright", or a mapping of `Augment` settings
+    shots, episode             clouds per class, and which draw of them; both or neither
+    probe_epochs               epochs after which stages are probed (0: before training)
+    train_limit, test_limit    at most so many clouds to train on, and to measure val and test on
+
     >>> RunSpec(regime="io+bn", lr=0.003).label()
     'efficientnet_lite0 imagenet1k io+bn on home_objects, 10 epochs, seed 0'
     """

@@ -52,9 +52,15 @@ class DamagedRun(ValueError):
     """A stored result is not what was written."""
 
 
+def project_root() -> Path:
+    """Return the checkout this package lies in, or the working folder where it is installed."""
+    checkout = PACKAGE.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
 def store_root(store: str | Path | None = None) -> Path:
     """Return the store's folder: the argument, else $I2P_RUNS, else `_runs` in the project."""
-    return Path(store or os.environ.get("I2P_RUNS") or PACKAGE.parent / "_runs").resolve()
+    return Path(store or os.environ.get("I2P_RUNS") or project_root() / "_runs").resolve()
 
 
 def source_hash(text: str) -> str:
@@ -115,10 +121,16 @@ def key_parts(spec: RunSpec) -> dict[str, str]:
     parts = {
         "spec": spec.key_fields(),
         "data": dataset_hash(spec.data),
-        "weights": weights_hash(spec.model, spec.weights),
+        "weights": _weights_hash(spec.model, spec.weights),
     }
     sources = source_parts(probes=bool(spec.probe_epochs))
     return parts | {f"source {name}": value for name, value in sources.items()}
+
+
+@lru_cache(maxsize=64)
+def _weights_hash(model: str, weights: str) -> str:
+    """Hash a weight file once a process; loading it checks it again."""
+    return weights_hash(model, weights)
 
 
 def key_of(parts: dict[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""The worker process behind `run_all`: trains the runs that its stdin names, one at a time."""
+"""The worker process behind `run_all`: trains the runs that its stdin names, one at a time.
+
+It imports torch only with its first job, so that a parent's end is noticed from the beginning.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-
-from i2p_lib.execute import train_entry
-from i2p_lib.spec import RunSpec
-from i2p_lib.store import Entry
-from i2p_lib.train import State
+from collections.abc import Callable
 
 
 def main() -> None:
@@ -41,17 +40,18 @@ def main() -> None:
             tell(event="done")
 
 
-def _serve(job: dict, tell) -> None:
+def _serve(job: dict, tell: Callable[..., None]) -> None:
+    from i2p_lib.execute import train_entry
+    from i2p_lib.spec import RunSpec
+    from i2p_lib.store import Entry
+
     entry = Entry.of(RunSpec(**job["spec"]), job["store"])
     if entry.key != job["key"]:
         raise RuntimeError(
             "sources, data or weights changed after the runs were planned: start them again"
         )
 
-    def epoch_hook(state: State) -> None:
-        tell(event="epoch", epoch=state.epoch)
-
-    train_entry(entry, job["device"], [epoch_hook])
+    train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
 
 
 def _read_jobs(jobs: queue.Queue) -> None:

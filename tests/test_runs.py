@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -168,6 +169,23 @@ def test_status_tells_done_missing_and_stale_with_the_reason(copied, monkeypatch
     assert list(stale["state"]) == ["stale"] and list(stale["why"]) == ["changed since: data"]
 
 
+def test_status_of_a_run_without_its_data_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("I2P_DATA", str(tmp_path))
+    table = status([SPEC.but(data="modelnet40")], store=tmp_path)
+    assert table["state"][0] == "missing" and "modelnet40_ply_hdf5_2048" in table["why"][0]
+
+
+def test_every_listed_source_exists():
+    for pattern in store.SOURCES + store.PROBE_SOURCES:
+        assert list(store.PACKAGE.glob(pattern)), pattern
+
+
+def test_features_too_large_for_half_precision_are_kept_whole():
+    assert execute._compact(torch.tensor([1.0, 2.0])).dtype == torch.float16
+    assert execute._compact(torch.tensor([1.0, 1e6])).dtype == torch.float32
+    assert execute._compact(torch.tensor([1])).dtype == torch.int64
+
+
 @pytest.mark.parametrize("name", store.RESULTS)
 def test_a_changed_result_file_is_refused_by_name(copied, name):
     path = Entry.of(SPEC, copied).folder / name
@@ -237,6 +255,20 @@ def test_workers_give_the_same_numbers_and_one_failure_stops_no_other(finished, 
     assert list(table["state"]) == ["failed", "done"]
     assert "99999" in table["why"][0]
     assert_same(run(SPEC, store=tmp_path), run(SPEC, store=finished))
+
+
+def test_a_run_that_another_process_trains_is_waited_for_and_found(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "train", no_training)
+    entry, found = Entry.of(SPEC, tmp_path), []
+    with entry.lock():
+        waiting = threading.Thread(
+            target=lambda: found.append(run(SPEC, store=tmp_path, progress=False))
+        )
+        waiting.start()
+        assert status([SPEC], store=tmp_path)["state"][0] == "running"
+        shutil.copytree(Entry.of(SPEC, finished).folder, entry.folder)
+    waiting.join(timeout=30)
+    assert found[0].key == entry.key
 
 
 def test_a_full_disk_leaves_earlier_runs_usable_and_is_retried(copied, monkeypatch):
