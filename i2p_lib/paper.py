@@ -1,0 +1,239 @@
+"""Our numbers beside the paper's: matching rows, and the one rule of the verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from i2p_lib.paper_items import (
+    COMPARISON_COLUMNS,
+    DIFFERS,
+    ITEMS,
+    KEY,
+    NOT_IN_PAPER,
+    NOT_RUN,
+    OTHER_SETTING,
+    PERCENT,
+    REPRODUCED,
+    Item,
+    known_item,
+    paper_values,
+    typed_comparison,
+)
+from i2p_lib.paper_pages import Recorded, comparison_html, record, recorded_items, verdict_counts
+
+__all__ = [
+    "COMPARISON_COLUMNS", "ITEMS", "Item", "PAPER_RECIPE", "Recorded", "compare",
+    "comparison_html", "method_name", "paper_values", "record", "recorded_items", "rows_of_runs",
+    "tolerance", "verdict", "verdict_counts",
+]  # fmt: skip
+
+_DATA_NAMES = {
+    "modelnet40": "ModelNet40",
+    "s3dis_area5": "S3DIS",
+    "semantic_kitti_08": "SemanticKITTI",
+}
+_WEIGHT_NAMES = {
+    "imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k", "cityscapes": "Cityscapes",
+    "stylized_imagenet": "Stylized-ImageNet",
+}  # fmt: skip
+# Names of other libraries -> the paper's names of the same networks.
+_PAPER_MODELS = {
+    "wide_resnet101_2": "resnet101x2", "hrnet_w48": "hrnetv2_w48",
+    "vit_base_patch16_224": "vit_b_16", "vit_large_patch16_224": "vit_l_16",
+}  # fmt: skip
+# The authors trained these image networks themselves and released no file.
+_UNPUBLISHED = {("pointnet2_ssg", "imagenet1k"), ("simpleview", "imagenet1k")}
+# The released training recipe (ModelNet40).  The learning rate's schedule is given twice: the
+# released code steps a cosine per iteration, and nobody knows whether the paper's runs did.
+PAPER_RECIPE = {
+    "recipe": "paper", "protocol": "released", "normalize": False, "voxel_size": 0.05,
+    "points": 2048, "batch_size": 32, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4,
+    "schedule": ("cosine", "cosine_per_iteration"), "label_smoothing": 0.0,
+    "augment": "paper", "axis": "z",
+}  # fmt: skip
+
+
+def method_name(regime: str, weights: str | None) -> str:
+    """Return the paper's name of a training method: "scratch", "fip-io", "fip-all", ...
+
+    Random weights that stay frozen in part ("random-io+bn") are our control, not a method of
+    the paper.
+
+    >>> method_name("io+bn", "imagenet1k"), method_name("all", "random")
+    ('fip-io+bn', 'scratch')
+    """
+    if weights not in (None, "random"):
+        return f"fip-{regime}"
+    return "scratch" if regime == "all" else f"random-{regime}"
+
+
+def rows_of_runs(runs: pd.DataFrame, metric: str = "top1", column: str = "top1") -> pd.DataFrame:
+    """Return the rows that `compare` wants, one per run, from a table of runs (settings, metrics).
+
+    Accuracies become per cent.  A run counts as in the paper (as_in_paper) where every setting is
+    the released recipe's: `PAPER_RECIPE`, 100 epochs or more, and all of the data.
+    """
+    wanted = ["data", "model", "weights", "regime", column, *PAPER_RECIPE, "epochs"]
+    missing = [name for name in wanted if name not in runs]
+    if missing:
+        raise ValueError(f"the table of runs lacks the columns {missing}; got {[*runs.columns]}")
+    same = runs["epochs"] >= 100
+    for name, value in PAPER_RECIPE.items():
+        same &= runs[name].isin(value if isinstance(value, tuple) else (value,))
+    for name in ("train_limit", "test_limit"):
+        if name in runs:
+            same &= runs[name].isna()
+    methods = [method_name(r, w) for r, w in zip(runs["regime"], runs["weights"], strict=True)]
+    return pd.DataFrame(
+        {
+            "dataset": runs["data"], "model": runs["model"], "method": methods,
+            "pretraining": runs["weights"].replace("random", "none"),
+            "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
+            "value": runs[column] * (100 if metric in PERCENT else 1), "as_in_paper": same,
+        }
+    )  # fmt: skip
+
+
+def tolerance(paper: float, paper_std: float, ours_std: float, metric: str) -> float:
+    """Return the largest difference that still counts as reproduced.
+
+    Two standard deviations of the difference, paper's and ours taken together (an unknown one
+    counts as zero), but at least 1.0 point for accuracies and mIoU, and at least a tenth of the
+    paper's value for other metrics (epochs, distances).
+    """
+    known = [s for s in (paper_std, ours_std) if s is not None and math.isfinite(s)]
+    least = 1.0 if metric in PERCENT else abs(paper) / 10
+    return max(2 * math.hypot(*known), least)
+
+
+def verdict(
+    paper: float | None,
+    ours: float | None,
+    same_setting: bool,
+    metric: str = "top1",
+    paper_std: float = math.nan,
+    ours_std: float = math.nan,
+    needs: str = "",
+) -> str:
+    """Return the verdict on one number.  This is the rule, the only place where it is written.
+
+    "not run: needs ..."  we have no number
+    "not in the paper"    the paper has no number
+    "other setting"       data, model, pretraining or recipe are not the paper's, whatever the gap
+    "reproduced"          same setting, and |ours - paper| <= `tolerance`
+    "differs"             same setting, and farther apart
+    """
+    if ours is None or math.isnan(ours):
+        return f"{NOT_RUN}: needs {needs}" if needs else NOT_RUN
+    if paper is None or math.isnan(paper):
+        return NOT_IN_PAPER
+    if not same_setting:
+        return OTHER_SETTING
+    # The small term keeps 91.3 - 90.3 within 1.0 in binary arithmetic.
+    within = abs(ours - paper) <= tolerance(paper, paper_std, ours_std, metric) + 1e-9
+    return REPRODUCED if within else DIFFERS
+
+
+def compare(
+    item: str, ours: pd.DataFrame | None = None, stand_in: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Return the paper's values of an item with ours beside them (columns COMPARISON_COLUMNS).
+
+    ours      one row per seed: dataset, model, method, pretraining, metric, value, and where it
+              applies shots.  Accuracies and mIoU in per cent.  A column as_in_paper (bool) says
+              where data, voxels, epochs, optimizer and protocol are the paper's; without it they
+              are taken not to be.  `rows_of_runs` makes such rows from a table of runs.
+    stand_in  our model -> the paper's model whose line it is printed in, when the setting is
+              another one: {"efficientnet_lite0": "resnet50"}.
+
+    First come the paper's rows in its order, then our rows that it has no value for.  The
+    difference is given for the same setting alone: between other data it would mean nothing.
+    Raises ValueError for an unknown item, missing columns, or accuracies that look like fractions.
+    """
+    known_item(item)
+    theirs = paper_values().query("item == @item")
+    groups = _grouped(ours)
+    stand_in = stand_in or {}
+    rows: list[dict] = []
+    used: set[int] = set()
+    for row in theirs.to_dict("records"):
+        exact = [i for i, g in enumerate(groups) if _matches(g, row, {}, KEY)]
+        same = [i for i in exact if groups[i]["as_in_paper"]]
+        loose = [i for i, g in enumerate(groups) if _matches(g, row, stand_in, KEY[1:])]
+        found = same or exact or loose
+        used |= set(found)
+        rows += [_line(row, groups[i], i in same) for i in found] or [_line(row, None, False)]
+    rows += [_line(None, g, False) for i, g in enumerate(groups) if i not in used]
+    return typed_comparison(pd.DataFrame(rows, columns=COMPARISON_COLUMNS))
+
+
+def _grouped(ours: pd.DataFrame | None) -> list[dict]:
+    """Return one dictionary per setting of ours: key, as_in_paper, mean, std and seeds."""
+    if ours is None or ours.empty:
+        return []
+    missing = {"dataset", "model", "method", "pretraining", "metric", "value"} - {*ours.columns}
+    if missing:
+        raise ValueError(f"our values lack the columns {sorted(missing)}; got {[*ours.columns]}")
+    table = ours.assign(value=ours["value"].astype(float))
+    table["shots"] = ours["shots"] if "shots" in ours else None
+    table["as_in_paper"] = ours["as_in_paper"].astype(bool) if "as_in_paper" in ours else False
+    table["model"] = ours["model"].replace(_PAPER_MODELS)
+    percent = table.loc[table["metric"].isin(PERCENT), "value"]
+    if not table["value"].map(math.isfinite).all():
+        raise ValueError("our values hold one that is not finite; leave failed runs out")
+    if len(percent) and percent.max() <= 1:
+        raise ValueError("accuracies and mIoU are wanted in per cent, got fractions of 1")
+    # groupby would count each missing number of shots as a value of its own kind
+    table["shots"] = pd.to_numeric(table["shots"]).fillna(-1).astype(int)
+    groups = []
+    for key, part in table.groupby([*KEY, "as_in_paper"], sort=False):
+        group = dict(zip([*KEY, "as_in_paper"], key, strict=True))
+        group["shots"] = None if group["shots"] < 0 else group["shots"]
+        spread = part["value"].std(ddof=1) if len(part) > 1 else math.nan
+        groups.append(group | {"mean": part["value"].mean(), "std": spread, "seeds": len(part)})
+    return groups
+
+
+def _matches(group: dict, row: dict, stand_in: Mapping[str, str], names: list[str]) -> bool:
+    group = group | {"model": stand_in.get(group["model"], group["model"])}
+    shots = None if pd.isna(row["shots"]) else int(row["shots"])
+    return all(group[name] == (row | {"shots": shots})[name] for name in names)
+
+
+def _line(row: dict | None, group: dict | None, same: bool) -> dict:
+    """Return one row of a comparison from the paper's row, ours, or both."""
+    key = {name: (row or group)[name] for name in KEY}
+    paper, paper_std = (row["value"], row["std"]) if row else (math.nan, math.nan)
+    ours, ours_std, seeds, setting = math.nan, math.nan, 0, ""
+    if group:
+        ours, ours_std, seeds = group["mean"], group["std"], group["seeds"]
+        setting = "as in the paper" if same else _setting(row, group)
+    judged = verdict(
+        paper, ours, same, key["metric"], paper_std, ours_std, _needs(row) if row else ""
+    )
+    return key | {
+        "paper": paper, "paper_std": paper_std, "ours": ours, "ours_std": ours_std,
+        "seeds": seeds, "difference": ours - paper if same else math.nan,
+        "setting": setting, "verdict": judged,
+    }  # fmt: skip
+
+
+def _setting(row: dict | None, group: dict) -> str:
+    """Say what is other than the paper's in a row of ours."""
+    if row and all(group[name] == row[name] for name in ("dataset", "model")):
+        return "other recipe"
+    return f"{group['dataset']}, {group['model']}"
+
+
+def _needs(row: dict) -> str:
+    """Say what the paper's own number asks for: its data and its image weights."""
+    data = _DATA_NAMES.get(row["dataset"], row["dataset"])
+    if row["pretraining"] == "none":
+        return data
+    if (row["model"], row["pretraining"]) in _UNPUBLISHED:
+        return f"{data} and image weights that were never released"
+    weights = _WEIGHT_NAMES.get(row["pretraining"], row["pretraining"])
+    return f"{data} and {weights} weights of {row['model']}"

@@ -1,0 +1,133 @@
+"""The paper's items and printed values: what there is to regenerate, as data."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+VALUES_FILE = Path(__file__).with_name("paper_values.csv")
+KEY = ["dataset", "model", "method", "pretraining", "shots", "metric"]
+_VALUE_COLUMNS = ["item", *KEY, "value", "std", "source", "note"]
+COMPARISON_COLUMNS = [
+    *KEY, "paper", "paper_std", "ours", "ours_std", "seeds", "difference", "setting", "verdict",
+]  # fmt: skip
+
+REPRODUCED, DIFFERS, OTHER_SETTING = "reproduced", "differs", "other setting"
+NOT_IN_PAPER, NOT_RUN = "not in the paper", "not run"
+PERCENT = ("top1", "miou", "top1_after_epoch_1")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One figure, table or experiment of the paper, and what its own scale asks for.
+
+    seen: False where only later versions have it, whose text and numbers we never saw.
+    """
+
+    id: str
+    title: str
+    section: str
+    chapter: str
+    needs: str
+    seen: bool = True
+
+
+_MODELNET = "ModelNet40, a GPU, torchvision's ImageNet-1k ResNets"
+_ICLR, _ECCV = "ICLR 2022 submission", "ECCV 2022 (text not seen)"
+ITEMS: Mapping[str, Item] = {
+    item.id: item
+    for item in (
+        Item("fig1", "From an image network to a point-cloud network", f"{_ICLR}, Fig. 1",
+             "00_method", "nothing: a drawing"),
+        Item("fig2a", "FIP-IO and FIP-IO+BN by pretraining data", f"{_ICLR}, Fig. 2 left",
+             "01_transfer", "ModelNet40, a GPU, ResNet50 from five image sets"),
+        Item("fig2b", "FIP-IO and FIP-IO+BN by network", f"{_ICLR}, Fig. 2 right",
+             "01_transfer", _MODELNET),
+        Item("table1", "ModelNet40 with all weights finetuned", f"{_ICLR}, Table 1",
+             "02_benchmarks", f"{_MODELNET}; ImageNet-21k weights; two networks whose image "
+             "weights were never released"),
+        Item("table2", "Segmentation of rooms and streets", f"{_ICLR}, Table 2",
+             "02_benchmarks", "S3DIS, SemanticKITTI, days on several GPUs"),
+        Item("table3", "Few-shot ModelNet40", f"{_ICLR}, Table 3", "03_few_shot", _MODELNET),
+        Item("fig3", "Epochs to 90 % accuracy", f"{_ICLR}, Fig. 3", "04_training_speedup",
+             f"{_MODELNET}, at least 122 epochs"),
+        Item("table4", "Texture or shape", f"{_ICLR}, Table 4", "05_neural_collapse",
+             "ModelNet40, a GPU, Stylized-ImageNet ResNet50, BagNet17 and BagNet33"),
+        Item("fig4", "Network dissection", f"{_ICLR}, Fig. 4", "05_neural_collapse",
+             "ModelNet40, Broden, ResNet50"),
+        Item("table5", "Distance between image and point features", f"{_ICLR}, Table 5",
+             "05_neural_collapse", "ModelNet40, ImageNet-1k images, torchvision's ResNet18"),
+        Item("collapse", "Neural collapse", _ECCV, "05_neural_collapse", _MODELNET, False),
+        Item("pointcontrast", "Comparison with PointContrast", _ECCV, "03_few_shot",
+             "ModelNet40, PointContrast's weights, the authors' 2D twin (never released)", False),
+        Item("semi_supervised", "Semi-supervised learning", _ECCV, "03_few_shot",
+             "ModelNet40, the authors' 2D twin (never released)", False),
+    )
+}  # fmt: skip
+
+
+def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
+    """Return the paper's printed values, one row each; the file is checked on every read.
+
+    Columns: item, dataset, model, method, pretraining, shots (nullable Int64), metric, value,
+    std, source, note.  Accuracies and mIoU are in per cent.  Text fields are never missing.
+    Raises ValueError naming the line for an unknown item, a missing field, a value that is no
+    finite number, or a key that occurs twice within an item.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is not beside the package's modules: reinstall it")
+    table = _read_texts(path)
+    for column in ("value", "std", "shots"):
+        numbers = pd.to_numeric(table[column].replace("", "nan"), errors="coerce")
+        allowed = numbers.notna() & numbers.abs().lt(math.inf)
+        allowed |= (table[column] == "") & (column != "value")
+        _refuse(path, table, ~allowed, f"{column} is not a number")
+        table[column] = numbers.astype("Int64") if column == "shots" else numbers.astype(float)
+    for column in ("dataset", "model", "method", "pretraining", "metric", "source"):
+        _refuse(path, table, table[column].str.strip() == "", f"{column} is empty")
+    _refuse(path, table, ~table["item"].isin(ITEMS), "unknown item")
+    _refuse(path, table, table.duplicated(["item", *KEY]), "the same key a second time")
+    return table
+
+
+def _read_texts(path: Path) -> pd.DataFrame:
+    """Read a CSV file as it is written: every field a text, every line of the same length."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file, strict=True)) or [[]]
+    if header != _VALUE_COLUMNS:
+        raise ValueError(f"{path.name}: expected columns {_VALUE_COLUMNS}, got {header}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path.name}, line {number}: expected {len(header)} fields, got {len(row)}: {row}"
+            )
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def _refuse(path: Path, table: pd.DataFrame, faulty: pd.Series, what: str) -> None:
+    if faulty.any():
+        line = int(faulty.idxmax()) + 2
+        raise ValueError(f"{path.name}, line {line}: {what}: {[*table.loc[faulty.idxmax()]]}")
+
+
+def known_item(item: str) -> Item:
+    """Return the item of that id; ValueError with all ids where there is none."""
+    if item not in ITEMS:
+        raise ValueError(f"unknown item {item!r}; expected one of {list(ITEMS)}")
+    return ITEMS[item]
+
+
+def typed_comparison(table: pd.DataFrame) -> pd.DataFrame:
+    """Give a comparison its column types, which an empty or all-missing column would lose."""
+    floats = ["paper", "paper_std", "ours", "ours_std", "difference"]
+    counts = ["shots", "seeds"]
+    texts = [name for name in COMPARISON_COLUMNS if name not in floats + counts]
+    table = table.astype(dict.fromkeys(floats, float) | dict.fromkeys(texts, str))
+    for name in counts:
+        table[name] = pd.to_numeric(table[name].where(table[name].notna())).astype("Int64")
+    return table
