@@ -1,0 +1,373 @@
+"""Figures of the book: one look, one palette, and one function per kind of plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+METHODS: dict[str, str] = {
+    "scratch": "#6b7280",
+    "FIP-IO": "#0f9d76",
+    "FIP-IO, moving statistics": "#8bbf3f",
+    "FIP-IO+BN": "#e8871e",
+    "FIP-ALL": "#2563c9",
+    "control IO": "#b8dccf",
+    "control IO, moving statistics": "#dbe8c0",
+    "control IO+BN": "#f5d3ac",
+}
+"""Name of each method -> its colour. A control is its regime's colour, washed out: the same
+layers trained, on a frozen backbone of random weights."""
+
+_NAMES = {"io": "IO", "io+ms": "IO, moving statistics", "io+bn": "IO+BN", "all": "ALL"}
+
+
+def method_label(weights: str, regime: str) -> str:
+    """The book's name of a regime on pretrained or random weights (paper, section 3.3)."""
+    if weights != "random":
+        return f"FIP-{_NAMES[regime]}"
+    return "scratch" if regime == "all" else f"control {_NAMES[regime]}"
+
+
+def with_method(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with a column ``method``, sorted as ``METHODS`` is."""
+    names = [method_label(w, r) for w, r in zip(runs["weights"], runs["regime"], strict=True)]
+    order = pd.CategoricalDtype(list(METHODS), ordered=True)
+    return runs.assign(method=pd.Series(names, index=runs.index).astype(order))
+
+
+def use_style() -> None:
+    """The book's look for every matplotlib figure that follows."""
+    sns.set_theme(style="whitegrid", context="notebook", rc={
+        "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.autolayout": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold",
+        "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.labelsize": 10.5,
+        "grid.color": "#e7e9ee", "axes.edgecolor": "#9aa1ad", "legend.frameon": False,
+        "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "font.family": "DejaVu Sans",
+    })  # fmt: skip
+
+
+def method_bars(
+    runs: pd.DataFrame, value: str = "top1", by: str | None = None, chance: float | None = None,
+    title: str = "", label: str = "top-1 accuracy on test clouds (%)",
+) -> Figure:  # fmt: skip
+    """Mean over seeds as bars, every seed as a dot; ``by`` groups the bars into panels."""
+    runs = with_method(runs)
+    panels = [(None, runs)] if by is None else list(runs.groupby(by, sort=False))
+    used = [m for m in METHODS if (runs["method"] == m).any()]
+    width = max(5.5, 1.15 * len(used)) if by is None else 0.95 * len(used) + 1
+    figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), 4.2), sharey=True,
+                                squeeze=False, layout="constrained")
+    for axis, (name, part) in zip(axes[0], panels, strict=True):
+        for place, method in enumerate(used):
+            values = 100 * part.loc[part["method"] == method, value].to_numpy()
+            if not len(values):
+                continue
+            axis.bar(place, values.mean(), color=METHODS[method], width=0.72, zorder=2)
+            spread = np.linspace(-0.13, 0.13, len(values)) if len(values) > 1 else [0]
+            axis.scatter(place + np.array(spread), values, s=20, color="#1f2937", zorder=3,
+                         edgecolor="white", linewidth=0.6)
+            axis.text(place, max(values.max(), values.mean()) + 1.2, f"{values.mean():.1f}",
+                      ha="center", va="bottom", fontsize=10, fontweight="bold", color="#1f2937")
+        axis.set_xticks(range(len(used)), [_wrapped(m) for m in used])
+        axis.set_title(title if name is None else str(name))
+        axis.grid(axis="x", visible=False)
+        if chance is not None:
+            axis.axhline(100 * chance, color="#9aa1ad", linestyle=":", zorder=1)
+            axis.text(len(used) - 0.5, 100 * chance + 0.6, "chance", color="#6b7280", fontsize=8.5,
+                      ha="right")
+    axes[0, 0].set_ylabel(label)
+    axes[0, 0].set_ylim(0, None)
+    axes[0, 0].margins(y=0.12)
+    return figure
+
+
+def _wrapped(method: str) -> str:
+    return method.replace(" IO", "\nIO").replace(", moving", ",\nmoving").replace("FIP-", "FIP-\n")
+
+
+def curves(
+    histories: pd.DataFrame, value: str = "val_top1", panels: str | None = None,
+    target: float | None = None, label: str = "top-1 on validation clouds (%)",
+) -> Figure:  # fmt: skip
+    """One thin line per seed and one thick line for their mean, per method, over the epochs."""
+    histories = with_method(histories)
+    groups = [(None, histories)] if panels is None else list(histories.groupby(panels, sort=False))
+    figure, axes = plt.subplots(1, len(groups), figsize=(6.6 * len(groups), 4.3), sharey=True,
+                                squeeze=False, layout="constrained")
+    for axis, (name, part) in zip(axes[0], groups, strict=True):
+        for method, lines in part.groupby("method", observed=True):
+            colour = METHODS[method]
+            for _, line in lines.groupby("seed"):
+                axis.plot(line["epoch"], 100 * line[value], color=colour, alpha=0.35, linewidth=1)
+            mean = lines.groupby("epoch")[value].mean()
+            axis.plot(mean.index, 100 * mean, color=colour, linewidth=2.6, label=method)
+        if target is not None:
+            axis.axhline(100 * target, color="#111827", linestyle="--", linewidth=1)
+            axis.text(part["epoch"].max(), 100 * target + 0.8, f"target {100 * target:.0f} %",
+                      ha="right", fontsize=9)
+        axis.set_xlabel("epoch")
+        axis.set_title("" if name is None else str(name))
+        axis.set_ylim(0, None)
+    axes[0, 0].set_ylabel(label)
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def shots(runs: pd.DataFrame, value: str = "top1") -> Figure:
+    """Few-shot accuracy: mean over episodes with one dot per episode (paper, Table 3)."""
+    runs = with_method(runs)
+    used = [m for m in METHODS if (runs["method"] == m).any()]
+    levels = sorted(runs["shots"].unique())
+    figure, axis = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
+    width = 0.8 / len(used)
+    for offset, method in enumerate(used):
+        for place, level in enumerate(levels):
+            chosen = (runs["method"] == method) & (runs["shots"] == level)
+            values = 100 * runs.loc[chosen, value].to_numpy()
+            x = place + (offset - (len(used) - 1) / 2) * width
+            axis.bar(x, values.mean(), width * 0.92, color=METHODS[method], zorder=2,
+                     label=method if place == 0 else None)
+            axis.scatter(np.full(len(values), x), values, s=18, color="#1f2937", zorder=3,
+                         edgecolor="white", linewidth=0.6)
+            axis.text(x, values.max() + 1, f"{values.mean():.1f}", ha="center", fontsize=9,
+                      fontweight="bold")
+    axis.set_xticks(range(len(levels)), [f"{int(n)}-shot" for n in levels])
+    axis.set_ylabel("top-1 accuracy on test clouds (%)")
+    axis.set_ylim(0, None)
+    axis.grid(axis="x", visible=False)
+    axis.legend(loc="upper left")
+    return figure
+
+
+def collapse_curves(
+    probes: pd.DataFrame, metrics: Mapping[str, str], layer: str = "penultimate"
+) -> Figure:
+    """Collapse metrics over the epochs, one panel each; test clouds solid, train clouds dashed."""
+    probes = with_method(probes[probes["layer"] == layer])
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.3 * columns, 3.3 * rows + 0.5),
+                                squeeze=False, layout="constrained")
+    for axis, (metric, title) in zip(axes.flat, metrics.items(), strict=False):
+        part = probes[probes["metric"] == metric]
+        for (method, split), lines in part.groupby(["method", "split"], observed=True):
+            mean = lines.groupby("epoch")["value"].mean()
+            axis.plot(mean.index, mean, color=METHODS[method], linewidth=2, marker="o",
+                      markersize=3.5, linestyle="-" if split == "test" else "--",
+                      alpha=1 if split == "test" else 0.55)
+        if (part["value"] > 0).all() and part["value"].max() > 20 * part["value"].min():
+            axis.set_yscale("log")
+        axis.set_title(title, fontsize=10.5)
+        axis.set_xlabel("epoch")
+    for axis in axes.flat[len(metrics):]:
+        axis.set_axis_off()
+    used = [m for m in METHODS if (probes["method"] == m).any()]
+    handles = [plt.Line2D([], [], color=METHODS[m], linewidth=2.5, label=m) for m in used]
+    handles += [plt.Line2D([], [], color="#374151", linestyle=s, label=f"{n} clouds")
+                for s, n in (("-", "test"), ("--", "train"))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    return figure
+
+
+def layer_profile(probes: pd.DataFrame, metric: str, label: str, split: str = "test") -> Figure:
+    """A metric through the network's depth, before training (faint) and after it."""
+    probes = with_method(probes[(probes["metric"] == metric) & (probes["split"] == split)])
+    layers = list(dict.fromkeys(probes["layer"]))
+    figure, axis = plt.subplots(figsize=(7.4, 4.0), layout="constrained")
+    last = probes["epoch"].max()
+    for method, lines in probes.groupby("method", observed=True):
+        for epoch, alpha, style in ((0, 0.4, ":"), (last, 1.0, "-")):
+            mean = lines[lines["epoch"] == epoch].groupby("layer")["value"].mean().reindex(layers)
+            axis.plot(range(len(layers)), mean, style, color=METHODS[method], alpha=alpha,
+                      linewidth=2.2, marker="o", markersize=4,
+                      label=method if epoch == last else None)
+    axis.set_xticks(range(len(layers)), layers)
+    axis.set_yscale("log")
+    axis.set_ylabel(label)
+    axis.set_title(f"dotted: before training; solid: after {last} epochs")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def setting_bars(runs: pd.DataFrame, setting: str, chance: float | None = None) -> Figure:
+    """One bar per value of a column: mean over seeds, every seed as a dot."""
+    names = list(dict.fromkeys(runs[setting]))
+    figure, axis = plt.subplots(figsize=(1.5 + 1.25 * len(names), 3.8), layout="constrained")
+    for place, name in enumerate(names):
+        values = 100 * runs.loc[runs[setting] == name, "top1"].to_numpy()
+        axis.bar(place, values.mean(), color=METHODS["FIP-IO+BN"], width=0.68, zorder=2)
+        axis.scatter(np.full(len(values), place), values, s=20, color="#1f2937", zorder=3,
+                     edgecolor="white", linewidth=0.6)
+        axis.text(place, values.max() + 1, f"{values.mean():.1f}", ha="center", fontsize=10,
+                  fontweight="bold")
+    if chance is not None:
+        axis.axhline(100 * chance, color="#9aa1ad", linestyle=":", zorder=1)
+    axis.set_xticks(range(len(names)), names)
+    axis.set_ylabel("top-1 accuracy on test clouds (%)")
+    axis.set_ylim(0, None)
+    axis.margins(y=0.12)
+    axis.grid(axis="x", visible=False)
+    return figure
+
+
+def cost_scatter(table: pd.DataFrame) -> Figure:
+    """Time per cloud over MACs per cloud; the area of a dot is the number of parameters."""
+    figure, axis = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
+    x, y = table["GMACs per cloud"], table["ms per cloud"]
+    colours = sns.color_palette("crest", len(table))
+    axis.scatter(x, y, s=8 * table["point parameters (M)"] + 30, c=colours, alpha=0.85, zorder=3)
+    for name, place_x, place_y in zip(table.index, x, y, strict=True):
+        axis.annotate(name, (place_x, place_y), xytext=(0, 12), textcoords="offset points",
+                      ha="center", fontsize=9)
+    axis.set(xscale="log", yscale="log", xlabel="GMACs per cloud",
+             ylabel="milliseconds per cloud, one CPU thread")
+    axis.margins(0.18)
+    return figure
+
+
+def collapse_scatter(table: pd.DataFrame) -> Figure:
+    """Test accuracy over the CDNV of the test features, one dot per run."""
+    figure, axis = plt.subplots(figsize=(7.0, 4.2), layout="constrained")
+    for method, part in table.groupby("method", observed=True):
+        axis.scatter(part["cdnv"], 100 * part["top1"], s=60, color=METHODS[method], label=method,
+                     edgecolor="#374151", linewidth=0.6, zorder=3)
+    axis.set(xscale="log", xlabel="CDNV of test features after training (left: more collapsed)",
+             ylabel="top-1 accuracy on test clouds (%)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def feature_maps(
+    features: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]
+) -> Figure:
+    """Features [N, d] and labels [N] of each run in the plane of their two main directions."""
+    figure, axes = plt.subplots(1, len(features), figsize=(5.2 * len(features) + 1.6, 4.4),
+                                squeeze=False, layout="constrained")
+    palette = sns.color_palette("husl", len(class_names))
+    for axis, (title, (values, labels)) in zip(axes[0], features.items(), strict=True):
+        centred = values - values.mean(0)
+        _, _, directions = np.linalg.svd(centred, full_matrices=False)
+        plane = centred @ directions[:2].T
+        for label, name in enumerate(class_names):
+            mine = labels == label
+            axis.scatter(*plane[mine].T, s=26, color=palette[label], label=name.replace("_", " "),
+                         edgecolor="white", linewidth=0.4)
+        axis.set(title=title, xticks=[], yticks=[])
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
+    return figure
+
+
+def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figure:
+    """Thumbnails of point clouds [N, P, 3], seen from the front and a little above."""
+    rows = -(-len(clouds) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.62 * rows),
+                                squeeze=False, layout="constrained")
+    turn, tilt = np.deg2rad(35), np.deg2rad(18)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, cloud, name in zip(axes.flat, clouds, names, strict=False):
+        x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
+        depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
+        y = cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt)
+        order = np.argsort(-depth)
+        axis.scatter(x[order], y[order], c=depth[order], s=1.1, cmap="viridis_r", linewidth=0)
+        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+        axis.set_title(name.replace("_", " "), fontsize=8.5, loc="center", fontweight="normal")
+    return figure
+
+
+def filters(image_filter: np.ndarray, volume: np.ndarray, axis: str) -> Figure:
+    """A 2D filter [k, k] beside the slices of its inflated twin [k, k, k] along ``axis``."""
+    slices = np.moveaxis(volume, "xyz".index(axis), 0).transpose(0, 2, 1)
+    largest = np.abs(image_filter).max()
+    figure, axes = plt.subplots(1, 1 + len(slices), figsize=(1.9 * (1 + len(slices)), 2.3),
+                                layout="constrained")
+    titles = ["image filter", *[f"{axis} = {i}" for i in range(len(slices))]]
+    for panel, values, title in zip(axes, [image_filter, *slices], titles, strict=True):
+        panel.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        panel.set_title(title, fontsize=10)
+        panel.set(xticks=[], yticks=[])
+        for (row, column), value in np.ndenumerate(values):
+            dark = abs(value) > 0.6 * largest
+            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                       color="white" if dark else "#1f2937")
+    return figure
+
+
+def voxels(cloud: np.ndarray, coords: np.ndarray, voxel_size: float, title: str) -> Figure:
+    """A cloud [P, 3] and the voxels [N, 3] that it occupies, side by side."""
+    figure = plt.figure(figsize=(9.5, 4.6), layout="constrained")
+    left = figure.add_subplot(1, 2, 1, projection="3d")
+    left.scatter(*cloud.T, c=cloud[:, 2], s=2, cmap="viridis", linewidth=0)
+    left.set_title(f"{len(cloud):,} points")
+    right = figure.add_subplot(1, 2, 2, projection="3d")
+    low = coords.min(0)
+    filled = np.zeros(coords.max(0) - low + 1, bool)
+    filled[tuple((coords - low).T)] = True
+    shade = plt.get_cmap("viridis")(np.linspace(0.1, 0.95, filled.shape[2]))
+    colours = np.broadcast_to(shade, (*filled.shape, 4))
+    right.voxels(filled, facecolors=colours, edgecolor=(1, 1, 1, 0.35), linewidth=0.3)
+    right.set_title(f"{len(coords):,} voxels of {voxel_size:g}  ({title})")
+    for axis in (left, right):
+        axis.set_box_aspect(np.ptp(cloud, axis=0) + 1e-6)
+        axis.set_axis_off()
+        axis.view_init(18, -60)
+    return figure
+
+
+def cloud_html(cloud: np.ndarray, title: str, colour: np.ndarray | None = None) -> str:
+    """A point cloud that can be turned, as HTML that needs only the book's own plotly.js."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(go.Scatter3d(
+        x=cloud[:, 0].round(3), y=cloud[:, 1].round(3), z=cloud[:, 2].round(3), mode="markers",
+        marker={"size": 2.2, "color": cloud[:, 2] if colour is None else colour,
+                "colorscale": "Viridis"}, hoverinfo="skip",
+    ))  # fmt: skip
+    hidden = {"visible": False}
+    figure.update_layout(
+        title={"text": title, "font": {"size": 14}}, height=420, paper_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 0, "r": 0, "t": 36, "b": 0},
+        scene={"aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden},
+    )
+    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+
+
+def framework() -> Figure:
+    """Figure 1 of the paper, drawn anew: what is copied, what is inflated, what is new."""
+    figure, axis = plt.subplots(figsize=(10.5, 4.6), layout="constrained")
+    axis.set(xlim=(0, 21), ylim=(0, 9.2))
+    axis.set_axis_off()
+    colours = {"inflate": "#2563c9", "copy": "#e8871e", "new": "#0f9d76"}
+    image = [("image\n224 x 224 x 3", None), ("stem\n2D conv", None), ("conv k x k", "inflate"),
+             ("norm", "copy"), ("conv k x k", "inflate"), ("norm", "copy"), ("classifier", None)]
+    points = [("points\nvoxels, xyz", None), ("stem\n3D conv", "new"),
+              ("sparse conv\nk x k x k", "inflate"), ("norm", "copy"),
+              ("sparse conv\nk x k x k", "inflate"), ("norm", "copy"),
+              ("classifier", "new")]
+    for row, (layers, y) in enumerate(((image, 6.4), (points, 1.6))):
+        for place, (text, kind) in enumerate(layers):
+            x = 0.3 + 2.95 * place
+            edge = colours.get(kind, "#9aa1ad")
+            axis.add_patch(FancyBboxPatch((x, y), 2.2, 1.5, boxstyle="round,pad=0.08",
+                                          facecolor=edge + "22", edgecolor=edge, linewidth=1.6))
+            axis.text(x + 1.1, y + 0.75, text, ha="center", va="center", fontsize=9)
+            if place:
+                axis.add_patch(FancyArrowPatch((x - 0.66, y + 0.75), (x - 0.1, y + 0.75),
+                                               arrowstyle="-|>", mutation_scale=10,
+                                               color="#6b7280"))
+            if row and kind in ("inflate", "copy"):
+                axis.add_patch(FancyArrowPatch((x + 1.1, 6.25), (x + 1.1, 3.25), linewidth=1.8,
+                                               arrowstyle="-|>", mutation_scale=14, color=edge))
+                axis.text(x + 1.22, 4.75, kind, color=edge, fontsize=9.5, fontweight="bold")
+    axis.text(0.3, 8.55, "network pretrained on images", fontsize=11.5, fontweight="bold")
+    axis.text(0.3, 0.75, "the same network on a point cloud", fontsize=11.5, fontweight="bold")
+    axis.text(20.6, 0.75, "green: new, always trained    orange: trained in IO+BN    "
+              "blue: trained in ALL", ha="right", fontsize=9, color="#374151")
+    return figure

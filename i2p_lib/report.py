@@ -1,0 +1,228 @@
+"""Tables and sentences of the chapters, computed from runs: nothing here is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from i2p_lib import metrics, paper
+from i2p_lib.plots import with_method
+from i2p_lib.results import RunResult
+
+STAND_INS = {"efficientnet_lite0": "resnet50"}
+"""Our network of the offline profiles -> the paper's network in whose row it is shown."""
+
+COLLAPSE_TITLES = {
+    "cdnv": "CDNV (0 = collapsed)",
+    "nc1": "NC1: within / between (0)",
+    "nc2_equinorm": "NC2: spread of centre norms (0)",
+    "nc2_equiangle": "NC2: spread of centre angles (0)",
+    "nc3": "NC3: classifier against centres (0)",
+    "nc4": "NC4: nearest centre disagrees (0)",
+}
+_SETTINGS = {
+    "data": "data", "model": "network", "weights": "image weights", "recipe": "recipe",
+    "protocol": "protocol", "voxel_size": "voxel size", "points": "points per cloud",
+    "shots": "shots", "epochs": "epochs", "batch_size": "batch", "optimizer": "optimizer",
+    "lr": "learning rate", "schedule": "schedule", "label_smoothing": "label smoothing",
+    "augment": "augmentation", "axis": "axis", "normalize": "divided by k",
+    "seed": "seeds", "n_train": "training clouds", "n_test": "test clouds",
+}  # fmt: skip
+
+
+def settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """The settings of a group of runs: one row per setting, all values that occur."""
+    rows = []
+    for column, title in _SETTINGS.items():
+        values = [v for v in runs[column].drop_duplicates() if not pd.isna(v)]
+        if values:
+            rows.append({"setting": title, "value": ", ".join(_text(v) for v in values)})
+    return pd.DataFrame(rows).set_index("setting")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def summary(runs: pd.DataFrame, by: str | None = None) -> Styler:
+    """Accuracy per method (and ``by``): mean and standard deviation over seeds, in per cent."""
+    runs = with_method(runs)
+    keys = ["method"] if by is None else [by, "method"]
+    groups = runs.groupby(keys, observed=True)
+    table = pd.DataFrame({
+        "test top-1 (%)": 100 * groups["top1"].mean(),
+        "std": 100 * groups["top1"].std(),
+        "mean class accuracy (%)": 100 * groups["mean_class_accuracy"].mean(),
+        "train top-1 (%)": 100 * groups["train_top1"].mean(),
+        "runs": groups.size(),
+        "trained parameters": groups["parameters_trained"].first(),
+        "minutes per run": groups["seconds_training"].mean() / 60,
+    })
+    formats = {"trained parameters": "{:,.0f}", "runs": "{:d}"}
+    return table.style.format(precision=1, na_rep="one run").format(formats)
+
+
+def versus_paper(item: str, runs: pd.DataFrame | None, profile: str) -> str:
+    """An item's values beside the paper's as HTML; also recorded for the overview page.
+
+    ``runs`` is a table of runs, or rows that ``paper.compare`` takes, or None where nothing ran.
+    """
+    rows = runs
+    if runs is not None and "regime" in runs:
+        rows = paper.rows_of_runs(runs)
+    table = paper.compare(item, rows, stand_in=STAND_INS)
+    paper.record(item, table, profile)
+    return paper.comparison_html(table)
+
+
+def differences(
+    results: Sequence[RunResult], pairs: Sequence[tuple[str, str]], by: str | None = None
+) -> str:
+    """Sentences on which method of each pair is better, with 95 % intervals, as an HTML list.
+
+    Intervals resample test clouds and seeds together (2,000 draws, fixed generator). Pairs of
+    which this profile ran no side are left out.
+    """
+    table = with_method(pd.DataFrame([r.spec.row() for r in results]))
+    hits = [_hits(r) for r in results]
+    groups = [("", table)] if by is None else list(table.groupby(by))
+    lines = []
+    for name, part in groups:
+        where = "" if by is None else f"{by} {_text(name)}: "
+        for better, worse in pairs:
+            sides = [[hits[i] for i in part.index[part["method"] == m]] for m in (better, worse)]
+            if all(sides):
+                lines.append(escape(where + _difference(better, worse, *sides)))
+    return "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+
+
+def _hits(result: RunResult) -> np.ndarray:
+    kept = result.features()
+    return kept["test_logits"].argmax(1) == kept["test_labels"]
+
+
+def _difference(one: str, other: str, hits: list[np.ndarray], others: list[np.ndarray]) -> str:
+    a, b = np.array(hits, float), np.array(others, float)
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(2000):
+        clouds = rng.integers(a.shape[1], size=a.shape[1])
+        mine = a[rng.integers(len(a), size=len(a))][:, clouds]
+        theirs = b[rng.integers(len(b), size=len(b))][:, clouds]
+        draws.append(100 * (mine.mean() - theirs.mean()))
+    gap = 100 * (a.mean() - b.mean())
+    low, high = np.quantile(draws, [0.025, 0.975])
+    if low > 0:
+        relation = f"{one} is better than {other}"
+    elif high < 0:
+        relation = f"{one} is worse than {other}"
+    else:
+        relation = f"{one} and {other} cannot be told apart"
+    return (f"{relation}: {gap:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}; "
+            f"{len(a)} and {len(b)} runs).")
+
+
+def time_to_target(histories: pd.DataFrame, target: float) -> pd.DataFrame:
+    """Per method: accuracy after epoch 1, epochs and training seconds to the target, per seed."""
+    rows = []
+    for method, part in with_method(histories).groupby("method", observed=True):
+        runs = [run.sort_values("epoch") for _, run in part.groupby("seed")]
+        epochs = [metrics.epochs_to_target(run["val_top1"].tolist(), target) for run in runs]
+        seconds = [None if n is None else run["seconds"].iloc[:n].sum()
+                   for n, run in zip(epochs, runs, strict=True)]
+        rows.append({
+            "method": method,
+            "after epoch 1 (%)": f"{100 * np.mean([r['val_top1'].iloc[0] for r in runs]):.1f}",
+            "epochs to target": ", ".join("not reached" if n is None else str(n) for n in epochs),
+            "seconds to target": ", ".join("-" if s is None else f"{s:.0f}" for s in seconds),
+            "best (%)": f"{100 * np.mean([r['val_top1'].max() for r in runs]):.1f}",
+        })
+    return pd.DataFrame(rows).set_index("method")
+
+
+def _curves(histories: pd.DataFrame, method: str) -> list[list[float]]:
+    part = with_method(histories)
+    part = part[part["method"] == method].sort_values("epoch")
+    return [run["val_top1"].tolist() for _, run in part.groupby("seed")]
+
+
+def speedup_sentences(histories: pd.DataFrame, target: float) -> str:
+    """How many times fewer epochs each method needs than scratch, as an HTML list."""
+    slow = _curves(histories, "scratch")
+    lines = []
+    for method in ("FIP-ALL", "FIP-IO+BN", "control IO+BN"):
+        fast = _curves(histories, method)
+        if fast:
+            gain = metrics.speedup(slow, fast, target)
+            lines.append(f"{method} against scratch, epochs to {100 * target:.0f} %: {gain}.")
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def speedup_rows(histories: pd.DataFrame, target: float) -> pd.DataFrame:
+    """Figure 3 as rows for ``paper.compare``: accuracy after epoch 1, epochs to 90 %.
+
+    Epochs to a target other than the paper's 90 % are no value of the paper's and are left out.
+    """
+    rows = []
+    part = with_method(histories)
+    part = part[part["method"].isin(["scratch", "FIP-ALL"])]
+    for (method, model, data, _), run in part.groupby(["method", "model", "data", "seed"],
+                                                      observed=True):
+        curve = run.sort_values("epoch")["val_top1"].tolist()
+        key = {"dataset": data, "model": model,
+               "method": "scratch" if method == "scratch" else "fip-all",
+               "pretraining": "none" if method == "scratch" else run["weights"].iloc[0]}
+        rows.append(key | {"metric": "top1_after_epoch_1", "value": 100 * curve[0]})
+        epochs = metrics.epochs_to_target(curve, 0.9)
+        if target == 0.9 and epochs is not None:
+            rows.append(key | {"metric": "epochs_to_90", "value": epochs})
+    return pd.DataFrame(rows)
+
+
+def collapse_titles(probes: pd.DataFrame) -> dict[str, str]:
+    """The collapse measures that these probes hold, with their titles."""
+    present = set(probes["metric"])
+    return {metric: title for metric, title in COLLAPSE_TITLES.items() if metric in present}
+
+
+def collapse_summary(probes: pd.DataFrame, layer: str = "penultimate") -> Styler:
+    """Mean over seeds of each measure after training, per method and split."""
+    probes = with_method(probes[probes["layer"] == layer])
+    last = probes[probes["epoch"] == probes["epoch"].max()]
+    last = last[last["metric"].isin(COLLAPSE_TITLES)]
+    table = last.pivot_table(index=["method", "split"], columns="metric", values="value",
+                             observed=True)
+    table = table[[m for m in COLLAPSE_TITLES if m in table]]
+    return table.style.format(precision=3).background_gradient(cmap="Blues_r", axis=0)
+
+
+def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = None) -> pd.DataFrame:
+    """One row per run: test CDNV of the penultimate features at an epoch (default: the last)."""
+    epoch = probes["epoch"].max() if epoch is None else epoch
+    chosen = probes[(probes["layer"] == "penultimate") & (probes["split"] == "test")
+                    & (probes["metric"] == "cdnv") & (probes["epoch"] == epoch)]
+    cdnv = chosen[["key", "value"]].rename(columns={"value": "cdnv"})
+    return with_method(runs.merge(cdnv, on="key"))
+
+
+def collapse_sentences(probes: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """What the probes say about collapse before and after training, and accuracy: HTML list."""
+    from scipy.stats import spearmanr
+
+    lines = []
+    for epoch, moment in ((0, "before training"), (int(probes["epoch"].max()), "after training")):
+        table = final_cdnv(probes, runs, epoch)
+        means = table.groupby("method", observed=True)["cdnv"].mean().sort_values()
+        ranked = ", ".join(f"{method} {value:.2f}" for method, value in means.items())
+        lines.append(f"CDNV of the test features {moment}, most collapsed first: {ranked}.")
+        if len(table) > 3:
+            rho, p = spearmanr(table["cdnv"], table["top1"])
+            lines.append(f"Over the {len(table)} runs, CDNV {moment} and final test accuracy have "
+                         f"the rank correlation {rho:+.2f} (p = {p:.2g}).")
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
