@@ -98,7 +98,7 @@ def tree_digest(folder: Path) -> str:
 def _stage_chapter(project: Project, profile: Profile, name: str, staged: Path) -> dict[str, Any]:
     sources = project.sources()
     if name not in sources:
-        raise BookError(f"book/_toc.yml names chapters/{name}, but notebooks/{name}.ipynb is absent")
+        raise BookError(f"book/_toc.yml names chapters/{name}: no notebooks/{name}.ipynb")
     chapter = Chapter.of(project, name, profile)
     record = chapter.provenance()
     if record is None:

@@ -1,4 +1,4 @@
-"""Executing the chapters with papermill: a chapter is published when it ran whole, or not at all."""
+"""Executing the chapters with papermill: a chapter is published whole or not at all."""
 
 from __future__ import annotations
 
@@ -189,11 +189,11 @@ def execute(
         running = Path(work) / "running.ipynb"  # papermill writes in place after each cell
         problem = _papermill(chapter.source, running, parameters, root, timeout)
         notebook = nbformat.read(running, as_version=4)
-    problem = incomplete(notebook) or problem
+    problem = problem or incomplete(notebook)
     clean(notebook, root)
     if problem:
         _write(notebook, chapter.failed)
-        raise NotebookFailed(f"{chapter.name}: {problem}; the copy with the error: {chapter.failed}")
+        raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
     _write(notebook, chapter.executed)
     after = _times(chapter.items)
     record = {
@@ -280,8 +280,10 @@ def _papermill(
         warnings.simplefilter("ignore")
         try:
             papermill.execute_notebook(
-                str(source), str(target), dict(parameters), kernel_name="python3", cwd=str(root),
-                progress_bar=False, execution_timeout=timeout, km=manager, start_timeout=120,
+                str(source), str(target), dict(parameters), kernel_name="python3",
+                language="python", cwd=str(root), progress_bar=False, km=manager,
+                execution_timeout=timeout, start_timeout=120,
+                extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
         except PapermillExecutionError as error:
             return f"cell {error.cell_index} raised {error.ename}: {error.evalue[:500]}"
@@ -307,4 +309,3 @@ def _times(folder: Path) -> dict[str, int]:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-

@@ -29,7 +29,9 @@ def cell(value: Any) -> str:
     return html.escape(str(value), quote=True).replace("\n", " ")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
+) -> str:
     """Return an HTML table in a raw block; the rows' cells must be HTML already (see `cell`)."""
 
     def line(tag: str, values: Sequence[str]) -> str:
@@ -62,7 +64,7 @@ def overview(project: Project, profile: Profile) -> str:
 
     return (
         "# Every figure and table\n\n"
-        f"Profile **{cell(profile.name)}**: {cell(profile.description)}\n\n"
+        f"{_about(profile)}"
         "A verdict compares single numbers, so an item can carry several; the number says how "
         "many of its values. "
         "*Other setting* means that data, network or recipe are not the paper's, so the gap "
@@ -73,6 +75,11 @@ def overview(project: Project, profile: Profile) -> str:
         "the experiments are ours after its abstract, and there is no number to compare with.\n\n"
         f"{table(columns, rows(unseen))}"
     )
+
+
+def _about(profile: Profile) -> str:
+    text = f"Profile <strong>{cell(profile.name)}</strong>: {cell(profile.description)}"
+    return f"```{{raw}} html\n<p>{text}</p>\n```\n\n"
 
 
 def _item_row(item: paper.Item, rows: list[dict[str, Any]] | None, project: Project) -> list[str]:
@@ -112,7 +119,7 @@ def code(project: Project) -> str:
         [
             cell(item.section),
             cell(item.title),
-            f'<a href="chapters/{cell(item.chapter)}.html">notebooks/{cell(item.chapter)}.ipynb</a>',
+            f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>',
         ]
         for item in paper.ITEMS.values()
     ]
@@ -122,7 +129,10 @@ def code(project: Project) -> str:
         for name, path in sources.items()
     ]  # fmt: skip
     modules = [
-        [f"<code>{cell(path.relative_to(PACKAGE.parent).as_posix())}</code>", cell(first_line(path))]
+        [
+            f"<code>{cell(path.relative_to(PACKAGE.parent).as_posix())}</code>",
+            cell(first_line(path)),
+        ]
         for path in sorted(PACKAGE.rglob("*.py"))
     ]
     return (
@@ -190,7 +200,7 @@ def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> str:
     packages = sorted({(k, v) for r in records for k, v in r["versions"].items()})
     versions = table(["package", "version"], [[cell(k), cell(v)] for k, v in packages])
     return (
-        f"# How this book was run\n\nProfile **{cell(profile.name)}**: {cell(profile.description)}\n\n"
+        f"# How this book was run\n\n{_about(profile)}"
         "The times of the chapters are those of their notebooks alone; "
         "the networks that they show were trained before and are counted below.\n\n"
         f"## Chapters\n\n{chapters}\n## Training runs\n\n{training(profile)}\n"

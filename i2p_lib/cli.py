@@ -1,0 +1,230 @@
+"""The command `i2p`: reading what people type, and saying in one message what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+EXAMPLES = """examples:
+  i2p book                               execute what is missing (demo) and build the pages
+  i2p run 03_few_shot --profile smoke    one chapter, in seconds
+  i2p status --profile demo              what is done, stale (and why), missing or failed
+  i2p data list                          the data sets, their licences, where they are looked for
+  i2p weights get resnet50               fetch image weights, check their hash
+  i2p doctor                             what this machine has and lacks
+"""
+
+
+class Complaint(Exception):
+    """What the reader must know and can mend; shown without a traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, 1 where it failed, 2 for wrong words, 130 when interrupted."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if "act" not in options:
+        parser.print_help()
+        return 2
+    try:
+        return options.act(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (Complaint, ValueError, OSError, RuntimeError, ImportError) as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"i2p: {error}", file=sys.stderr)
+        if not options.debug:
+            print("(--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="i2p",
+        description="Image2Point, reproduced: train, execute the chapters, build the book.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, act: Callable, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, parents=[common])
+        sub.set_defaults(act=act)
+        return sub
+
+    run = command("run", _run, "train what is missing, then execute chapters")
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 03_few_shot, or 3")
+    run.add_argument("--force", action="store_true", help="execute what is up to date as well")
+    book = command("book", _book, "execute what is missing or stale, and build the HTML")
+    status = command("status", _status, "say which runs and chapters are done, and why not")
+    for sub in (run, book, status):
+        sub.add_argument("--profile", default="demo", help="smoke, demo, gpu or paper")
+    for sub in (run, book):
+        sub.add_argument("--workers", type=int, help="training processes (default: by profile)")
+        sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
+    _store_parser(command("data", _data, "data sets: list, get, check"), "data set")
+    _store_parser(command("weights", _weights, "image weights: list, get, check"), "image model")
+    command("doctor", _doctor, "say what this machine has and what is missing")
+    return parser
+
+
+def _store_parser(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("action", choices=("list", "get", "check"))
+    parser.add_argument("name", nargs="?", help=f"a {what}, for get and check")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from i2p_lib.notebooks import Project
+
+    project = Project.default()
+    profile = project.profile(options.profile)
+    _execute(project, profile, project.chapters(options.chapters), options, options.force)
+    return 0
+
+
+def _book(options: argparse.Namespace) -> int:
+    from i2p_lib.book import build_book
+    from i2p_lib.notebooks import Project
+
+    project = Project.default()
+    profile = project.profile(options.profile)
+    times = _execute(project, profile, project.chapters(), options, force=False)
+    began = time.perf_counter()
+    index, built = build_book(project, profile)
+    times["build the pages" if built else "pages unchanged"] = time.perf_counter() - began
+    print("\nwhere the time went:")
+    for name, seconds in times.items():
+        print(f"  {name:<28} {seconds:8.1f} s")
+    print(f"\nopen {index}")
+    return 0
+
+
+def _execute(project, profile, chapters, options, force: bool) -> dict[str, float]:  # noqa: ANN001
+    """Train the runs of the chapters, then execute them; return the seconds of each step."""
+    from i2p_lib import runs
+    from i2p_lib.notebooks import Chapter, chapter_state, execute
+
+    parameters = {"profile": profile.name}
+    found = [Chapter.of(project, name, profile) for name in chapters]
+    times = {}
+    began = time.perf_counter()
+    entries = list({entry.key: entry for chapter in found for entry in chapter.entries()}.values())
+    workers = options.workers or profile.workers
+    trained = runs.train_missing(entries, workers, progress=True, device=profile.device)
+    times[f"train {trained} of {len(entries)} runs"] = time.perf_counter() - began
+    print(f"runs: {len(entries) - trained} found, {trained} trained", flush=True)
+    for chapter in found:
+        if not force and chapter_state(chapter, parameters)[0] == "done":
+            print(f"{chapter.name}: up to date", flush=True)
+            continue
+        print(f"{chapter.name}: executing ...", flush=True)
+        record = execute(chapter, parameters, project.root, options.timeout)
+        times[chapter.name] = record["seconds"]
+        print(f"{chapter.name}: executed in {record['seconds']:.0f} s", flush=True)
+    return times
+
+
+def _status(options: argparse.Namespace) -> int:
+    from i2p_lib import runs
+    from i2p_lib.notebooks import Chapter, Project, chapter_state
+
+    project = Project.default()
+    profile = project.profile(options.profile)
+    print(f"profile {profile.name}: {profile.description}")
+    try:
+        table = runs.status(profile.all_specs())
+    except FileNotFoundError as error:
+        print(f"runs: none can be trained yet. {error}")
+    else:
+        counts = table["state"].value_counts().to_dict()
+        print("runs: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"))
+        for row in table.itertuples():
+            print(f"  {row.state:<8} {row.run}" + (f"   ({row.why})" if row.why else ""))
+    print("chapters:")
+    for name in project.chapters():
+        chapter = Chapter.of(project, name, profile)
+        state, why = chapter_state(chapter, {"profile": profile.name})
+        print(f"  {state:<8} {name}" + (f"   ({why})" if why else ""))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
+
+    if options.action == "list":
+        for name in dataset_names():
+            card = dataset_card(name)
+            there = "present" if dataset_root(name).is_dir() else "absent"
+            print(f"{name}: {card.title} [{there}]")
+            print(f"  {card.classes} classes, {card.splits}, {card.size_mb:g} MB")
+            print(f"  source: {card.source}\n  licence: {card.licence}")
+        return 0
+    card = dataset_card(_known(options, dataset_names(), "data set"))
+    if options.action == "get" and not dataset_root(card.name).is_dir():
+        raise Complaint(
+            f"{card.name} cannot be fetched for you: {card.how_to_get}. "
+            f"It is looked for in {dataset_root(card.name)}"
+        )
+    print(f"{card.name}: good, {dataset_root(card.name)}\n  sha256 {dataset_hash(card.name)}")
+    return 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from i2p_lib import weight_files
+
+    if options.action == "list":
+        for card in weight_files.weight_cards():
+            print(f"{card.model} [{weight_presence(card.model)}]")
+            print(f"  source: {card.source}; licence: {card.licence}")
+        return 0
+    if not options.name:
+        raise Complaint(f"i2p weights {options.action}: name an image model, such as resnet50")
+    act = weight_files.fetch_weights if options.action == "get" else weight_files.check_weights
+    print(f"{options.name}: good, {act(options.name)}")
+    return 0
+
+
+def weight_presence(model: str) -> str:
+    """Return "present", "absent", or what is wrong with the file."""
+    from i2p_lib import weight_files
+
+    try:
+        weight_files.check_weights(model)
+    except FileNotFoundError:
+        return "absent"
+    except ValueError as error:
+        return f"damaged: {error}"
+    return "present"
+
+
+def _known(options: argparse.Namespace, known: Sequence[str], what: str) -> str:
+    from i2p_lib.spec import unknown_key
+
+    if not options.name:
+        raise Complaint(f"i2p {options.action}: name a {what}; known are {', '.join(known)}")
+    if options.name not in known:
+        raise Complaint(unknown_key(options.name, tuple(known), what))
+    return options.name
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from i2p_lib.doctor import examine
+
+    findings = examine(Path.cwd())
+    for finding in findings:
+        print(f"{finding.mark:<5} {finding.what:<16} {finding.text}")
+    return 1 if any(finding.mark == "bad" for finding in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

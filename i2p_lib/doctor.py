@@ -1,0 +1,91 @@
+"""What `i2p doctor` looks at: Python, torch, machine, optional engines, data and weights."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from i2p_lib.environment import installed_version, python_problem, torchvision_for
+from i2p_lib.machine import cores, cpu_name, gpu_names, memory_gib
+
+ENGINES = ("torchsparse", "spconv")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination: mark is "ok", "note" (works without) or "bad"."""
+
+    mark: str
+    what: str
+    text: str
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Return the findings on this machine; `folder` is where the disk is measured."""
+    return [*_software(), *_hardware(folder), *map(engine, ENGINES), *_inputs()]
+
+
+def _software() -> Iterator[Finding]:
+    problem = python_problem(sys.version_info[:2])
+    yield Finding("bad" if problem else "ok", "python", problem or platform.python_version())
+    torch = installed_version("torch")
+    if torch is None or torchvision_for(torch) is None:
+        yield Finding("bad", "torch", f"expected 2.11 to 2.13, got {torch or 'none'}: make setup")
+        return
+    yield Finding("ok", "torch", torch)
+    vision, expected = installed_version("torchvision") or "none", torchvision_for(torch)
+    paired = vision.split("+")[0] == expected
+    text = vision if paired else f"expected {expected} beside torch {torch}, got {vision}"
+    yield Finding("ok" if paired else "bad", "torchvision", text)
+
+
+def _hardware(folder: Path) -> Iterator[Finding]:
+    yield Finding("ok", "processor", f"{cpu_name()}, {cores()} cores usable")
+    memory = memory_gib()
+    yield Finding("ok" if memory >= 4 else "note", "memory", f"{memory} GiB (demo wants 4)")
+    free = shutil.disk_usage(folder).free / 2**30
+    yield Finding("ok" if free >= 2 else "note", "free disk", f"{free:.0f} GiB (demo wants 2)")
+    gpus = gpu_names()
+    text = ", ".join(gpus) or "none usable by torch; smoke and demo need none"
+    yield Finding("ok" if gpus else "note", "GPU", text)
+
+
+def engine(name: str) -> Finding:
+    """Return whether an optional sparse convolution engine can be imported here, or why not."""
+    if find_spec(name) is None:
+        return Finding("note", name, "not installed (optional)")
+    try:
+        importlib.import_module(name)
+    except (ImportError, AssertionError, RuntimeError, OSError, AttributeError) as error:
+        reason = str(error) or type(error).__name__
+        return Finding("note", name, f"installed, but cannot be imported: {reason[:200]}")
+    return Finding("ok", name, f"{installed_version(name) or 'installed'}, importable (optional)")
+
+
+def _inputs() -> Iterator[Finding]:
+    from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
+    from i2p_lib.weight_files import check_weights, weight_cards
+
+    for name in dataset_names():
+        try:
+            yield Finding("ok", name, f"checked, sha256 {dataset_hash(name)[:16]}")
+        except FileNotFoundError:
+            mark = "bad" if dataset_card(name).embedded else "note"
+            yield Finding(mark, name, f"absent, looked for in {dataset_root(name)}")
+        except ValueError as error:
+            yield Finding("bad", name, str(error))
+    for card in weight_cards():
+        try:
+            check_weights(card.model, card.weights)
+        except FileNotFoundError:
+            yield Finding("note", card.model, f"weights absent: i2p weights get {card.model}")
+        except ValueError as error:
+            yield Finding("bad", card.model, str(error))
+        else:
+            yield Finding("ok", card.model, f"{card.weights} weights checked")
