@@ -25,9 +25,10 @@ from i2p_lib.paper_items import (
 from i2p_lib.paper_pages import Recorded, comparison_html, record, recorded_items, verdict_counts
 
 __all__ = [
-    "COMPARISON_COLUMNS", "ITEMS", "Item", "PAPER_RECIPE", "Recorded", "compare",
-    "comparison_html", "method_name", "paper_values", "record", "recorded_items", "rows_of_runs",
-    "tolerance", "verdict", "verdict_counts",
+    "COMPARISON_COLUMNS", "DIFFERS", "ITEMS", "Item", "NOT_IN_PAPER", "NOT_RUN", "OTHER_SETTING",
+    "PAPER_RECIPE", "REPRODUCED", "Recorded", "compare", "comparison_html", "method_name",
+    "paper_values", "record", "recorded_items", "rows_of_runs", "tolerance", "verdict",
+    "verdict_counts",
 ]  # fmt: skip
 
 _DATA_NAMES = {
@@ -234,6 +235,6 @@ def _needs(row: dict) -> str:
     if row["pretraining"] == "none":
         return data
     if (row["model"], row["pretraining"]) in _UNPUBLISHED:
-        return f"{data} and image weights that were never released"
+        return f"{data}, image weights that were never released"
     weights = _WEIGHT_NAMES.get(row["pretraining"], row["pretraining"])
-    return f"{data} and {weights} weights of {row['model']}"
+    return f"{data}, {weights} weights"

@@ -40,10 +40,15 @@ table.dataframe.i2p-comparison td,table.dataframe.i2p-comparison th{padding:.25e
 text-align:left;vertical-align:baseline}
 table.dataframe.i2p-comparison .i2p-n{text-align:right;white-space:nowrap;
 font-variant-numeric:tabular-nums}
-.i2p-chip{border-radius:1em;padding:.1em .7em;white-space:nowrap;color:#fff;background:#5b6470}
-.i2p-reproduced{background:#1a7f37}.i2p-differs{background:#b42318}
-.i2p-other-setting{background:#2f5f9e}.i2p-not-in-the-paper{background:#6b4f9e}
-.i2p-not-run{background:transparent;color:inherit;border:1px dashed currentColor}
+table.dataframe.i2p-comparison caption{caption-side:top;text-align:left;font-weight:600}
+table.dataframe.i2p-comparison .i2p-t{white-space:nowrap}
+.i2p-comparison .i2p-chip{border-radius:1em;padding:.1em .7em;white-space:nowrap;color:#fff;
+background:#5b6470;box-shadow:none}
+.i2p-comparison .i2p-reproduced{background:#1a7f37}.i2p-comparison .i2p-differs{background:#b42318}
+.i2p-comparison .i2p-other-setting{background:#2f5f9e}
+.i2p-comparison .i2p-not-in-the-paper{background:#6b4f9e}
+.i2p-comparison .i2p-not-run{background:transparent;color:inherit;
+box-shadow:inset 0 0 0 1px currentColor}
 .i2p-comparison small{opacity:.8}
 </style>"""
 
@@ -65,37 +70,44 @@ def verdict_counts(comparison: pd.DataFrame) -> dict[str, int]:
 def comparison_html(comparison: pd.DataFrame) -> str:
     """Return a comparison (`compare`) as one HTML table; every text of it is escaped.
 
-    A column that is empty throughout is left out.  Show it with `IPython.display.HTML`.
+    The metric, and the paper's data, go above the table where there is but one; a column that
+    is empty throughout is left out.  Show it with `IPython.display.HTML`.
     """
     _check_columns(comparison)
-    rows = comparison.to_dict("records")
-    cells = {
-        "data": [(escape(r["dataset"]), "") for r in rows],
-        "model": [(escape(r["model"]), "") for r in rows],
-        "method": [(escape(r["method"]), "") for r in rows],
-        "pretraining": [(_unless(r["pretraining"], "none"), "") for r in rows],
+    columns = _cells(comparison.to_dict("records"))
+    known = comparison[comparison["verdict"] != NOT_IN_PAPER]
+    common = {"data": known["dataset"].unique(), "metric": comparison["metric"].unique()}
+    common = {name: texts[0] for name, texts in common.items() if len(texts) == 1}
+    columns = {name: column for name, column in columns.items() if name not in common}
+    title = escape(", ".join(common.values()).replace("_", " "))
+    kept = {name: column for name, column in columns.items() if any(text for text, _ in column)}
+    head = "".join(f"<th{_class(column[0][1])}>{name}</th>" for name, column in kept.items())
+    body = "".join(
+        "<tr>" + "".join(f"<td{_class(kind)}>{text}</td>" for text, kind in line) + "</tr>\n"
+        for line in zip(*kept.values(), strict=True)
+    )
+    return (
+        f'{_STYLE}\n<div class="i2p-wrap"><table class="dataframe i2p-comparison">\n'
+        + (f"<caption>{title}</caption>" if title else "")
+        + f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
+    )
+
+
+def _cells(rows: list[dict]) -> dict[str, list[tuple[str, str]]]:
+    """Return the columns of the HTML table: for each cell its safe text and its CSS class."""
+    return {
+        "data": [(escape(r["dataset"]), "i2p-t") for r in rows],
+        "model": [(escape(r["model"]), "i2p-t") for r in rows],
+        "method": [(_method(r), "i2p-t") for r in rows],
         "shots": [("" if pd.isna(r["shots"]) else str(r["shots"]), "i2p-n") for r in rows],
         "metric": [(escape(r["metric"].replace("_", " ")), "") for r in rows],
         "paper": [(_number(r["paper"], r["paper_std"], r["metric"]), "i2p-n") for r in rows],
         "ours": [(_number(r["ours"], r["ours_std"], r["metric"]), "i2p-n") for r in rows],
         "seeds": [(str(r["seeds"] or ""), "i2p-n") for r in rows],
         "difference": [(_signed(r["difference"], r["metric"]), "i2p-n") for r in rows],
-        "our setting": [(escape(r["setting"]), "") for r in rows],
+        "our setting": [(_setting(r), "") for r in rows],
         "verdict": [(_chip(r["verdict"]), "") for r in rows],
     }
-    kept = {name: column for name, column in cells.items() if any(text for text, _ in column)}
-    head = "".join(
-        f"<th{_class(column[0][1])}>{name}</th>" for name, column in kept.items()
-    )
-    lines = zip(*kept.values(), strict=True)
-    body = "".join(
-        "<tr>" + "".join(f"<td{_class(kind)}>{text}</td>" for text, kind in line) + "</tr>\n"
-        for line in lines
-    )
-    return (
-        f'{_STYLE}\n<div class="i2p-wrap"><table class="dataframe i2p-comparison">\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
-    )
 
 
 @dataclass(frozen=True)
@@ -201,8 +213,17 @@ def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
-def _unless(text: str, hidden: str) -> str:
-    return "" if text == hidden else escape(text)
+def _method(row: dict) -> str:
+    """Return the method, and the images of its pretraining where there are any."""
+    if row["pretraining"] == "none":
+        return escape(row["method"])
+    return f"{escape(row['method'])} <small>{escape(row['pretraining'])}</small>"
+
+
+def _setting(row: dict) -> str:
+    """Return what our number was measured on, or in small print what it would need."""
+    reason = escape(row["verdict"].partition(": ")[2])
+    return escape(row["setting"]) or (f"<small>{reason}</small>" if reason else "")
 
 
 def _digits(value: float, metric: str, decimals: int | None = None) -> str:
@@ -230,6 +251,4 @@ def _signed(value: float, metric: str) -> str:
 
 def _chip(text: str) -> str:
     kind = verdict_kind(text)
-    reason = escape(text.removeprefix(kind).removeprefix(": "))
-    chip = f'<span class="i2p-chip i2p-{kind.replace(" ", "-")}">{kind}</span>'
-    return f"{chip} <small>{reason}</small>" if reason else chip
+    return f'<span class="i2p-chip i2p-{kind.replace(" ", "-")}">{kind}</span>'
