@@ -7,8 +7,8 @@ from importlib import import_module
 _PUBLIC = {
     "SparseTensor": "i2p_lib.sparse",
     "voxelize": "i2p_lib.sparse",
-    "inflate": "i2p_lib.inflate",
-    "inflate_weight": "i2p_lib.inflate",
+    "inflate": "i2p_lib.inflation",
+    "inflate_weight": "i2p_lib.inflation",
     "REGIMES": "i2p_lib.finetune",
     "freeze": "i2p_lib.finetune",
     "image_model": "i2p_lib.weights",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from i2p_lib.data import load_dataset
-from i2p_lib.inflate import inflate
+from i2p_lib.inflation import inflate
 from i2p_lib.sparse import SparseConv3d, SparseTensor, voxelize
 from i2p_lib.spec import RunSpec
 from i2p_lib.weights import image_model

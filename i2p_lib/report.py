@@ -128,6 +128,27 @@ def _difference(one: str, other: str, hits: list[np.ndarray], others: list[np.nd
             f"{len(a)} and {len(b)} runs).")
 
 
+def setting_differences(results: Sequence[RunResult], base: dict[str, object]) -> str:
+    """Sentences on FIP-IO+BN runs that differ from ``base`` in one of its settings, as HTML."""
+    chosen = [r for r in results if r.spec.regime == "io+bn" and r.spec.weights != "random"]
+    reference = [r for r in chosen if all(getattr(r.spec, k) == v for k, v in base.items())]
+    name = "the default (" + _settings_text(base) + ")"
+    lines = []
+    for key, usual in base.items():
+        for value in sorted({getattr(r.spec, key) for r in chosen} - {usual}, key=str):
+            others = [r for r in chosen if getattr(r.spec, key) == value]
+            sides = [[_hits(r) for r in side] for side in (others, reference)]
+            if all(sides):
+                lines.append(escape(_difference(_settings_text({key: value}), name, *sides)))
+    return "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+
+
+def _settings_text(values: dict[str, object]) -> str:
+    texts = [f"{'' if v else 'not '}{_SETTINGS[k]}" if isinstance(v, bool) else f"{_SETTINGS[k]} {v}"
+             for k, v in values.items()]
+    return ", ".join(texts)
+
+
 def time_to_target(histories: pd.DataFrame, target: float) -> pd.DataFrame:
     """Per method: accuracy after epoch 1, epochs and training seconds to the target, per seed."""
     rows = []
@@ -209,6 +230,26 @@ def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = Non
                     & (probes["metric"] == "cdnv") & (probes["epoch"] == epoch)]
     cdnv = chosen[["key", "value"]].rename(columns={"value": "cdnv"})
     return with_method(runs.merge(cdnv, on="key"))
+
+
+def collapse_rows(probes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Test CDNV after training as rows for ``paper.compare``, one per run."""
+    table = final_cdnv(probes, runs)
+    return paper.rows_of_runs(table, "cdnv_test", "cdnv")
+
+
+def test_features(
+    results: Sequence[RunResult], methods: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Penultimate test features and labels of the first run of each method."""
+    table = with_method(pd.DataFrame([r.spec.row() for r in results]))
+    found = {}
+    for method in methods:
+        index = table.index[table["method"] == method]
+        if len(index):
+            kept = results[index[0]].features()
+            found[method] = (kept["test_features"], kept["test_labels"])
+    return found
 
 
 def collapse_sentences(probes: pd.DataFrame, runs: pd.DataFrame) -> str:

@@ -31,7 +31,7 @@ SOURCES = (
     "data/episodes.py",
     "data/modelnet.py",
     "data/transforms.py",
-    "inflate.py",
+    "inflation.py",
     "finetune.py",
     "weights.py",
     "train.py",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from i2p_lib.finetune import REGIMES, freeze
-from i2p_lib.inflate import inflate
+from i2p_lib.inflation import inflate
 from i2p_lib.sparse import voxelize
 from i2p_lib.weights import image_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.inflate import AXES, InflationError, inflate, inflate_weight, to_taps
+from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, to_taps
 from i2p_lib.sparse import Sites, SparseBatchNorm, SparseConv3d, SparseTensor, voxelize
 from i2p_lib.weights import image_model
 
