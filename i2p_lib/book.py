@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
     own = shutil.ignore_patterns("paper_values.csv")
     shutil.copytree(project.root / "book", staged, ignore=own)
     shutil.copy(project.root / "_config.yml", staged / "_config.yml")
-    _copy_plotly(staged / "_static")
+    _copy_plotly(staged / "_vendor")
     records = []
     for name in toc_files(project):
         folder, _, stem = name.rpartition("/")
@@ -121,22 +122,24 @@ def _injected(cell: nbformat.NotebookNode) -> bool:
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
-def _copy_plotly(static: Path) -> None:
+def _copy_plotly(folder: Path) -> None:
     from importlib.resources import as_file, files
 
     with as_file(files("plotly") / "package_data" / "plotly.min.js") as source:
-        shutil.copy(source, static / "plotly.min.js")
+        shutil.copy(source, folder / "plotly.min.js")
 
 
 def _jupyter_book(staged: Path, output: Path) -> Path:
     """Run Jupyter Book with warnings as errors; return the folder with index.html."""
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(staged)]
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(staged)]
     command += ["--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
     settings = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     built = output / "_build" / "html"
     if done.returncode or not (built / "index.html").is_file():
-        lines = (done.stdout + done.stderr).replace(f"{staged}/", "").splitlines()
+        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+        lines = text.replace(f"{staged}/", "").splitlines()
         telling = [line for line in lines if "WARNING" in line or "ERROR" in line]
         shown = "\n".join((telling or lines)[-20:])
         raise BookError(f"Jupyter Book stopped (exit {done.returncode}):\n{shown}")

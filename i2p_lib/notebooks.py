@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,11 +184,13 @@ def execute(
     """
     check_parameters(nbformat.read(chapter.source, as_version=4), parameters, chapter.source)
     parts = digest_parts(chapter, parameters)
+    build = chapter.items.parents[1]
     before = _times(chapter.items)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         running = Path(work) / "running.ipynb"  # papermill writes in place after each cell
-        problem = _papermill(chapter.source, running, parameters, root, timeout)
+        with _environment(I2P_BUILD=str(build)):  # where the chapter records its items
+            problem = _papermill(chapter.source, running, parameters, root, timeout)
         notebook = nbformat.read(running, as_version=4)
     problem = problem or incomplete(notebook)
     clean(notebook, root)
@@ -295,6 +298,21 @@ def _papermill(
             if manager.has_kernel:
                 run_sync(manager.shutdown_kernel)(now=True)
     return None
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables for the kernels that start in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _write(notebook: NotebookNode, path: Path) -> None:

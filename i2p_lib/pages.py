@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import ast
 import html
-import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from i2p_lib import paper
 from i2p_lib.notebooks import Project
+from i2p_lib.paper_items import ITEMS, NOT_RUN, Item
+from i2p_lib.paper_pages import Recorded, recorded_items, verdict_counts
 from i2p_lib.profiles import Profile
 from i2p_lib.store import PACKAGE, Entry, read_json
-
-CHIPS = {paper.REPRODUCED: "good", paper.DIFFERS: "bad", paper.OTHER_SETTING: "warn"}
-
 
 def cell(value: Any) -> str:
     """Return a value as the text of an HTML element, with nothing left that HTML would read.
@@ -48,19 +44,19 @@ def table(
 
 
 def chip(verdict: str) -> str:
-    """Return a verdict as a coloured chip; what was not run or is not in the paper stays grey."""
-    return f'<span class="i2p-chip i2p-{CHIPS.get(verdict, "open")}">{cell(verdict)}</span>'
+    """Return a verdict as a coloured chip."""
+    return f'<span class="i2p-chip i2p-{cell(verdict.replace(" ", "-"))}">{cell(verdict)}</span>'
 
 
 def overview(project: Project, profile: Profile) -> str:
     """Return the page of every figure and table of the paper: where, in which setting, verdict."""
-    seen = [item for item in paper.ITEMS.values() if item.seen]
-    unseen = [item for item in paper.ITEMS.values() if not item.seen]
+    seen = [item for item in ITEMS.values() if item.seen]
+    unseen = [item for item in ITEMS.values() if not item.seen]
     columns = ["of the paper", "what it shows", "chapter", "our setting", "verdict"]
-    folder = project.build / "items" / profile.name
+    found = recorded_items(profile.name, project.build)
 
-    def rows(items: Sequence[paper.Item]) -> list[list[str]]:
-        return [_item_row(item, _recorded(folder / f"{item.id}.json"), project) for item in items]
+    def rows(items: Sequence[Item]) -> list[list[str]]:
+        return [_item_row(item, found.get(item.id), project) for item in items]
 
     return (
         "# Every figure and table\n\n"
@@ -82,26 +78,20 @@ def _about(profile: Profile) -> str:
     return f"```{{raw}} html\n<p>{text}</p>\n```\n\n"
 
 
-def _item_row(item: paper.Item, rows: list[dict[str, Any]] | None, project: Project) -> list[str]:
-    page = f"chapters/{item.chapter}.html"
-    anchor = f"#{item.id}" if has_anchor(project.sources().get(item.chapter), item.id) else ""
-    link = f'<a href="{cell(page + anchor)}">{cell(item.chapter)}</a>'
+def _item_row(item: Item, record: Recorded | None, project: Project) -> list[str]:
+    source = project.sources().get(item.chapter)
+    labels = [item.id, *(record.figures if record else ())]
+    anchor = next((f"#{label}" for label in labels if has_anchor(source, label)), "")
+    link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{item.chapter}</a>'
     head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
-    ran = [row for row in rows or [] if not row["verdict"].startswith(paper.NOT_RUN)]
-    if not ran:
-        return [*head, f"needs {cell(item.needs)}", chip(paper.NOT_RUN)]
-    settings = dict.fromkeys(row["setting"] for row in ran)
-    counts = Counter(row["verdict"] for row in ran)
-    absent = len(rows or []) - len(ran)
-    chips = [f"{chip(verdict)} {count}" for verdict, count in counts.items()]
-    chips += [f"{chip(paper.NOT_RUN)} {absent}"] if absent else []
-    return [*head, "<br>".join(cell(text) for text in settings), "<br>".join(chips)]
-
-
-def _recorded(path: Path) -> list[dict[str, Any]] | None:
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    if record is not None and record.table.empty:
+        return [*head, cell(record.note), chip("shown")]
+    if record is None or set(verdict_counts(record.table)) == {NOT_RUN}:
+        return [*head, f"needs {cell(item.needs)}", chip(NOT_RUN)]
+    settings = [cell(text) for text in dict.fromkeys(record.table["setting"]) if text]
+    settings += [cell(record.note)] if record.note else []
+    chips = [f"{chip(kind)} {count}" for kind, count in verdict_counts(record.table).items()]
+    return [*head, "<br>".join(settings), "<br>".join(chips)]
 
 
 def has_anchor(source: Path | None, label: str) -> bool:
@@ -121,7 +111,7 @@ def code(project: Project) -> str:
             cell(item.title),
             f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>',
         ]
-        for item in paper.ITEMS.values()
+        for item in ITEMS.values()
     ]
     chapters = [
         [f"<code>notebooks/{cell(name)}.ipynb</code>",
@@ -165,7 +155,7 @@ def run_note(record: dict[str, Any]) -> str:
     name = Path(record["chapter"]).name
     return (
         f'```{{raw}} html\n<p class="i2p-run">{cell(text)}</p>\n```\n\n'
-        f"{{download}}`Download this notebook <source/{name}.ipynb>`"
+        f"{{download}}`this notebook <source/{name}.ipynb>`"
     )
 
 
