@@ -8,8 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 METHODS: dict[str, str] = {
     "scratch": "#6b7280",
@@ -58,33 +60,40 @@ def method_bars(
 ) -> Figure:  # fmt: skip
     """Mean over seeds as bars, every seed as a dot; ``by`` groups the bars into panels."""
     runs = with_method(runs)
-    panels = [(None, runs)] if by is None else list(runs.groupby(by, sort=False))
-    used = [m for m in METHODS if (runs["method"] == m).any()]
-    width = max(5.5, 1.15 * len(used)) if by is None else 0.95 * len(used) + 1
-    figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), 4.2), sharey=True,
-                                squeeze=False, layout="constrained")
-    for axis, (name, part) in zip(axes[0], panels, strict=True):
-        for place, method in enumerate(used):
-            values = 100 * part.loc[part["method"] == method, value].to_numpy()
-            if not len(values):
-                continue
-            axis.bar(place, values.mean(), color=METHODS[method], width=0.72, zorder=2)
-            spread = np.linspace(-0.13, 0.13, len(values)) if len(values) > 1 else [0]
-            axis.scatter(place + np.array(spread), values, s=20, color="#1f2937", zorder=3,
-                         edgecolor="white", linewidth=0.6)
-            axis.text(place, max(values.max(), values.mean()) + 1.2, f"{values.mean():.1f}",
-                      ha="center", va="bottom", fontsize=10, fontweight="bold", color="#1f2937")
-        axis.set_xticks(range(len(used)), [_wrapped(m) for m in used])
-        axis.set_title(title if name is None else str(name))
-        axis.grid(axis="x", visible=False)
-        if chance is not None:
-            axis.axhline(100 * chance, color="#9aa1ad", linestyle=":", zorder=1)
-            axis.text(len(used) - 0.5, 100 * chance + 0.6, "chance", color="#6b7280", fontsize=8.5,
-                      ha="right")
+    panels = [(title, runs)] if by is None else list(runs.groupby(by, sort=False))
+    used = [[m for m in METHODS if (part["method"] == m).any()] for _, part in panels]
+    figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, layout="constrained",
+                                figsize=(1.5 + sum(1.1 * len(m) for m in used), 4.2),
+                                width_ratios=[max(1.6, len(m)) for m in used])
+    for axis, (name, part), methods in zip(axes[0], panels, used, strict=True):
+        for place, method in enumerate(methods):
+            _bar(axis, place, 100 * part.loc[part["method"] == method, value].to_numpy(),
+                 METHODS[method])
+        axis.set_xticks(range(len(methods)), [_wrapped(m) for m in methods])
+        axis.set_title(str(name))
+        _chance_line(axis, chance)
     axes[0, 0].set_ylabel(label)
-    axes[0, 0].set_ylim(0, None)
-    axes[0, 0].margins(y=0.12)
+    axes[0, 0].set_ylim(0, 115 * runs[value].max())
     return figure
+
+
+def _bar(axis: Axes, place: float, values: np.ndarray, colour: str, width: float = 0.72) -> None:
+    """A bar of the mean, a dot for each value, the mean written above."""
+    axis.bar(place, values.mean(), color=colour, width=width, zorder=2)
+    spread = np.linspace(-0.15, 0.15, len(values)) * width if len(values) > 1 else np.zeros(1)
+    axis.scatter(place + spread, values, s=20, color="#1f2937", zorder=3, edgecolor="white",
+                 linewidth=0.6)
+    axis.annotate(f"{values.mean():.1f}", (place, values.max()), xytext=(0, 5), ha="center",
+                  textcoords="offset points", fontsize=10, fontweight="bold", color="#1f2937")
+
+
+def _chance_line(axis: Axes, chance: float | None) -> None:
+    axis.grid(axis="x", visible=False)
+    if chance is not None:
+        axis.axhline(100 * chance, color="#6b7280", linestyle=":", linewidth=1.2, zorder=4)
+        axis.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"),
+                      xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8.5,
+                      color="#6b7280", zorder=4)
 
 
 def _wrapped(method: str) -> str:
@@ -109,9 +118,10 @@ def curves(
             axis.plot(mean.index, 100 * mean, color=colour, linewidth=2.6, label=method)
         if target is not None:
             axis.axhline(100 * target, color="#111827", linestyle="--", linewidth=1)
-            axis.text(part["epoch"].max(), 100 * target + 0.8, f"target {100 * target:.0f} %",
-                      ha="right", fontsize=9)
-        axis.set_xlabel("epoch")
+            axis.annotate(f"target {100 * target:.0f} %", (1, 100 * target), ha="right",
+                          xycoords=("axes fraction", "data"), xytext=(0, 4),
+                          textcoords="offset points", fontsize=9)
+        _epochs(axis)
         axis.set_title("" if name is None else str(name))
         axis.set_ylim(0, None)
     axes[0, 0].set_ylabel(label)
@@ -119,7 +129,21 @@ def curves(
     return figure
 
 
-def shots(runs: pd.DataFrame, value: str = "top1") -> Figure:
+def _epochs(axis: Axes) -> None:
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plain_log(axis: Axes, which: str) -> None:
+    """A logarithmic axis with plain numbers."""
+    getattr(axis, f"set_{which}scale")("log")
+    side = getattr(axis, f"{which}axis")
+    side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())
+
+
+def shots(runs: pd.DataFrame, value: str = "top1", chance: float | None = None) -> Figure:
     """Few-shot accuracy: mean over episodes with one dot per episode (paper, Table 3)."""
     runs = with_method(runs)
     used = [m for m in METHODS if (runs["method"] == m).any()]
@@ -129,18 +153,13 @@ def shots(runs: pd.DataFrame, value: str = "top1") -> Figure:
     for offset, method in enumerate(used):
         for place, level in enumerate(levels):
             chosen = (runs["method"] == method) & (runs["shots"] == level)
-            values = 100 * runs.loc[chosen, value].to_numpy()
             x = place + (offset - (len(used) - 1) / 2) * width
-            axis.bar(x, values.mean(), width * 0.92, color=METHODS[method], zorder=2,
-                     label=method if place == 0 else None)
-            axis.scatter(np.full(len(values), x), values, s=18, color="#1f2937", zorder=3,
-                         edgecolor="white", linewidth=0.6)
-            axis.text(x, values.max() + 1, f"{values.mean():.1f}", ha="center", fontsize=9,
-                      fontweight="bold")
+            _bar(axis, x, 100 * runs.loc[chosen, value].to_numpy(), METHODS[method], 0.92 * width)
+        axis.bar(0, 0, color=METHODS[method], label=method)
     axis.set_xticks(range(len(levels)), [f"{int(n)}-shot" for n in levels])
     axis.set_ylabel("top-1 accuracy on test clouds (%)")
-    axis.set_ylim(0, None)
-    axis.grid(axis="x", visible=False)
+    axis.set_ylim(0, 115 * runs[value].max())
+    _chance_line(axis, chance)
     axis.legend(loc="upper left")
     return figure
 
@@ -162,9 +181,9 @@ def collapse_curves(
                       markersize=3.5, linestyle="-" if split == "test" else "--",
                       alpha=1 if split == "test" else 0.55)
         if (part["value"] > 0).all() and part["value"].max() > 20 * part["value"].min():
-            axis.set_yscale("log")
+            _plain_log(axis, "y")
         axis.set_title(title, fontsize=10.5)
-        axis.set_xlabel("epoch")
+        _epochs(axis)
     for axis in axes.flat[len(metrics):]:
         axis.set_axis_off()
     used = [m for m in METHODS if (probes["method"] == m).any()]
@@ -188,7 +207,7 @@ def layer_profile(probes: pd.DataFrame, metric: str, label: str, split: str = "t
                       linewidth=2.2, marker="o", markersize=4,
                       label=method if epoch == last else None)
     axis.set_xticks(range(len(layers)), layers)
-    axis.set_yscale("log")
+    _plain_log(axis, "y")
     axis.set_ylabel(label)
     axis.set_title(f"dotted: before training; solid: after {last} epochs")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -200,19 +219,12 @@ def setting_bars(runs: pd.DataFrame, setting: str, chance: float | None = None) 
     names = list(dict.fromkeys(runs[setting]))
     figure, axis = plt.subplots(figsize=(1.5 + 1.25 * len(names), 3.8), layout="constrained")
     for place, name in enumerate(names):
-        values = 100 * runs.loc[runs[setting] == name, "top1"].to_numpy()
-        axis.bar(place, values.mean(), color=METHODS["FIP-IO+BN"], width=0.68, zorder=2)
-        axis.scatter(np.full(len(values), place), values, s=20, color="#1f2937", zorder=3,
-                     edgecolor="white", linewidth=0.6)
-        axis.text(place, values.max() + 1, f"{values.mean():.1f}", ha="center", fontsize=10,
-                  fontweight="bold")
-    if chance is not None:
-        axis.axhline(100 * chance, color="#9aa1ad", linestyle=":", zorder=1)
+        _bar(axis, place, 100 * runs.loc[runs[setting] == name, "top1"].to_numpy(),
+             METHODS["FIP-IO+BN"])
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel("top-1 accuracy on test clouds (%)")
-    axis.set_ylim(0, None)
-    axis.margins(y=0.12)
-    axis.grid(axis="x", visible=False)
+    axis.set_ylim(0, 115 * runs["top1"].max())
+    _chance_line(axis, chance)
     return figure
 
 
@@ -222,11 +234,14 @@ def cost_scatter(table: pd.DataFrame) -> Figure:
     x, y = table["GMACs per cloud"], table["ms per cloud"]
     colours = sns.color_palette("crest", len(table))
     axis.scatter(x, y, s=8 * table["point parameters (M)"] + 30, c=colours, alpha=0.85, zorder=3)
-    for name, place_x, place_y in zip(table.index, x, y, strict=True):
-        axis.annotate(name, (place_x, place_y), xytext=(0, 12), textcoords="offset points",
-                      ha="center", fontsize=9)
-    axis.set(xscale="log", yscale="log", xlabel="GMACs per cloud",
-             ylabel="milliseconds per cloud, one CPU thread")
+    for i, (name, place_x, place_y) in enumerate(zip(table.index, x, y, strict=True)):
+        above = i % 2 == 0
+        axis.annotate(name, (place_x, place_y), xytext=(0, 24 if above else -24), ha="center",
+                      va="bottom" if above else "top", textcoords="offset points", fontsize=9,
+                      arrowprops={"arrowstyle": "-", "color": "#9aa1ad", "linewidth": 0.7})
+    axis.set(xlabel="GMACs per cloud", ylabel="milliseconds per cloud, one CPU thread")
+    _plain_log(axis, "x")
+    _plain_log(axis, "y")
     axis.margins(0.18)
     return figure
 
@@ -237,8 +252,9 @@ def collapse_scatter(table: pd.DataFrame) -> Figure:
     for method, part in table.groupby("method", observed=True):
         axis.scatter(part["cdnv"], 100 * part["top1"], s=60, color=METHODS[method], label=method,
                      edgecolor="#374151", linewidth=0.6, zorder=3)
-    axis.set(xscale="log", xlabel="CDNV of test features after training (left: more collapsed)",
+    axis.set(xlabel="CDNV of test features after training (left: more collapsed)",
              ylabel="top-1 accuracy on test clouds (%)")
+    _plain_log(axis, "x")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
@@ -258,7 +274,10 @@ def feature_maps(
             mine = labels == label
             axis.scatter(*plane[mine].T, s=26, color=palette[label], label=name.replace("_", " "),
                          edgecolor="white", linewidth=0.4)
-        axis.set(title=title, xticks=[], yticks=[])
+        low, high = np.quantile(plane, [0.01, 0.99], axis=0)
+        margin = 0.08 * (high - low)
+        axis.set(title=title, xticks=[], yticks=[], xlim=(low[0] - margin[0], high[0] + margin[0]),
+                 ylim=(low[1] - margin[1], high[1] + margin[1]))
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
     return figure
 

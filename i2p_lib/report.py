@@ -144,9 +144,12 @@ def setting_differences(results: Sequence[RunResult], base: dict[str, object]) -
 
 
 def _settings_text(values: dict[str, object]) -> str:
-    texts = [f"{'' if v else 'not '}{_SETTINGS[k]}" if isinstance(v, bool) else f"{_SETTINGS[k]} {v}"
-             for k, v in values.items()]
-    return ", ".join(texts)
+    def text(key: str, value: object) -> str:
+        if isinstance(value, bool):
+            return _SETTINGS[key] if value else f"not {_SETTINGS[key]}"
+        return f"{_SETTINGS[key]} {value}"
+
+    return ", ".join(text(key, value) for key, value in values.items())
 
 
 def time_to_target(histories: pd.DataFrame, target: float) -> pd.DataFrame:
