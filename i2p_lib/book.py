@@ -111,15 +111,21 @@ def _stage_chapter(project: Project, profile: Profile, name: str, staged: Path) 
     (target / "source").mkdir(parents=True, exist_ok=True)
     shutil.copy(sources[name], target / "source" / f"{name}.ipynb")
     notebook = nbformat.read(chapter.executed, as_version=4)
+    _show_injected(notebook)
     note = nbformat.v4.new_markdown_cell(pages.run_note(record), id="how-it-was-run")
     notebook.cells.insert(1, note)
-    notebook.cells = [cell for cell in notebook.cells if not _injected(cell)]
     nbformat.write(notebook, target / f"{name}.ipynb")
     return record
 
 
-def _injected(cell: nbformat.NotebookNode) -> bool:
-    return "injected-parameters" in cell.metadata.get("tags", [])
+def _show_injected(notebook: nbformat.NotebookNode) -> None:
+    """Make one cell, in place, of the parameters cell and the one with the values that ran."""
+    kinds = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
+    injected = next((i for i, tags in enumerate(kinds) if "injected-parameters" in tags), None)
+    if injected is not None:
+        ran = notebook.cells.pop(injected)
+        stated = next(i for i, tags in enumerate(kinds) if "parameters" in tags)
+        notebook.cells[stated].source = ran.source.removeprefix("# Parameters\n").strip()
 
 
 def _copy_plotly(folder: Path) -> None:

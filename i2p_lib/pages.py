@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from docutils.nodes import make_id
 
 from i2p_lib.notebooks import Project
 from i2p_lib.paper_items import ITEMS, NOT_RUN, Item
 from i2p_lib.paper_pages import Recorded, recorded_items, verdict_counts
 from i2p_lib.profiles import Profile
 from i2p_lib.store import PACKAGE, Entry, read_json
+
 
 def cell(value: Any) -> str:
     """Return a value as the text of an HTML element, with nothing left that HTML would read.
@@ -81,16 +83,19 @@ def _about(profile: Profile) -> str:
 def _item_row(item: Item, record: Recorded | None, project: Project) -> list[str]:
     source = project.sources().get(item.chapter)
     labels = [item.id, *(record.figures if record else ())]
-    anchor = next((f"#{label}" for label in labels if has_anchor(source, label)), "")
+    anchor = next((f"#{make_id(label)}" for label in labels if has_anchor(source, label)), "")
     link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{item.chapter}</a>'
     head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
-    if record is not None and record.table.empty:
+    counts = verdict_counts(record.table) if record else {}
+    if record and not counts and (record.note or record.figures):
         return [*head, cell(record.note), chip("shown")]
-    if record is None or set(verdict_counts(record.table)) == {NOT_RUN}:
+    if not set(counts) - {NOT_RUN}:
         return [*head, f"needs {cell(item.needs)}", chip(NOT_RUN)]
     settings = [cell(text) for text in dict.fromkeys(record.table["setting"]) if text]
     settings += [cell(record.note)] if record.note else []
-    chips = [f"{chip(kind)} {count}" for kind, count in verdict_counts(record.table).items()]
+    chips = [
+        f'<span class="i2p-nobreak">{chip(kind)} {count}</span>' for kind, count in counts.items()
+    ]
     return [*head, "<br>".join(settings), "<br>".join(chips)]
 
 

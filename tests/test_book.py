@@ -1,0 +1,145 @@
+"""The book is built from whole chapters only, is readable offline, and escapes what it shows."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import write_notebook
+
+from i2p_lib import pages
+from i2p_lib.book import BookError, build_book, stage, toc_files
+from i2p_lib.htmlcheck import check_html
+from i2p_lib.notebooks import Chapter, Project, execute
+from i2p_lib.paper import compare
+from i2p_lib.paper_pages import record
+
+HOSTILE = '<script>alert(1)</script> & ``` {raw} $x$ | "quoted"'
+
+
+@pytest.fixture
+def small_book(tiny: Project) -> Project:
+    """A book of one executed chapter."""
+    (tiny.root / "book" / "_toc.yml").write_text(
+        "format: jb-book\nroot: overview\nchapters:\n"
+        "  - file: chapters/03_few_shot\n  - file: code\n  - file: execution\n"
+    )
+    (tiny.root / "book" / "references.bib").write_text("")
+    text = "(table3)=\n## Table 3\n\nWith $x^2$."
+    write_notebook(tiny.root / "notebooks" / "03_few_shot.ipynb", text, "print(profile)")
+    chapter = Chapter.of(tiny, "03_few_shot", tiny.profile("tiny"))
+    execute(chapter, {"profile": "tiny"}, tiny.root)
+    return tiny
+
+
+def test_a_book_is_built_once_and_again_only_when_something_changed(small_book: Project) -> None:
+    profile = small_book.profile("tiny")
+    # the other chapters of the overview are not part of this small book
+    with pytest.raises(BookError, match="links to chapters/00_method.html"):
+        build_book(small_book, profile)
+    assert not (small_book.build / "html").exists(), "a faulty book is not published"
+    assert not list(small_book.build.glob(".book-*")), "nothing is left lying about"
+
+
+def test_the_table_of_contents_names_every_notebook(project_root: Path) -> None:
+    project = Project(project_root, project_root / "_build")
+    chapters = [n.removeprefix("chapters/") for n in toc_files(project) if "chapters/" in n]
+    assert chapters == list(project.sources())
+
+
+def test_a_chapter_that_was_not_executed_stops_the_book(small_book: Project) -> None:
+    profile = small_book.profile("tiny")
+    Chapter.of(small_book, "03_few_shot", profile).executed.unlink()
+    with pytest.raises(BookError, match="i2p run 03_few_shot --profile tiny"):
+        stage(small_book, profile, small_book.build / "book_src")
+
+
+def test_a_page_shows_the_parameters_that_ran(small_book: Project) -> None:
+    staged = small_book.build / "book_src"
+    stage(small_book, small_book.profile("tiny"), staged)
+    text = (staged / "chapters" / "03_few_shot.ipynb").read_text()
+    assert "injected-parameters" not in text
+    assert 'profile = \\"tiny\\"' in text and 'profile = \\"smoke\\"' not in text
+
+
+def test_hostile_text_is_escaped_on_the_generated_pages(small_book: Project) -> None:
+    profile_file = small_book.root / "notebooks" / "profiles" / "tiny.yml"
+    profile_file.write_text(f"description: {HOSTILE!r}\nexperiments: {{}}\n")
+    ours = pd.DataFrame([{
+        "dataset": HOSTILE, "model": HOSTILE, "method": "scratch", "pretraining": "none",
+        "metric": "top1", "value": 50.0,
+    }])  # fmt: skip
+    record("table1", compare("table1", ours), "tiny", note=HOSTILE, build=small_book.build)
+    profile = small_book.profile("tiny")
+    for text in (pages.overview(small_book, profile), pages.execution(profile, [])):
+        assert "<script>" not in text
+        assert "&lt;script&gt;" in text
+        assert all(line in ("```{raw} html", "```") for line in text.splitlines() if "```" in line
+                   and line.startswith("`"))  # fmt: skip
+
+
+def test_an_item_links_to_its_label_and_an_absent_result_says_what_it_needs(
+    small_book: Project,
+) -> None:
+    text = pages.overview(small_book, small_book.profile("tiny"))
+    assert 'href="chapters/03_few_shot.html#table3"' in text
+    assert "needs ModelNet40" in text
+    assert "i2p-not-run" in text
+
+
+def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    write_notebook(
+        path,
+        "import i2p_lib as i2p\nfrom i2p_lib.paper import compare\nfrom i2p_lib import plots",
+        "%matplotlib inline\ni2p.freeze\ncompare('x')\nplots.use_style()\nprint()",
+    )
+    assert pages.functions_used(path) == [
+        "i2p_lib.freeze",
+        "i2p_lib.paper.compare",
+        "i2p_lib.plots.use_style",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("html", "word"),
+    [
+        ('<script src="https://cdn.example.org/x.js"></script>', "cdn.example.org"),
+        ('<script src="//cdn.example.org/x.js"></script>', "cdn.example.org"),
+        ('<link rel="stylesheet" href="https://fonts.example.org/a.css">', "fonts.example.org"),
+        ('<img src="http://example.org/a.png">', "example.org/a.png"),
+        ('<img srcset="http://example.org/a.png 2x">', "example.org/a.png"),
+        ("<style>@import 'https://example.org/a.css';</style>", "example.org/a.css"),
+        ('<p style="background: url(https://example.org/a.png)">', "example.org/a.png"),
+        ('<script>import("https://example.org/x.js")</script>', "imports from outside"),
+        ('<iframe src="https://example.org/"></iframe>', "example.org"),
+        ('<script src="gone.js"></script>', "gone.js, which does not exist"),
+        ('<a href="gone.html">x</a>', "gone.html, which does not exist"),
+        ('<a href="#gone">x</a>', "no anchor 'gone'"),
+    ],
+)
+def test_the_page_check_finds_a_planted_fault(tmp_path: Path, html: str, word: str) -> None:
+    (tmp_path / "index.html").write_text(f"<html><body>{html}</body></html>")
+    (problem,) = check_html(tmp_path)
+    assert word in problem
+
+
+def test_the_page_check_finds_a_font_loaded_by_a_style_sheet(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<html></html>")
+    (tmp_path / "a.css").write_text("@font-face { src: url(https://example.org/a.woff2) }")
+    (problem,) = check_html(tmp_path)
+    assert problem == "a.css: loads https://example.org/a.woff2 from outside"
+
+
+def test_the_page_check_lets_ordinary_pages_pass(tmp_path: Path) -> None:
+    (tmp_path / "b.html").write_text('<h1 id="top-of-b">B</h1>')
+    (tmp_path / "index.html").write_text(
+        '<a href="https://example.org/">out</a> <a href="b.html#top-of-b">b</a>'
+        '<a href="mailto:a@example.org">m</a><img src="data:image/png;base64,AA==">'
+    )
+    assert check_html(tmp_path) == []
+
+
+def test_times_are_said_as_people_say_them() -> None:
+    assert [pages.duration(s) for s in (0.4, 59.4, 60, 3599, 3700)] == [
+        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 1 min",
+    ]  # fmt: skip
