@@ -31,7 +31,7 @@ def small_book(tiny: Project) -> Project:
     return tiny
 
 
-def test_a_book_is_built_once_and_again_only_when_something_changed(small_book: Project) -> None:
+def test_a_book_with_a_broken_link_is_not_published(small_book: Project) -> None:
     profile = small_book.profile("tiny")
     # the other chapters of the overview are not part of this small book
     with pytest.raises(BookError, match="links to chapters/00_method.html"):

@@ -1,0 +1,121 @@
+"""The chapters: clean in git, whole when executed, and readable offline in a real browser."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from i2p_lib.paper_items import ITEMS
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MOST_LINES = 30
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_in_git_is_clean_and_short(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not c.outputs and c.execution_count is None for c in code), "strip the outputs"
+    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    assert [c.source.strip() for c in tagged] == ['profile = "demo"']
+    for cell in code:
+        assert len(cell.source.splitlines()) <= MOST_LINES, cell.source[:80]
+    assert re.match(r"(\(.+\)=\n)*# ", notebook.cells[0].source), "the first cell is the title"
+    kernel = notebook.metadata["kernelspec"]
+    assert (kernel["name"], kernel["language"]) == ("python3", "python")
+
+
+def test_no_helper_is_defined_in_two_notebooks() -> None:
+    found: dict[str, str] = {}
+    for path in SOURCES:
+        text = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+        for name in set(re.findall(r"^def (\w+)", text, flags=re.MULTILINE)):
+            assert name not in found, f"{name} stands in {found.get(name)} and {path.stem}"
+            found[name] = path.stem
+
+
+def test_every_item_of_the_paper_has_its_label_in_its_chapter() -> None:
+    for item in ITEMS.values():
+        path = ROOT / "notebooks" / f"{item.chapter}.ipynb"
+        prose = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
+        assert any(f"({item.id})=" in text for text in prose), f"{item.id} in {item.chapter}"
+
+
+@pytest.fixture(scope="module")
+def smoke_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole book at the smoke profile, made as a reader makes it; the folder of its HTML."""
+    work = tmp_path_factory.mktemp("smoke")
+    done = _i2p_book(work)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert str(work / "build" / "html" / "index.html") in done.stdout
+    return work / "build" / "html"
+
+
+def _i2p_book(work: Path) -> subprocess.CompletedProcess:
+    settings = os.environ | {"I2P_BUILD": str(work / "build"), "I2P_RUNS": str(work / "runs")}
+    command = [sys.executable, "-m", "i2p_lib.cli", "book", "--profile", "smoke"]
+    return subprocess.run(command, cwd=work, env=settings, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_every_chapter_runs_and_the_book_is_built(smoke_book: Path) -> None:
+    for path in SOURCES:
+        assert (smoke_book / "chapters" / f"{path.stem}.html").is_file()
+    for name in ("index", "overview", "execution", "code", "references", "how_to_run"):
+        assert (smoke_book / f"{name}.html").is_file()
+
+
+@pytest.mark.slow
+def test_nothing_published_tells_of_this_machine(smoke_book: Path) -> None:
+    for page in smoke_book.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for path in (str(ROOT), str(smoke_book.parents[1])):
+            assert path not in text, f"{page.name} shows {path}"
+
+
+@pytest.mark.slow
+def test_a_second_build_finds_everything_done(smoke_book: Path) -> None:
+    before = (smoke_book / "index.html").stat().st_mtime_ns
+    done = _i2p_book(smoke_book.parents[1])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("up to date") == len(SOURCES)
+    assert (smoke_book / "index.html").stat().st_mtime_ns == before
+
+
+def _open(page: Path, folder: Path) -> tuple[str, list[str]]:
+    """Open a page from its file in Chromium; return its final DOM and the console's errors."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    command = [
+        *(browser, "--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader"),
+        *("--disable-background-networking", f"--user-data-dir={folder}"),
+        # no name is found, so whatever a page would load from outside is a console error
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=15000"),
+        *("--enable-logging=stderr", "--dump-dom", page.as_uri()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, [line for line in console if re.search(r"error|fail", line, re.I)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index", "overview", *(f"chapters/{p.stem}" for p in SOURCES)])
+def test_a_page_opens_from_its_file_without_errors(
+    smoke_book: Path, name: str, tmp_path: Path
+) -> None:
+    page = smoke_book / f"{name}.html"
+    dom, errors = _open(page, tmp_path)
+    assert not errors, errors
+    source = page.read_text(encoding="utf-8")
+    if 'class="math' in source:
+        assert "<mjx-container" in dom, "MathJax has not rendered the formulas"
+    if "Plotly.newPlot" in source:
+        assert 'class="main-svg"' in dom or "gl-container" in dom, "plotly has drawn nothing"
