@@ -101,14 +101,17 @@ def _wrapped(method: str) -> str:
 
 
 def curves(
-    histories: pd.DataFrame, value: str = "val_top1", panels: str | None = None,
-    target: float | None = None, label: str = "top-1 on validation clouds (%)",
+    histories: pd.DataFrame, targets: Mapping[str, float], value: str = "val_top1",
+    label: str = "top-1 on validation clouds (%)",
 ) -> Figure:  # fmt: skip
-    """One thin line per seed and one thick line for their mean, per method, over the epochs."""
+    """One thin line per seed and one thick line for their mean, per method; a panel per network.
+
+    ``targets`` maps networks to the accuracy at which speed is compared.
+    """
     histories = with_method(histories)
-    groups = [(None, histories)] if panels is None else list(histories.groupby(panels, sort=False))
-    figure, axes = plt.subplots(1, len(groups), figsize=(6.6 * len(groups), 4.3), sharey=True,
-                                squeeze=False, layout="constrained")
+    groups = list(histories.groupby("model", sort=False))
+    figure, axes = plt.subplots(1, len(groups), figsize=(1.5 + 5.6 * len(groups), 4.3),
+                                sharey=True, squeeze=False, layout="constrained")
     for axis, (name, part) in zip(axes[0], groups, strict=True):
         for method, lines in part.groupby("method", observed=True):
             colour = METHODS[method]
@@ -116,16 +119,19 @@ def curves(
                 axis.plot(line["epoch"], 100 * line[value], color=colour, alpha=0.35, linewidth=1)
             mean = lines.groupby("epoch")[value].mean()
             axis.plot(mean.index, 100 * mean, color=colour, linewidth=2.6, label=method)
-        if target is not None:
-            axis.axhline(100 * target, color="#111827", linestyle="--", linewidth=1)
-            axis.annotate(f"target {100 * target:.0f} %", (1, 100 * target), ha="right",
-                          xycoords=("axes fraction", "data"), xytext=(0, 4),
+        if name in targets:
+            axis.axhline(100 * targets[name], color="#111827", linestyle="--", linewidth=1)
+            axis.annotate(f"target {100 * targets[name]:.0f} %", (1, 100 * targets[name]),
+                          xycoords=("axes fraction", "data"), xytext=(0, 4), ha="right",
                           textcoords="offset points", fontsize=9)
         _epochs(axis)
-        axis.set_title("" if name is None else str(name))
+        axis.set_title(name)
         axis.set_ylim(0, None)
     axes[0, 0].set_ylabel(label)
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    handles = {text: handle for axis in axes.flat
+               for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    order = [method for method in METHODS if method in handles]
+    figure.legend([handles[m] for m in order], order, loc="outside right center")
     return figure
 
 
