@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (Complaint, ValueError, OSError, RuntimeError, ImportError) as error:
         if options.debug:
             traceback.print_exc()
@@ -141,15 +145,12 @@ def _status(options: argparse.Namespace) -> int:
     project = Project.default()
     profile = project.profile(options.profile)
     print(f"profile {profile.name}: {profile.description}")
-    try:
-        table = runs.status(profile.all_specs())
-    except FileNotFoundError as error:
-        print(f"runs: none can be trained yet. {error}")
-    else:
-        counts = table["state"].value_counts().to_dict()
-        print("runs: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"))
-        for row in table.itertuples():
-            print(f"  {row.state:<8} {row.run}" + (f"   ({row.why})" if row.why else ""))
+    table = runs.status(profile.all_specs())
+    counts = table["state"].value_counts().to_dict()
+    print("runs: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none"))
+    for (state, why), rows in table.groupby(["state", "why"], sort=False):
+        print(f"  {state}" + (f", {why}:" if why else ":"))
+        print("".join(f"    {run}\n" for run in rows["run"]), end="")
     print("chapters:")
     for name in project.chapters():
         chapter = Chapter.of(project, name, profile)

@@ -57,15 +57,16 @@ def _hardware(folder: Path) -> Iterator[Finding]:
 
 
 def engine(name: str) -> Finding:
-    """Return whether an optional sparse convolution engine can be imported here, or why not."""
+    """Return whether another sparse convolution engine can be imported here, or why not."""
     if find_spec(name) is None:
-        return Finding("note", name, "not installed (optional)")
+        return Finding("note", name, "not installed; the book's own engine does not need it")
     try:
         importlib.import_module(name)
     except (ImportError, AssertionError, RuntimeError, OSError, AttributeError) as error:
         reason = str(error) or type(error).__name__
         return Finding("note", name, f"installed, but cannot be imported: {reason[:200]}")
-    return Finding("ok", name, f"{installed_version(name) or 'installed'}, importable (optional)")
+    version = installed_version(name) or "installed"
+    return Finding("ok", name, f"{version}, importable; the book does not need it")
 
 
 def _inputs() -> Iterator[Finding]:

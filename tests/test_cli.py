@@ -77,7 +77,7 @@ def test_status_says_what_is_missing(
     assert cli.main(["status", "--profile", "smoke"]) == 0
     text = capsys.readouterr().out
     assert "missing  03_few_shot   (never executed)" in text
-    assert "(never run)" in text
+    assert "missing, never run:" in text
 
 
 def test_the_embedded_data_and_weights_are_good(capsys: pytest.CaptureFixture) -> None:
