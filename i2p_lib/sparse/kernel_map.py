@@ -52,6 +52,32 @@ class KernelMap:
             ]
         return self._lists["taps"]
 
+    def blocks(self, tile: int, rows: int) -> list[tuple[Tensor, Tensor, list]]:
+        """The pairs of ``taps()`` in blocks that stay in a processor's cache.
+
+        Every tap is cut into the same number of pieces, of at most ``tile`` pairs. All first
+        pieces come first, then all second ones, and so on: the taps then meet the same part of
+        the rows while it is at hand. Successive pieces share a block of up to ``rows`` pairs.
+
+        Returns (input rows, output rows, [(tap, first, last + 1) of each piece]) of each block.
+        """
+        key = ("blocks", tile, rows)
+        if key not in self._lists:
+            taps = self.taps()
+            count = -(-max((len(i) for _, i, _ in taps), default=0) // tile)
+            cut = [(k, i.tensor_split(count), o.tensor_split(count)) for k, i, o in taps]
+            blocks = []
+            for t, (k, i, o) in product(range(count), cut):
+                filled = blocks[-1][2][-1][2] if blocks else rows
+                if filled + len(i[t]) > rows:
+                    blocks.append(([], [], []))
+                    filled = 0
+                blocks[-1][0].append(i[t])
+                blocks[-1][1].append(o[t])
+                blocks[-1][2].append((k, filled, filled + len(i[t])))
+            self._lists[key] = [(torch.cat(i), torch.cat(o), p) for i, o, p in blocks]
+        return self._lists[key]
+
     @cached_property
     def tap_of_pair(self) -> Tensor:
         """The tap of each pair, int32 [P]."""
