@@ -257,13 +257,13 @@ class _Maker:
         if self.recipe == "paper" and ".downsample." in name and conv.kernel_size == (1, 1):
             weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if self.normalize else 1)
         depthwise = conv.groups > 1
-        twin = SparseConv3d(conv.in_channels, conv.out_channels, tuple(weight.shape[2:]),
-                            conv.stride[0], tuple(padding), conv.dilation[0], conv.groups,
-                            conv.bias is not None)
-        with torch.no_grad():
-            twin.weight.copy_(to_taps(weight, depthwise))
-            if conv.bias is not None:
-                twin.bias.copy_(conv.bias)
+        with torch.device("meta"):  # no random weights, they would be replaced at once
+            twin = SparseConv3d(conv.in_channels, conv.out_channels, tuple(weight.shape[2:]),
+                                conv.stride[0], tuple(padding), conv.dilation[0], conv.groups,
+                                conv.bias is not None)
+        twin.weight = nn.Parameter(to_taps(weight, depthwise))
+        if conv.bias is not None:
+            twin.bias = nn.Parameter(conv.bias.detach().clone())
         return twin
 
 
