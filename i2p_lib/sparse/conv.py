@@ -44,7 +44,7 @@ class _Convolution(torch.autograd.Function):
             torch.index_select(x, 0, rows_in, out=inputs[:n])
             for k, a, b in pieces:
                 torch.mm(inputs[a:b], taps[k], out=products[a:b])
-            _scatter_add(out, rows_out, products[:n])
+            _scatter_add(out, rows_out, products)
         return out.to(x.dtype)
 
     @staticmethod
@@ -70,7 +70,7 @@ class _Convolution(torch.autograd.Function):
             if need_x:
                 for k, a, b in pieces:
                     torch.mm(grads[a:b], taps[k], out=inputs[a:b])
-                _scatter_add(grad_x, rows_in, inputs[:n])
+                _scatter_add(grad_x, rows_in, inputs)
         return None if grad_x is None else grad_x.to(x.dtype), grad_w, None
 
 
@@ -99,11 +99,11 @@ def _blocks(x: Tensor, weight: Tensor, kmap: KernelMap):
 
 
 def _scatter_add(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    """out[rows[p]] += values[p], in this order; rows may repeat on the CPU only."""
+    """out[rows[p]] += values[p] for each p, in order; rows may repeat on the CPU only."""
     if out.device.type == "cpu":
         _compiled_scatter()(out.numpy(), rows.numpy(), values.to(out.dtype).numpy())
     else:
-        out.index_add_(0, rows, values.to(out.dtype))
+        out.index_add_(0, rows, values[: len(rows)].to(out.dtype))
 
 
 @cache
@@ -111,7 +111,7 @@ def _compiled_scatter():
     """Compiled on first use; half the time of index_add_ on rows of 64 channels."""
     from numba import njit
 
-    @njit(cache=True, fastmath=True, nogil=True)
+    @njit(cache=True, nogil=True)
     def scatter_add(out, rows, values):
         channels = values.shape[1]
         for p in range(len(rows)):
