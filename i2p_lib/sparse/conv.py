@@ -14,7 +14,7 @@ from i2p_lib.sparse.kernel_map import KernelMap, Triple
 from i2p_lib.sparse.tensor import SparseTensor
 
 BLOCK_VALUES = 2**17  # values in a block of gathered rows (512 KiB in float32)
-LEAST_ROWS = 512  # shorter blocks would leave the matrix products inefficient
+LEAST_ROWS = 1024  # shorter blocks would leave the matrix products inefficient
 
 
 def triple(value: int | tuple[int, ...]) -> Triple:
