@@ -41,8 +41,9 @@ text-align:left;vertical-align:baseline}
 table.dataframe.i2p-comparison .i2p-n{text-align:right;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 table.dataframe.i2p-comparison caption{caption-side:top;text-align:left;font-weight:600}
-table.dataframe.i2p-comparison .i2p-t{white-space:nowrap}
-.i2p-comparison .i2p-chip{border-radius:1em;padding:.1em .7em;white-space:nowrap;color:#fff;
+table.dataframe.i2p-comparison .i2p-t{white-space:normal}
+.i2p-comparison .i2p-chip{border-radius:1em;padding:.1em .7em;display:inline-block;
+  text-align:center;color:#fff;
 background:#5b6470;box-shadow:none}
 .i2p-comparison .i2p-reproduced{background:#1a7f37}.i2p-comparison .i2p-differs{background:#b42318}
 .i2p-comparison .i2p-other-setting{background:#2f5f9e}

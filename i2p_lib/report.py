@@ -34,14 +34,14 @@ _SETTINGS = {
 }  # fmt: skip
 
 
-def settings(runs: pd.DataFrame) -> pd.DataFrame:
+def settings(runs: pd.DataFrame) -> Styler:
     """The settings of a group of runs: one row per setting, all values that occur."""
     rows = []
     for column, title in _SETTINGS.items():
         values = [v for v in runs[column].drop_duplicates() if not pd.isna(v)]
         if values:
             rows.append({"setting": title, "value": ", ".join(_text(v) for v in values)})
-    return pd.DataFrame(rows).set_index("setting")
+    return pd.DataFrame(rows).style.hide(axis="index").hide(axis="columns")
 
 
 def _text(value: object) -> str:
@@ -64,20 +64,24 @@ def summary(runs: pd.DataFrame, by: str | None = None) -> Styler:
         "trained parameters": groups["parameters_trained"].first(),
         "minutes per run": groups["seconds_training"].mean() / 60,
     })
-    formats = {"trained parameters": "{:,.0f}", "runs": "{:d}"}
-    return table.style.format(precision=1, na_rep="one run").format(formats)
+    whole = {"trained parameters": "{:,.0f}", "runs": "{:d}"}
+    formats = {column: whole.get(column, "{:.1f}") for column in table}
+    return table.reset_index().style.format(formats, na_rep="").hide(axis="index")
 
 
-def versus_paper(item: str, runs: pd.DataFrame | None, profile: str) -> str:
+def versus_paper(
+    item: str, runs: pd.DataFrame | None, profile: str, figures: Sequence[str] = ()
+) -> str:
     """An item's values beside the paper's as HTML; also recorded for the overview page.
 
     ``runs`` is a table of runs, or rows that ``paper.compare`` takes, or None where nothing ran.
+    ``figures`` names the figures that show the item.
     """
     rows = runs
     if runs is not None and "regime" in runs:
         rows = paper.rows_of_runs(runs)
     table = paper.compare(item, rows, stand_in=STAND_INS)
-    paper.record(item, table, profile)
+    paper.record(item, table, profile, figures=figures)
     return paper.comparison_html(table)
 
 
@@ -171,7 +175,7 @@ def targets(histories: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def time_to_target(histories: pd.DataFrame, goals: dict[str, float]) -> pd.DataFrame:
+def time_to_target(histories: pd.DataFrame, goals: dict[str, float]) -> Styler:
     """Per network and method: accuracy after epoch 1, epochs and seconds to the target by seed."""
     rows = []
     keys = ["model", "method"]
@@ -191,7 +195,7 @@ def time_to_target(histories: pd.DataFrame, goals: dict[str, float]) -> pd.DataF
             "seconds to target": ", ".join("-" if s is None else f"{s:.0f}" for s in seconds),
             "best (%)": f"{100 * np.mean([r['val_top1'].max() for r in runs]):.1f}",
         })
-    return pd.DataFrame(rows).set_index(["network", "method"])
+    return pd.DataFrame(rows).style.hide(axis="index")
 
 
 def _curves(histories: pd.DataFrame, method: str) -> list[list[float]]:
@@ -250,7 +254,9 @@ def collapse_summary(probes: pd.DataFrame, layer: str = "penultimate") -> Styler
     table = last.pivot_table(index=["method", "split"], columns="metric", values="value",
                              observed=True)
     table = table[[m for m in COLLAPSE_TITLES if m in table]]
-    return table.style.format(precision=3).background_gradient(cmap="Blues_r", axis=0)
+    table.columns.name = None
+    styled = table.reset_index().style.hide(axis="index").format(precision=3)
+    return styled.background_gradient(cmap="Blues_r", axis=0, subset=list(table.columns))
 
 
 def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = None) -> pd.DataFrame:

@@ -157,8 +157,10 @@ class RunSpec(BaseModel):
         """Return a short text for people; it does not name every setting."""
         few = "" if self.shots is None else f" {self.shots}-shot (episode {self.episode})"
         plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
+        axis = "" if self.axis == "z" else f", axis {self.axis}"
+        scale = "" if self.normalize else ", not divided by k"
         return (
-            f"{self.model} {self.weights} {self.regime} on {self.data}{few}{plain}, "
+            f"{self.model} {self.weights} {self.regime} on {self.data}{few}{plain}{axis}{scale}, "
             f"{self.epochs} epochs, seed {self.seed}"
         )
 

@@ -228,8 +228,9 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
     """Train from `state.epoch` to the last epoch; each hook is called after every epoch.
 
     Hooks are also called before the first epoch (`state.epoch` 0).
-    The validation split is measured after every epoch; the test split only where the protocol is
-    "released", because that protocol picks its checkpoint there.
+    The validation split is measured after every epoch, in few-shot runs (whose epochs are many
+    and short) after the last one; the test split only where the protocol is "released", because
+    that protocol picks its checkpoint there.
     Raises Diverged when a loss is not finite.
     """
     spec = state.spec
@@ -239,7 +240,8 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
         epoch = state.epoch + 1
         row = {"epoch": epoch} | _train_epoch(state, epoch)
         began = time.perf_counter()
-        row |= _measure(state, "val")
+        if spec.shots is None or epoch == spec.epochs:
+            row |= _measure(state, "val")
         if spec.protocol == "released":
             row |= _measure(state, "test")
         row["eval_seconds"] = time.perf_counter() - began

@@ -25,7 +25,8 @@ def step(net):
     loss = torch.nn.functional.cross_entropy(net.train()(voxelize(points, 0.1)), torch.arange(4))
     loss.backward()
     optimizer.step()
-    return {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    after = net.state_dict()
+    return {name for name in after if not torch.equal(after[name], before[name])}
 
 
 @pytest.mark.parametrize("regime", REGIMES)

@@ -60,7 +60,8 @@ def test_norm_equals_torchs_norm_and_activation(training, activation):
 
 
 def test_norm_lets_nan_through():
-    tensor = SparseTensor(torch.tensor([[1.0], [float("nan")]]), torch.tensor([[0] * 4, [0, 1, 0, 0]]))
+    coords = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0]])
+    tensor = SparseTensor(torch.tensor([[1.0], [float("nan")]]), coords)
     assert SparseBatchNorm(1, activation=nn.ReLU6())(tensor).feats.isnan().all()
 
 
@@ -96,8 +97,7 @@ def test_feature_wise_functions_sum_and_cat_work_on_the_tensor():
     torch.testing.assert_close((x + x).feats, 2 * x.feats)
     torch.testing.assert_close(torch.cat([x, x], 1).feats, torch.cat([x.feats, x.feats], 1))
     gate = torch.rand(2, 3, 1, 1)
-    torch.testing.assert_close((gate * x).feats if False else (x * gate).feats,
-                               x.feats * gate.flatten(1)[x.coords[:, 0]])
+    torch.testing.assert_close((x * gate).feats, x.feats * gate.flatten(1)[x.coords[:, 0]])
 
 
 def test_tensors_of_other_sites_and_other_functions_are_refused():
