@@ -123,7 +123,7 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     The runs' keys cover the hashes of data and weights.
     """
     notebook = nbformat.read(chapter.source, as_version=4)
-    cells = [[c.cell_type, c.source, c.metadata.get("tags", [])] for c in notebook.cells]
+    cells = [[c.cell_type, c.source, c.metadata] for c in notebook.cells]
     modules = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in HOUSE)
     parts = {
         "notebook": _hash(cells),
@@ -241,7 +241,7 @@ def clean(notebook: NotebookNode, root: Path) -> None:
         language_info={"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
     )
     for number, cell in enumerate(notebook.cells):
-        kept = {key: cell.metadata[key] for key in ("tags", "label") if key in cell.metadata}
+        kept = {key: cell.metadata[key] for key in ("tags", "mystnb") if key in cell.metadata}
         cell.metadata = NotebookNode(kept)
         cell.id = f"cell-{number:03d}"
         for output in cell.get("outputs", []):

@@ -41,7 +41,7 @@ def settings(runs: pd.DataFrame) -> Styler:
         values = [v for v in runs[column].drop_duplicates() if not pd.isna(v)]
         if values:
             rows.append({"setting": title, "value": ", ".join(_text(v) for v in values)})
-    return pd.DataFrame(rows).style.hide(axis="index").hide(axis="columns")
+    return pd.DataFrame(rows).style.hide(axis="index").hide(axis="columns").format(escape="html")
 
 
 def _text(value: object) -> str:
@@ -195,7 +195,7 @@ def time_to_target(histories: pd.DataFrame, goals: dict[str, float]) -> Styler:
             "seconds to target": ", ".join("-" if s is None else f"{s:.0f}" for s in seconds),
             "best (%)": f"{100 * np.mean([r['val_top1'].max() for r in runs]):.1f}",
         })
-    return pd.DataFrame(rows).style.hide(axis="index")
+    return pd.DataFrame(rows).style.hide(axis="index").format(escape="html")
 
 
 def _curves(histories: pd.DataFrame, method: str) -> list[list[float]]:
