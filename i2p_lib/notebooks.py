@@ -30,7 +30,7 @@ from i2p_lib.store import PACKAGE, Entry, source_hash
 
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on
-HOUSE = ("book.py", "cli.py", "environment.py", "htmlcheck.py", "notebooks.py", "pages.py")
+PAGE_MODULES = ("book.py", "cli.py", "environment.py", "htmlcheck.py", "notebooks.py", "pages.py")
 
 
 class NotebookFailed(RuntimeError):
@@ -124,7 +124,7 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     """
     notebook = nbformat.read(chapter.source, as_version=4)
     cells = [[c.cell_type, c.source, c.metadata] for c in notebook.cells]
-    modules = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in HOUSE)
+    modules = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in PAGE_MODULES)
     parts = {
         "notebook": _hash(cells),
         "profile": sha256(chapter.profile.path),
