@@ -12,10 +12,10 @@ _PUBLIC = {
     "REGIMES": "i2p_lib.finetune",
     "freeze": "i2p_lib.finetune",
     "image_model": "i2p_lib.weights",
-    "RunSpec": "i2p_lib.spec",
+    "RunSpec": "i2p_lib.runs.spec",
     "run": "i2p_lib.runs",
     "run_all": "i2p_lib.runs",
-    "open_lab": "i2p_lib.profiles",
+    "open_lab": "i2p_lib.runs.profiles",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -88,7 +88,7 @@ def _store_parser(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from i2p_lib.notebooks import Project
+    from i2p_lib.book.notebooks import Project
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -97,8 +97,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _book(options: argparse.Namespace) -> int:
-    from i2p_lib.book import build_book
-    from i2p_lib.notebooks import Project
+    from i2p_lib.book.build import build_book
+    from i2p_lib.book.notebooks import Project
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -116,7 +116,7 @@ def _book(options: argparse.Namespace) -> int:
 def _execute(project, profile, chapters, options, force: bool) -> dict[str, float]:  # noqa: ANN001
     """Train the runs of the chapters, then execute them; return the seconds of each step."""
     from i2p_lib import runs
-    from i2p_lib.notebooks import Chapter, chapter_state, execute
+    from i2p_lib.book.notebooks import Chapter, chapter_state, execute
 
     parameters = {"profile": profile.name}
     found = [Chapter.of(project, name, profile) for name in chapters]
@@ -140,7 +140,7 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
 
 def _status(options: argparse.Namespace) -> int:
     from i2p_lib import runs
-    from i2p_lib.notebooks import Chapter, Project, chapter_state
+    from i2p_lib.book.notebooks import Chapter, Project, chapter_state
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -181,7 +181,7 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from i2p_lib import weight_files
+    from i2p_lib.weights import files as weight_files
 
     if options.action == "list":
         for card in weight_files.weight_cards():
@@ -197,7 +197,7 @@ def _weights(options: argparse.Namespace) -> int:
 
 def weight_presence(model: str) -> str:
     """Return "present", "absent", or what is wrong with the file."""
-    from i2p_lib import weight_files
+    from i2p_lib.weights import files as weight_files
 
     try:
         weight_files.check_weights(model)
@@ -209,7 +209,7 @@ def weight_presence(model: str) -> str:
 
 
 def _known(options: argparse.Namespace, known: Sequence[str], what: str) -> str:
-    from i2p_lib.spec import unknown_key
+    from i2p_lib.runs.spec import unknown_key
 
     if not options.name:
         raise Complaint(f"i2p {options.action}: name a {what}; known are {', '.join(known)}")

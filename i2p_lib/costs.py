@@ -11,8 +11,8 @@ from torch import nn
 
 from i2p_lib.data import load_dataset
 from i2p_lib.inflation import inflate
+from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseConv3d, SparseTensor, voxelize
-from i2p_lib.spec import RunSpec
 from i2p_lib.weights import image_model
 
 PAPER_MODELS = ("efficientnet_lite0", "resnet18", "resnet50", "resnet101", "wide_resnet101_2",

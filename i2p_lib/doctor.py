@@ -71,7 +71,7 @@ def engine(name: str) -> Finding:
 
 def _inputs() -> Iterator[Finding]:
     from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
-    from i2p_lib.weight_files import check_weights, weight_cards
+    from i2p_lib.weights.files import check_weights, weight_cards
 
     for name in dataset_names():
         try:

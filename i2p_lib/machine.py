@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from i2p_lib.pool import cores
+from i2p_lib.runs.pool import cores
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pandas", "numba", "matplotlib", "plotly"),

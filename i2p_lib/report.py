@@ -11,7 +11,7 @@ from pandas.io.formats.style import Styler
 
 from i2p_lib import metrics, paper
 from i2p_lib.plots import with_method
-from i2p_lib.results import RunResult
+from i2p_lib.runs.tables import RunResult
 
 STAND_INS = {"efficientnet_lite0": "resnet50"}
 """Our network of the offline profiles -> the paper's network in whose row it is shown."""

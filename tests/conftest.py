@@ -4,11 +4,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
-from i2p_lib.notebooks import Project
+from i2p_lib.book.notebooks import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,20 +30,6 @@ def own_run_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT
-
-
-def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"') -> None:
-    """Write a small chapter: a title, the tagged parameters cell, then code or "# " text cells."""
-    new = nbformat.v4
-    first = new.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    prose = ("# ", "## ", "(")
-    made = [
-        new.new_markdown_cell(text) if text.startswith(prose) else new.new_code_cell(text)
-        for text in cells
-    ]
-    notebook = new.new_notebook(cells=[new.new_markdown_cell("# A chapter"), first, *made])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
 
 
 @pytest.fixture

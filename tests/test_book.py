@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import write_notebook
+from made_notebooks import write_notebook
 
-from i2p_lib import pages
-from i2p_lib.book import BookError, build_book, stage, toc_files
-from i2p_lib.htmlcheck import check_html
-from i2p_lib.notebooks import Chapter, Project, execute
+from i2p_lib.book import pages
+from i2p_lib.book.build import BookError, build_book, stage, toc_files
+from i2p_lib.book.htmlcheck import check_html
+from i2p_lib.book.notebooks import Chapter, Project, execute
 from i2p_lib.paper import compare
-from i2p_lib.paper_pages import record
+from i2p_lib.paper.pages import record
 
 HOSTILE = '<script>alert(1)</script> & ``` {raw} $x$ | "quoted"'
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from i2p_lib.costs import cost_table, layer_macs
+from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseConv3d, SparseGlobalPool, voxelize
-from i2p_lib.spec import RunSpec
 
 
 def brute_force_pairs(coords, kernel):

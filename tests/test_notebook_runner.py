@@ -4,10 +4,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import write_notebook
+from made_notebooks import write_notebook
 
-from i2p_lib import notebooks
-from i2p_lib.notebooks import Chapter, NotebookFailed, Project, chapter_state, execute
+from i2p_lib.book import notebooks
+from i2p_lib.book.notebooks import Chapter, NotebookFailed, Project, chapter_state, execute
 
 PARAMETERS = {"profile": "tiny"}
 

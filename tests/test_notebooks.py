@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from i2p_lib.paper_items import ITEMS
+from i2p_lib.paper.items import ITEMS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))

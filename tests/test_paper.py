@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2p_lib import paper, paper_items
+from i2p_lib import paper
 from i2p_lib.data import dataset_names
-from i2p_lib.spec import RunSpec
+from i2p_lib.paper import items as paper_items
+from i2p_lib.runs.spec import RunSpec
 
 
 def ours(method="scratch", values=(90.0,), **key):

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from i2p_lib import profiles, runs
-from i2p_lib.spec import RunSpec, spec_from
+from i2p_lib import runs
+from i2p_lib.runs import profiles
+from i2p_lib.runs.spec import RunSpec, spec_from
 
 GOOD = """
 description: two small experiments

@@ -8,7 +8,7 @@ import pytest
 
 from i2p_lib import report
 from i2p_lib.plots import METHODS, method_label, with_method
-from i2p_lib.spec import RunSpec
+from i2p_lib.runs.spec import RunSpec
 
 
 @dataclass

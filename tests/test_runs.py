@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import torch
 
-from i2p_lib import execute, pool, runs, store
-from i2p_lib.runs import DamagedRun, RunError, RunSpec, run, run_all, status
-from i2p_lib.store import Entry
+from i2p_lib import runs
+from i2p_lib.runs import DamagedRun, RunError, RunSpec, execute, pool, run, run_all, status, store
+from i2p_lib.runs.store import Entry
 
 SPEC = RunSpec(
     points=128, epochs=3, batch_size=8, train_limit=32, test_limit=32, regime="io+bn",
@@ -113,7 +113,7 @@ def test_a_stored_run_is_found_without_training(finished, monkeypatch):
 def test_the_stored_network_gives_the_stored_logits(finished):
     result = run(SPEC, store=finished)
     splits = execute.start(SPEC, torch.device("cpu")).splits
-    from i2p_lib.train import evaluate
+    from i2p_lib.runs.train import evaluate
 
     scores = evaluate(result.network(), splits.test, SPEC, torch.device("cpu"))
     stored = torch.tensor(result.features()["test_logits"])
@@ -122,7 +122,7 @@ def test_the_stored_network_gives_the_stored_logits(finished):
 
 def test_the_key_covers_spec_data_weights_and_sources():
     parts = store.key_parts(SPEC)
-    assert {"spec", "data", "weights", "source train.py", "source sparse/conv.py"} <= parts.keys()
+    assert {"spec", "data", "weights", "source runs/train.py", "source sparse/conv.py"} <= parts.keys()
     keys = {store.key_of(parts)}
     for name in parts:
         keys.add(store.key_of(parts | {name: "changed"}))
@@ -155,10 +155,10 @@ SOURCE_HASH = "bcfe541d9f6510b5"
 def test_one_changed_source_changes_one_hash(tmp_path):
     package = Path(shutil.copytree(store.PACKAGE, tmp_path / "i2p_lib"))
     before = store.source_parts(package)
-    with open(package / "train.py", "a") as file:
+    with open(package / "runs" / "train.py", "a") as file:
         file.write("\nEXTRA = 1\n")
     after = store.source_parts(package)
-    assert {name for name in after if after[name] != before[name]} == {"train.py"}
+    assert {name for name in after if after[name] != before[name]} == {"runs/train.py"}
 
 
 def test_status_tells_done_missing_and_stale_with_the_reason(copied, monkeypatch):
@@ -227,7 +227,7 @@ def test_a_broken_checkpoint_means_starting_anew(finished, tmp_path):
 
 def test_a_killed_process_leaves_a_run_that_ends_the_same(finished, tmp_path):
     code = (
-        "import sys, time, i2p_lib.execute as e; from i2p_lib.runs import *\n"
+        "import sys, time, i2p_lib.runs.execute as e; from i2p_lib.runs import *\n"
         "e.CHECKPOINT_SECONDS = 0\n"
         "entry = e.Entry.of(RunSpec.model_validate_json(sys.argv[1], strict=False), sys.argv[2])\n"
         "e.train_entry(entry, hooks=[lambda s: time.sleep(30 * (s.epoch == 2))])\n"
@@ -332,7 +332,7 @@ def test_tables_have_one_row_per_run_and_epoch(finished):
 
 WORKER = """
 import os, time
-from i2p_lib import worker
+from i2p_lib.runs import worker
 
 def serve(job, tell):
     open(job["file"], "w").write(str(os.getpid()))
@@ -363,7 +363,7 @@ def test_a_worker_that_dies_fails_its_job_and_the_next_job_is_done(worker_module
 
 def test_workers_end_when_their_parent_is_killed(worker_module, tmp_path):
     code = (
-        "import sys, json; from i2p_lib import pool\n"
+        "import sys, json; from i2p_lib.runs import pool\n"
         "pool.work(json.loads(sys.argv[1]), 1, print, sys.argv[2])\n"
     )
     file = tmp_path / "pid"

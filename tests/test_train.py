@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib import store, train
-from i2p_lib.probes import pooled
-from i2p_lib.spec import RunSpec
-from i2p_lib.train import Split, Splits, State
+from i2p_lib.runs import store, train
+from i2p_lib.runs.probing import pooled
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.train import Split, Splits, State
 
 SPEC = RunSpec(
     points=64, epochs=4, batch_size=8, lr=0.01, augment="paper", weights="random", voxel_size=0.2

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from i2p_lib import weight_files, weights
+from i2p_lib import weights
+from i2p_lib.weights import files as weight_files
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,8 @@ def test_cards_say_source_licence_and_hash():
 def test_torchvision_imports_beside_this_torch():
     """Promise: after ensure_torchvision, torchvision and timm import and models run."""
     code = (
-        "from i2p_lib._torchvision import ensure_torchvision as e; import sys; ok = e();"
+        "from i2p_lib.weights import torchvision_import as t; import sys;"
+        "e = t.ensure_torchvision; ok = e();"
         "assert 'torchvision' not in sys.modules and e() == ok;"
         "import timm, torchvision, torchvision.transforms.v2;"
         "torchvision.models.resnet18(); assert torchvision.extension._has_ops() == ok"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from i2p_lib.paper_items import (
+from i2p_lib.paper.items import (
     COMPARISON_COLUMNS,
     DIFFERS,
     ITEMS,
@@ -22,7 +22,7 @@ from i2p_lib.paper_items import (
     paper_values,
     typed_comparison,
 )
-from i2p_lib.paper_pages import Recorded, comparison_html, record, recorded_items, verdict_counts
+from i2p_lib.paper.pages import Recorded, comparison_html, record, recorded_items, verdict_counts
 
 __all__ = [
     "COMPARISON_COLUMNS", "DIFFERS", "ITEMS", "Item", "NOT_IN_PAPER", "NOT_RUN", "OTHER_SETTING",

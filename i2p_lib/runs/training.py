@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from i2p_lib import pool
 from i2p_lib.data import load_dataset
-from i2p_lib.execute import last_line, mark_failed, resolve_device, train_entry
-from i2p_lib.results import RunResult, histories, probes, results
-from i2p_lib.spec import RunSpec
-from i2p_lib.store import DamagedRun, Entry, stored_runs
-from i2p_lib.train import Hook, State
+from i2p_lib.runs import pool
+from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
+from i2p_lib.runs.tables import RunResult, histories, probes, results
+from i2p_lib.runs.train import Hook, State
 
 __all__ = [
     "DamagedRun",

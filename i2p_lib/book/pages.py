@@ -11,11 +11,11 @@ from typing import Any
 import nbformat
 from docutils.nodes import make_id
 
-from i2p_lib.notebooks import Project
-from i2p_lib.paper_items import ITEMS, NOT_RUN, Item
-from i2p_lib.paper_pages import Recorded, recorded_items, verdict_counts
-from i2p_lib.profiles import Profile
-from i2p_lib.store import PACKAGE, Entry, read_json
+from i2p_lib.book.notebooks import Project
+from i2p_lib.paper.items import ITEMS, NOT_RUN, Item
+from i2p_lib.paper.pages import Recorded, recorded_items, verdict_counts
+from i2p_lib.runs.profiles import Profile
+from i2p_lib.runs.store import PACKAGE, Entry, read_json
 
 
 def cell(value: Any) -> str:

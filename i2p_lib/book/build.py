@@ -15,11 +15,11 @@ from typing import Any
 import nbformat
 import yaml
 
-from i2p_lib import pages
+from i2p_lib.book import pages
+from i2p_lib.book.htmlcheck import check_html
+from i2p_lib.book.notebooks import Chapter, Project
 from i2p_lib.files import atomic_write
-from i2p_lib.htmlcheck import check_html
-from i2p_lib.notebooks import Chapter, Project
-from i2p_lib.profiles import Profile
+from i2p_lib.runs.profiles import Profile
 
 GENERATED = ("overview", "execution", "code")
 STAMP = "built-from.txt"

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from i2p_lib import store
 from i2p_lib.files import sha256
-from i2p_lib.probes import ProbeHook, final_features
-from i2p_lib.store import DamagedRun, Entry
-from i2p_lib.train import Hook, State, start, train
+from i2p_lib.runs import store
+from i2p_lib.runs.probing import ProbeHook, final_features
+from i2p_lib.runs.store import DamagedRun, Entry
+from i2p_lib.runs.train import Hook, State, start, train
 
 CHECKPOINT_SECONDS = 20.0
 HISTORY_COLUMNS = [

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from i2p_lib.data import dataset_hash
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.spec import RunSpec
-from i2p_lib.train import State
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.train import State
 from i2p_lib.weights import weights_hash
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = (
     "sparse/*.py",
     "data/episodes.py",
@@ -33,10 +33,10 @@ SOURCES = (
     "data/transforms.py",
     "inflation.py",
     "finetune.py",
-    "weights.py",
-    "train.py",
+    "weights/__init__.py",
+    "runs/train.py",
 )
-PROBE_SOURCES = ("probes.py", "collapse.py")
+PROBE_SOURCES = ("runs/probing.py", "collapse.py")
 RESULTS = (
     "spec.json",
     "parts.json",

@@ -24,13 +24,14 @@ from nbformat import NotebookNode
 
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import describe_machine, package_versions
-from i2p_lib.profiles import Profile, load_profile
-from i2p_lib.spec import unknown_key
-from i2p_lib.store import PACKAGE, Entry, source_hash
+from i2p_lib.runs.profiles import Profile, load_profile
+from i2p_lib.runs.spec import unknown_key
+from i2p_lib.runs.store import PACKAGE, Entry, source_hash
 
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on
-PAGE_MODULES = ("book.py", "cli.py", "environment.py", "htmlcheck.py", "notebooks.py", "pages.py")
+PAGE_MODULES = ("book/__init__.py", "book/build.py", "book/htmlcheck.py", "book/notebooks.py",
+                "book/pages.py", "cli.py", "doctor.py", "environment.py")
 
 
 class NotebookFailed(RuntimeError):
@@ -124,7 +125,6 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     """
     notebook = nbformat.read(chapter.source, as_version=4)
     cells = [[c.cell_type, c.source, c.metadata] for c in notebook.cells]
-    modules = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in PAGE_MODULES)
     parts = {
         "notebook": _hash(cells),
         "profile": sha256(chapter.profile.path),
@@ -133,12 +133,10 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     }
     for path in sorted([*PACKAGE.rglob("*.csv"), *PACKAGE.rglob("manifest*")]):
         parts[f"file {path.name}"] = sha256(path)
-    values = PACKAGE.parent / "book" / "paper_values.csv"
-    if values.is_file():
-        parts["the paper's values"] = sha256(values)
-    for path in modules:
+    for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
-        parts[f"i2p_lib/{name}"] = source_hash(path.read_text(encoding="utf-8"))
+        if name not in PAGE_MODULES:
+            parts[f"i2p_lib/{name}"] = source_hash(path.read_text(encoding="utf-8"))
     return parts
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 import yaml
 
 from i2p_lib import runs
-from i2p_lib.results import RunResult
-from i2p_lib.spec import RunSpec, spec_from, unknown_key
-from i2p_lib.store import Entry, project_root
+from i2p_lib.runs.spec import RunSpec, spec_from, unknown_key
+from i2p_lib.runs.store import Entry, project_root
+from i2p_lib.runs.tables import RunResult
 
 KEYS = ("description", "device", "workers", "defaults", "experiments", "chapters")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from i2p_lib._torchvision import ensure_torchvision
 from i2p_lib.files import atomic_write, sha256
+from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 # timm's cards are resolved on request; these torchvision models are the ones the book uses.
 _BOOK_TORCHVISION = (

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from i2p_lib.data import augment, few_shot_episode, load_dataset
 from i2p_lib.finetune import freeze
 from i2p_lib.inflation import inflate
+from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseTensor, voxelize
-from i2p_lib.spec import RunSpec
 from i2p_lib.weights import image_model
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
-from i2p_lib import store
-from i2p_lib.spec import RunSpec
-from i2p_lib.store import Entry
-from i2p_lib.train import build_network
+from i2p_lib.runs import store
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.store import Entry
+from i2p_lib.runs.train import build_network
 
 
 @dataclass(frozen=True)

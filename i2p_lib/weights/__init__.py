@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from i2p_lib._torchvision import ensure_torchvision
-from i2p_lib.weight_files import (
+from i2p_lib.weights.files import (
     LITE_CARDS,
     WeightCard,
     check_weights,
@@ -23,6 +22,7 @@ from i2p_lib.weight_files import (
     weight_cards,
     weights_hash,
 )
+from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 __all__ = [
     "TensorRow", "TransferReport", "WeightCard", "check_weights", "fetch_weights", "image_input",

@@ -36,7 +36,7 @@ class _Worker:
     """One subprocess, the job it works on, and the thread that reads its events."""
 
     def __init__(self, module: str, events: queue.Queue) -> None:
-        root = str(Path(__file__).parent.parent)
+        root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.job: Job | None = None
         self.errors = tempfile.TemporaryFile()
@@ -89,7 +89,7 @@ def work(
     jobs: Iterable[Job],
     workers: int,
     on_event: Callable[[Job, Event], None],
-    module: str = "i2p_lib.worker",
+    module: str = "i2p_lib.runs.worker",
 ) -> None:
     """Let `workers` processes do the jobs in order; returns when each job has ended.
 

@@ -41,9 +41,9 @@ def main() -> None:
 
 
 def _serve(job: dict, tell: Callable[..., None]) -> None:
-    from i2p_lib.execute import train_entry
-    from i2p_lib.spec import RunSpec
-    from i2p_lib.store import Entry
+    from i2p_lib.runs.execute import train_entry
+    from i2p_lib.runs.spec import RunSpec
+    from i2p_lib.runs.store import Entry
 
     entry = Entry.of(RunSpec(**job["spec"]), job["store"])
     if entry.key != job["key"]:

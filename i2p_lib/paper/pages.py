@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from i2p_lib.files import atomic_write
-from i2p_lib.paper_items import (
+from i2p_lib.paper.items import (
     COMPARISON_COLUMNS,
     DIFFERS,
     ITEMS,
@@ -191,7 +191,7 @@ def _read_record(path: Path, profile: str) -> Recorded:
 def _folder(profile: str, build: str | Path | None) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", profile):
         raise ValueError(f"expected a profile's name (letters, digits, - and _), got {profile!r}")
-    default = os.environ.get("I2P_BUILD") or Path(__file__).parents[1] / "_build"
+    default = os.environ.get("I2P_BUILD") or Path(__file__).resolve().parents[2] / "_build"
     return Path(build or default) / "items" / profile
 
 

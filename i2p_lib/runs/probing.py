@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.collapse import collapse_report
+from i2p_lib.runs.train import Split, State, evaluate
 from i2p_lib.sparse import SparseTensor
-from i2p_lib.train import Split, State, evaluate
 
 PENULTIMATE = "penultimate"
 

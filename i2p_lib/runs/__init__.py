@@ -1,0 +1,19 @@
+"""Runs: what is trained, how it is kept, and how it is found again."""
+
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.tables import RunResult, histories, probes, results
+from i2p_lib.runs.training import DamagedRun, RunError, run, run_all, status, train_missing
+
+__all__ = [
+    "DamagedRun",
+    "RunError",
+    "RunResult",
+    "RunSpec",
+    "histories",
+    "probes",
+    "results",
+    "run",
+    "run_all",
+    "status",
+    "train_missing",
+]

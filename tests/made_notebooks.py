@@ -1,0 +1,19 @@
+"""Small notebooks that tests make."""
+
+from pathlib import Path
+
+import nbformat
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"') -> None:
+    """Write a small chapter: a title, the tagged parameters cell, then code or "# " text cells."""
+    new = nbformat.v4
+    first = new.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    prose = ("# ", "## ", "(")
+    made = [
+        new.new_markdown_cell(text) if text.startswith(prose) else new.new_code_cell(text)
+        for text in cells
+    ]
+    notebook = new.new_notebook(cells=[new.new_markdown_cell("# A chapter"), first, *made])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
