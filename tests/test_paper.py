@@ -133,12 +133,12 @@ def test_a_stand_in_is_shown_in_its_line_and_named():
     """Promise: our model on our data stands beside the paper's line, as another setting."""
     runs = pd.concat([ours(m, [30, 40], dataset="home_objects", model="efficientnet_lite0",
                            pretraining=p, shots=5, as_in_paper=False)
-                      for m, p in (("scratch", "none"), ("random-io", "none"))])  # fmt: skip
+                      for m, p in (("scratch", "none"), ("control-io", "none"))])  # fmt: skip
     table = paper.compare("table3", runs, stand_in={"efficientnet_lite0": "resnet18"})
     row = line(table, model="resnet18", method="scratch", shots=5)
     assert (row["paper"], row["ours"], row["seeds"]) == (63.7, 35, 2)
     assert (row["verdict"], row["setting"]) == ("other setting", "home_objects, efficientnet_lite0")
-    assert line(table, method="random-io")["verdict"] == "not in the paper"
+    assert line(table, method="control-io")["verdict"] == "not in the paper"
     assert len(table) == 19
     alone = paper.compare("table3", runs)
     assert len(alone) == 20 and alone["verdict"].eq("not in the paper").sum() == 2

@@ -60,7 +60,7 @@ PAPER_RECIPE = {
 def method_name(regime: str, weights: str | None) -> str:
     """Return the paper's name of a training method: "scratch", "fip-io", "fip-all", ...
 
-    Random weights that stay frozen in part ("random-io+bn") are our control, not a method of
+    Random weights that stay frozen in part ("control-io+bn") are our control, not a method of
     the paper.
 
     >>> method_name("io+bn", "imagenet1k"), method_name("all", "random")
@@ -68,7 +68,7 @@ def method_name(regime: str, weights: str | None) -> str:
     """
     if weights not in (None, "random"):
         return f"fip-{regime}"
-    return "scratch" if regime == "all" else f"random-{regime}"
+    return "scratch" if regime == "all" else f"control-{regime}"
 
 
 def rows_of_runs(runs: pd.DataFrame, metric: str = "top1", column: str = "top1") -> pd.DataFrame:
