@@ -1,4 +1,4 @@
-"""Figures of the book: one look, one palette, and one function per kind of plot."""
+"""Plots of results: one look, one palette, and one function per kind of plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 METHODS: dict[str, str] = {
@@ -285,114 +284,4 @@ def feature_maps(
         axis.set(title=title, xticks=[], yticks=[], xlim=(low[0] - margin[0], high[0] + margin[0]),
                  ylim=(low[1] - margin[1], high[1] + margin[1]))
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
-    return figure
-
-
-def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figure:
-    """Thumbnails of point clouds [N, P, 3], seen from the front and a little above."""
-    rows = -(-len(clouds) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.62 * rows),
-                                squeeze=False, layout="constrained")
-    turn, tilt = np.deg2rad(35), np.deg2rad(18)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, cloud, name in zip(axes.flat, clouds, names, strict=False):
-        x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
-        depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
-        y = cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt)
-        order = np.argsort(-depth)
-        axis.scatter(x[order], y[order], c=depth[order], s=1.1, cmap="viridis_r", linewidth=0)
-        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
-        axis.set_title(name.replace("_", " "), fontsize=8.5, loc="center", fontweight="normal")
-    return figure
-
-
-def filters(image_filter: np.ndarray, volume: np.ndarray, axis: str) -> Figure:
-    """A 2D filter [k, k] beside the slices of its inflated twin [k, k, k] along ``axis``."""
-    slices = np.moveaxis(volume, "xyz".index(axis), 0).transpose(0, 2, 1)
-    largest = np.abs(image_filter).max()
-    figure, axes = plt.subplots(1, 1 + len(slices), figsize=(1.9 * (1 + len(slices)), 2.3),
-                                layout="constrained")
-    titles = ["image filter", *[f"{axis} = {i}" for i in range(len(slices))]]
-    for panel, values, title in zip(axes, [image_filter, *slices], titles, strict=True):
-        panel.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
-        panel.set_title(title, fontsize=10)
-        panel.set(xticks=[], yticks=[])
-        for (row, column), value in np.ndenumerate(values):
-            dark = abs(value) > 0.6 * largest
-            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
-                       color="white" if dark else "#1f2937")
-    return figure
-
-
-def voxels(cloud: np.ndarray, coords: np.ndarray, voxel_size: float, title: str) -> Figure:
-    """A cloud [P, 3] and the voxels [N, 3] that it occupies, side by side."""
-    figure = plt.figure(figsize=(9.5, 4.6), layout="constrained")
-    left = figure.add_subplot(1, 2, 1, projection="3d")
-    left.scatter(*cloud.T, c=cloud[:, 2], s=2, cmap="viridis", linewidth=0)
-    left.set_title(f"{len(cloud):,} points")
-    right = figure.add_subplot(1, 2, 2, projection="3d")
-    low = coords.min(0)
-    filled = np.zeros(coords.max(0) - low + 1, bool)
-    filled[tuple((coords - low).T)] = True
-    shade = plt.get_cmap("viridis")(np.linspace(0.1, 0.95, filled.shape[2]))
-    colours = np.broadcast_to(shade, (*filled.shape, 4))
-    right.voxels(filled, facecolors=colours, edgecolor=(1, 1, 1, 0.35), linewidth=0.3)
-    right.set_title(f"{len(coords):,} voxels of {voxel_size:g}  ({title})")
-    for axis in (left, right):
-        axis.set_box_aspect(np.ptp(cloud, axis=0) + 1e-6)
-        axis.set_axis_off()
-        axis.view_init(18, -60)
-    return figure
-
-
-def cloud_html(cloud: np.ndarray, title: str, colour: np.ndarray | None = None) -> str:
-    """A point cloud that can be turned, as HTML that needs only the book's own plotly.js."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(go.Scatter3d(
-        x=cloud[:, 0].round(3), y=cloud[:, 1].round(3), z=cloud[:, 2].round(3), mode="markers",
-        marker={"size": 2.2, "color": cloud[:, 2] if colour is None else colour,
-                "colorscale": "Viridis"}, hoverinfo="skip",
-    ))  # fmt: skip
-    hidden = {"visible": False}
-    figure.update_layout(
-        title={"text": title, "font": {"size": 14}}, height=420, paper_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 0, "r": 0, "t": 36, "b": 0},
-        scene={"aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden},
-    )
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
-
-
-def framework() -> Figure:
-    """Figure 1 of the paper, drawn anew: what is copied, what is inflated, what is new."""
-    figure, axis = plt.subplots(figsize=(10.5, 4.6), layout="constrained")
-    axis.set(xlim=(0, 21), ylim=(0, 9.2))
-    axis.set_axis_off()
-    colours = {"inflate": "#2563c9", "copy": "#e8871e", "new": "#0f9d76"}
-    image = [("image\n224 x 224 x 3", None), ("stem\n2D conv", None), ("conv k x k", "inflate"),
-             ("norm", "copy"), ("conv k x k", "inflate"), ("norm", "copy"), ("classifier", None)]
-    points = [("points\nvoxels, xyz", None), ("stem\n3D conv", "new"),
-              ("sparse conv\nk x k x k", "inflate"), ("norm", "copy"),
-              ("sparse conv\nk x k x k", "inflate"), ("norm", "copy"),
-              ("classifier", "new")]
-    for row, (layers, y) in enumerate(((image, 6.4), (points, 1.6))):
-        for place, (text, kind) in enumerate(layers):
-            x = 0.3 + 2.95 * place
-            edge = colours.get(kind, "#9aa1ad")
-            axis.add_patch(FancyBboxPatch((x, y), 2.2, 1.5, boxstyle="round,pad=0.08",
-                                          facecolor=edge + "22", edgecolor=edge, linewidth=1.6))
-            axis.text(x + 1.1, y + 0.75, text, ha="center", va="center", fontsize=9)
-            if place:
-                axis.add_patch(FancyArrowPatch((x - 0.66, y + 0.75), (x - 0.1, y + 0.75),
-                                               arrowstyle="-|>", mutation_scale=10,
-                                               color="#6b7280"))
-            if row and kind in ("inflate", "copy"):
-                axis.add_patch(FancyArrowPatch((x + 1.1, 6.25), (x + 1.1, 3.25), linewidth=1.8,
-                                               arrowstyle="-|>", mutation_scale=14, color=edge))
-                axis.text(x + 1.22, 4.75, kind, color=edge, fontsize=9.5, fontweight="bold")
-    axis.text(0.3, 8.55, "network pretrained on images", fontsize=11.5, fontweight="bold")
-    axis.text(0.3, 0.75, "the same network on a point cloud", fontsize=11.5, fontweight="bold")
-    axis.text(20.6, 0.75, "green: new, always trained    orange: trained in IO+BN    "
-              "blue: trained in ALL", ha="right", fontsize=9, color="#374151")
     return figure

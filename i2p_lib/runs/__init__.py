@@ -1,8 +1,9 @@
 """Runs: what is trained, how it is kept, and how it is found again."""
 
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.store import DamagedRun
 from i2p_lib.runs.tables import RunResult, histories, probes, results
-from i2p_lib.runs.training import DamagedRun, RunError, run, run_all, status, train_missing
+from i2p_lib.runs.training import RunError, run, run_all, status, train_missing
 
 __all__ = [
     "DamagedRun",

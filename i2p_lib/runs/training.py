@@ -14,21 +14,8 @@ from i2p_lib.runs import pool
 from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
-from i2p_lib.runs.tables import RunResult, histories, probes, results
+from i2p_lib.runs.tables import RunResult
 from i2p_lib.runs.train import Hook, State
-
-__all__ = [
-    "DamagedRun",
-    "RunError",
-    "RunResult",
-    "RunSpec",
-    "histories",
-    "probes",
-    "results",
-    "run",
-    "run_all",
-    "status",
-]
 
 
 class RunError(RuntimeError):
