@@ -36,20 +36,19 @@ _RECORD_FIELDS = {"item", "profile", "note", "figures", "written", "rows"}
 _STYLE = """<style>
 .i2p-wrap{overflow-x:auto}
 table.dataframe.i2p-comparison{font-size:.85em;border-collapse:collapse;margin:.5em 0}
-table.dataframe.i2p-comparison td,table.dataframe.i2p-comparison th{padding:.25em .7em;
+table.dataframe.i2p-comparison td,table.dataframe.i2p-comparison th{padding:.25em .5em;
 text-align:left;vertical-align:baseline}
 table.dataframe.i2p-comparison .i2p-n{text-align:right;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 table.dataframe.i2p-comparison caption{caption-side:top;text-align:left;font-weight:600}
 table.dataframe.i2p-comparison .i2p-t{white-space:normal}
-.i2p-comparison .i2p-chip{border-radius:1em;padding:.1em .7em;display:inline-block;
-  text-align:center;color:#fff;
-background:#5b6470;box-shadow:none}
+.i2p-comparison .i2p-chip{border-radius:1em;padding:.05em .7em;white-space:nowrap;color:#fff;
+background:#5b6470;box-shadow:none;font-size:.92em}
 .i2p-comparison .i2p-reproduced{background:#1a7f37}.i2p-comparison .i2p-differs{background:#b42318}
 .i2p-comparison .i2p-other-setting{background:#2f5f9e}
-.i2p-comparison .i2p-not-in-the-paper{background:#6b4f9e}
-.i2p-comparison .i2p-not-run{background:transparent;color:inherit;
-box-shadow:inset 0 0 0 1px currentColor}
+.i2p-comparison .i2p-not-run,.i2p-comparison .i2p-not-in-the-paper{background:transparent;
+color:inherit;box-shadow:inset 0 0 0 1px currentColor;padding:.05em .5em}
+.i2p-comparison .i2p-not-in-the-paper{box-shadow:none;opacity:.75;padding:0}
 .i2p-comparison small{opacity:.8}
 </style>"""
 

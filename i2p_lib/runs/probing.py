@@ -94,6 +94,8 @@ class ProbeHook:
         for name in ("train", "test"):
             split = getattr(state.splits, name)
             layers, logits = features(state, split, stages)
+            if state.epoch == state.spec.epochs:
+                state.last_features[name] = layers[PENULTIMATE], logits
             counts = torch.bincount(split.labels)
             kept = counts[split.labels] > 1
             if int((counts > 1).sum()) < 2:
@@ -112,8 +114,11 @@ def final_features(state: State) -> dict[str, Tensor]:
     kept = {}
     for name in ("train", "test"):
         split = getattr(state.splits, name)
-        layers, logits = features(state, split, [])
-        kept[f"{name}_features"] = layers[PENULTIMATE]
+        if name not in state.last_features:  # the last epoch was not probed
+            layers, logits = features(state, split, [])
+            state.last_features[name] = layers[PENULTIMATE], logits
+        values, logits = state.last_features[name]
+        kept[f"{name}_features"] = values
         kept[f"{name}_logits"] = logits
         kept[f"{name}_labels"] = split.labels.clone()
     return kept

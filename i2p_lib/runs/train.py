@@ -63,6 +63,7 @@ class State:
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     probes: list[dict] = field(default_factory=list)
+    last_features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 Hook = Callable[[State], None]
