@@ -62,22 +62,25 @@ def cost_table(models: tuple[str, ...], spec: RunSpec, clouds: int = 8) -> pd.Da
     """
     data = load_dataset(spec.data, "test")
     points = torch.tensor(data.points[:clouds, : spec.points])
-    classes = len(data.class_names)
-    rows = []
-    for name in models:
-        flat = image_model(name, weights="random")
-        net = inflate(flat, 3, classes, spec.axis, spec.normalize, spec.recipe,
-                      torch.Generator().manual_seed(0))
-        x = voxelize(points, spec.voxel_size)
-        macs = layer_macs(net, x)["macs"].sum() / clouds
-        rows.append({
-            "network": name,
-            "image parameters (M)": _millions(flat),
-            "point parameters (M)": _millions(net),
-            "GMACs per cloud": macs / 1e9,
-            "ms per cloud": 1e3 * _seconds(net, x) / clouds,
-        })
+    rows = [_cost(name, spec, points, len(data.class_names)) for name in models]
     return pd.DataFrame(rows).set_index("network")
+
+
+def _cost(name: str, spec: RunSpec, points: torch.Tensor, classes: int) -> dict:
+    """One row of the table; a function, so that only one network is in memory at a time."""
+    flat = image_model(name, weights="random")
+    image_parameters = _millions(flat)
+    net = inflate(flat, 3, classes, spec.axis, spec.normalize, spec.recipe,
+                  torch.Generator().manual_seed(0))
+    del flat
+    x = voxelize(points, spec.voxel_size)
+    return {
+        "network": name,
+        "image parameters (M)": image_parameters,
+        "point parameters (M)": _millions(net),
+        "GMACs per cloud": layer_macs(net, x)["macs"].sum() / len(points) / 1e9,
+        "ms per cloud": 1e3 * _seconds(net, x) / len(points),
+    }
 
 
 def _millions(net: nn.Module) -> float:
