@@ -228,7 +228,7 @@ def test_a_broken_checkpoint_means_starting_anew(finished, tmp_path):
 
 def test_a_killed_process_leaves_a_run_that_ends_the_same(finished, tmp_path):
     code = (
-        "import sys, time, i2p_lib.runs.execute as e; from i2p_lib.runs import *\n"
+        "import sys, time, i2p_lib.runs.execute as e; from i2p_lib.runs import RunSpec\n"
         "e.CHECKPOINT_SECONDS = 0\n"
         "entry = e.Entry.of(RunSpec.model_validate_json(sys.argv[1], strict=False), sys.argv[2])\n"
         "e.train_entry(entry, hooks=[lambda s: time.sleep(30 * (s.epoch == 2))])\n"
