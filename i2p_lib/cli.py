@@ -117,12 +117,17 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
     """Train the runs of the chapters, then execute them; return the seconds of each step."""
     from i2p_lib import runs
     from i2p_lib.book.notebooks import Chapter, chapter_state, execute
+    from i2p_lib.runs.store import Entry
 
     parameters = {"profile": profile.name}
     found = [Chapter.of(project, name, profile) for name in chapters]
     times = {}
     began = time.perf_counter()
-    entries = list({entry.key: entry for chapter in found for entry in chapter.entries()}.values())
+    if profile.chapters:
+        entries = [entry for chapter in found for entry in chapter.entries()]
+    else:  # a profile of runs alone, such as tuning
+        found, entries = [], [Entry.of(spec) for spec in profile.all_specs()]
+    entries = list({entry.key: entry for entry in entries}.values())
     workers = options.workers or profile.workers
     trained = runs.train_missing(entries, workers, progress=True, device=profile.device)
     times[f"train {trained} of {len(entries)} runs"] = time.perf_counter() - began

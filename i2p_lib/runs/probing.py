@@ -114,6 +114,8 @@ def final_features(state: State) -> dict[str, Tensor]:
     kept = {}
     for name in ("train", "test"):
         split = getattr(state.splits, name)
+        if split is None:
+            continue
         if name not in state.last_features:  # the last epoch was not probed
             layers, logits = features(state, split, [])
             state.last_features[name] = layers[PENULTIMATE], logits

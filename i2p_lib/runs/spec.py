@@ -67,7 +67,8 @@ class RunSpec(BaseModel):
     axis, normalize, recipe    how weights are inflated, see `inflate`
     protocol                   "clean": mean of a voxel's points, the last epoch's weights, test
                                read once; "released" (the original code): one point per voxel,
-                               test read every epoch, also as the epoch that is best on it
+                               test read every epoch, also as the epoch that is best on it;
+                               "tuning": as clean, but the test split is never read
     voxel_size, points         edge of a voxel in the cloud's unit; points used of each cloud
     schedule, warmup           see `train.learning_rate`; the share of steps in which it rises
     augment                    "none", "paper", "upright", or a mapping of `Augment` settings
@@ -88,7 +89,7 @@ class RunSpec(BaseModel):
     axis: Literal["x", "y", "z"] = "z"
     normalize: bool = True
     recipe: Literal["paper"] | None = None
-    protocol: Literal["clean", "released"] = "clean"
+    protocol: Literal["clean", "released", "tuning"] = "clean"
     voxel_size: float = Field(0.05, gt=0, le=1)
     points: int = Field(2048, ge=1)
     epochs: int = Field(10, ge=1, le=10_000)
@@ -127,6 +128,8 @@ class RunSpec(BaseModel):
         wrong = [epoch for epoch in self.probe_epochs if not 0 <= epoch <= self.epochs]
         if wrong:
             raise ValueError(f"probe_epochs must lie in 0..{self.epochs} (epochs), got {wrong}")
+        if self.protocol == "tuning" and self.probe_epochs:
+            raise ValueError("probes look at the test split, tuning never does: leave one out")
         if list(self.probe_epochs) != sorted(set(self.probe_epochs)):
             raise ValueError(f"probe_epochs must rise, each once, got {list(self.probe_epochs)}")
         return self

@@ -43,11 +43,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of one run, cut down as its spec says, and the class names."""
+    """The splits of one run, cut down as its spec says, and the class names.
+
+    test is None where the run must not read it (protocol "tuning").
+    """
 
     train: Split
     val: Split
-    test: Split
+    test: Split | None
     class_names: tuple[str, ...]
 
 
@@ -104,13 +107,13 @@ def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
 
 
 def load_splits(spec: RunSpec) -> Splits:
-    """Load the three splits of a spec and cut them to its shots, limits and points.
+    """Load the splits of a spec and cut them to its shots, limits and points.
 
     The first `spec.points` points of a cloud are used.  Few-shot episodes are drawn from the
     training split only.  Raises ValueError where clouds hold fewer points than asked for.
     """
-    parts = {}
-    for name in ("train", "val", "test"):
+    parts: dict[str, Split | None] = {"test": None}
+    for name in ("train", "val") if spec.protocol == "tuning" else ("train", "val", "test"):
         whole = load_dataset(spec.data, name)
         labels = torch.tensor(whole.labels)
         if spec.points > whole.points.shape[1]:
