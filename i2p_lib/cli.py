@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   i2p book                               execute what is missing (demo) and build the pages
   i2p run 03_few_shot --profile smoke    one chapter, in seconds
   i2p status --profile demo              what is done, stale (and why), missing or failed
+  i2p results --profile demo -o demo.csv the finished runs as a tidy table
   i2p data list                          the data sets, their licences, where they are looked for
   i2p weights get resnet50               fetch image weights, check their hash
   i2p doctor                             what this machine has and lacks
@@ -71,8 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--force", action="store_true", help="execute what is up to date as well")
     book = command("book", _book, "execute what is missing or stale, and build the HTML")
     status = command("status", _status, "say which runs and chapters are done, and why not")
-    for sub in (run, book, status):
-        sub.add_argument("--profile", default="demo", help="smoke, demo, gpu or paper")
+    results = command("results", _results, "write the finished runs of a profile as a CSV table")
+    results.add_argument("-o", "--output", type=Path, help="file (default: print)")
+    for sub in (run, book, status, results):
+        sub.add_argument("--profile", default="demo", help="smoke, demo, gpu, paper, tuning ...")
     for sub in (run, book):
         sub.add_argument("--workers", type=int, help="training processes (default: by profile)")
         sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
@@ -161,6 +164,30 @@ def _status(options: argparse.Namespace) -> int:
         chapter = Chapter.of(project, name, profile)
         state, why = chapter_state(chapter, {"profile": profile.name})
         print(f"  {state:<8} {name}" + (f"   ({why})" if why else ""))
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    from i2p_lib import runs
+    from i2p_lib.book.notebooks import Project
+    from i2p_lib.files import atomic_write
+    from i2p_lib.runs.store import Entry
+
+    profile = Project.default().profile(options.profile)
+    specs = profile.all_specs()
+    table = runs.status(specs)
+    entries = [
+        Entry.of(spec)
+        for spec, state in zip(specs, table["state"], strict=True)
+        if state == "done"
+    ]
+    print(f"{len(entries)} of {len(specs)} runs of {profile.name} are done", file=sys.stderr)
+    text = runs.results([runs.RunResult.load(entry) for entry in entries]).to_csv(index=False)
+    if options.output is None:
+        print(text, end="")
+        return 0
+    with atomic_write(options.output) as temp:
+        temp.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -148,6 +148,25 @@ def _plain_log(axis: Axes, which: str) -> None:
     side.set_minor_formatter(NullFormatter())
 
 
+def rates(grid: pd.DataFrame, chosen: Mapping[str, float]) -> Figure:
+    """Validation accuracy over the learning rate: mean and every seed; a ring marks the choice."""
+    figure, axis = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    for method, part in grid.groupby("method", observed=True):
+        colour = METHODS[method]
+        mean = 100 * part.groupby("lr")["val_top1"].mean()
+        axis.plot(mean.index, mean, color=colour, linewidth=2.4, label=method)
+        axis.scatter(part["lr"], 100 * part["val_top1"], s=16, color=colour, alpha=0.6)
+        axis.scatter(chosen[method], mean[chosen[method]], s=110, facecolor="white",
+                     edgecolor=colour, linewidth=2.4, zorder=4)
+    axis.set(xscale="log", xlabel="peak learning rate", ylabel="top-1 on validation clouds (%)")
+    tried = sorted(grid["lr"].unique())
+    axis.set_xticks(tried, [f"{rate:g}" for rate in tried])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylim(0, None)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
 def shots(runs: pd.DataFrame, value: str = "top1", chance: float | None = None) -> Figure:
     """Few-shot accuracy: mean over episodes with one dot per episode (paper, Table 3)."""
     runs = with_method(runs)

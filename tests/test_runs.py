@@ -16,7 +16,19 @@ import pytest
 import torch
 
 from i2p_lib import runs
-from i2p_lib.runs import DamagedRun, RunError, RunSpec, execute, pool, run, run_all, status, store
+from i2p_lib.data import load_dataset
+from i2p_lib.runs import (
+    DamagedRun,
+    RunError,
+    RunSpec,
+    execute,
+    pool,
+    run,
+    run_all,
+    status,
+    store,
+    train,
+)
 from i2p_lib.runs.store import Entry
 
 SPEC = RunSpec(
@@ -320,6 +332,20 @@ def test_the_released_protocol_labels_its_best_test_epoch(tmp_path):
     metrics = result.metrics
     assert metrics["top1_best_test"] == result.history["test_top1"].max()
     assert metrics["top1_last"] == pytest.approx(metrics["top1"])
+
+
+def test_tuning_never_reads_the_test_split(tmp_path, monkeypatch):
+    def only_train_and_val(name, split):
+        assert split in ("train", "val"), f"tuning read the {split} split"
+        return load_dataset(name, split)
+
+    monkeypatch.setattr(train, "load_dataset", only_train_and_val)
+    spec = SPEC.but(protocol="tuning", probe_epochs=(), epochs=2)
+    found = run(spec, store=tmp_path, progress=False)
+    assert "top1" not in found.metrics and 0 <= found.metrics["val_top1"] <= 1
+    assert not any(name.startswith("test") for name in [*found.features(), *found.history])
+    with pytest.raises(ValueError, match="never does"):
+        SPEC.but(protocol="tuning")
 
 
 def test_tables_have_one_row_per_run_and_epoch(finished):
