@@ -45,6 +45,12 @@ def best_rates(grid: pd.DataFrame) -> dict[str, float]:
     return {method: float(lr) for method, (_, lr) in best.items()}
 
 
+def at_the_ends(grid: pd.DataFrame) -> list[str]:
+    """Return the methods whose best rate is an end of the grid: others might suit them better."""
+    ends = grid["lr"].min(), grid["lr"].max()
+    return [method for method, rate in best_rates(grid).items() if rate in ends]
+
+
 def grid_table(grid: pd.DataFrame) -> Styler:
     """Mean and standard deviation of the validation accuracy (%), the chosen rate in bold."""
     cells = grid.groupby(["method", "lr"], observed=True)["val_top1"].agg(["mean", "std"]) * 100
@@ -56,4 +62,6 @@ def grid_table(grid: pd.DataFrame) -> Styler:
         return ["font-weight: bold" if c == best[row.name] else "" for c in row.index]
 
     texts.index = texts.index.astype(str)
-    return texts.rename_axis(index="method", columns="learning rate").style.apply(bold, axis=1)
+    table = texts.rename_axis(index="method", columns="learning rate").style.apply(bold, axis=1)
+    ends = ", ".join(at_the_ends(grid)) or "none"
+    return table.set_caption(f"Methods whose best rate is an end of the grid: {ends}.")

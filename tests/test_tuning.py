@@ -41,6 +41,13 @@ def test_the_chosen_rate_is_the_bold_one(saved):
     assert html.count("font-weight: bold") == 1 and "_row0_col1 {\n  font-weight: bold" in html
 
 
+def test_a_best_rate_at_an_end_of_the_grid_is_said(saved):
+    three = rows({("random", "all"): [0.2, 0.5]})
+    inside = pd.concat([three, three[three["lr"] == 1e-3].assign(lr=1e-1)])
+    assert "an end of the grid: scratch." in grid_table(read_grid(saved(three))).to_html()
+    assert "an end of the grid: none." in grid_table(read_grid(saved(inside))).to_html()
+
+
 def test_unequal_trials_and_test_accuracies_are_refused(saved):
     grid = rows({("random", "all"): [0.5, 0.4], ("imagenet1k", "io"): [0.3, 0.3]})
     with pytest.raises(ValueError, match="not tried on the same rates"):
