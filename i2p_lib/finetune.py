@@ -1,4 +1,4 @@
-"""The fine-tuning regimes: which parameters of an inflated network are trained."""
+"""The fine-tuning regimes: which parameters of a network on points are trained."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import nn
 
-from i2p_lib.sparse import SparseBatchNorm
-
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 REGIMES: dict[str, tuple[str, ...]] = {
     "io": ("input", "output"),
     "io+ms": ("input", "output"),
@@ -45,26 +44,49 @@ class FrozenReport:
 
 
 def freeze(net: nn.Module, regime: str) -> FrozenReport:
-    """Freeze a network made by ``inflate`` according to a regime (paper, section 3.3).
+    """Freeze a network according to a regime (paper, section 3.3).
 
-    Sets ``requires_grad`` of every parameter and, for ``io``, lets the frozen norm layers use
-    their stored statistics in training as well. Build the optimizer afterwards.
+    Sets ``requires_grad`` of every parameter and, for ``io``, lets the frozen batch norm layers
+    use their stored statistics in training as well, whatever ``net.train()`` says later.
+    Build the optimizer afterwards.
+
+    Args:
+        net: what ``inflate`` or ``point_model`` returns (it has ``i2p_roles``).
 
     Raises:
-        ValueError: an unknown regime, or a network that ``inflate`` did not make.
+        ValueError: an unknown regime, or a network without roles.
     """
     if regime not in REGIMES:
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
     roles = getattr(net, "i2p_roles", None)
     if roles is None:
-        raise ValueError("the network has no roles: freeze takes what inflate(...) returns")
+        raise ValueError("the network has no roles: freeze takes what inflate(...) or "
+                         "point_model(...) returns")
     trained_roles = REGIMES[regime]
     rows = []
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(roles[name] in trained_roles)
         rows.append((name, roles[name], parameter.numel(), parameter.requires_grad))
     for name, layer in net.named_modules():
-        if isinstance(layer, SparseBatchNorm):
-            layer.frozen_stats = regime == "io" and roles.get(f"{name}.weight") == "norm"
+        if isinstance(layer, BATCH_NORMS):
+            frozen = regime == "io" and roles.get(f"{name}.weight") == "norm"
+            _freeze_statistics(layer, frozen, net.training)
     table = pd.DataFrame(rows, columns=["parameter", "role", "values", "trained"])
     return FrozenReport(regime, table)
+
+
+def _freeze_statistics(layer: nn.Module, frozen: bool, training: bool) -> None:
+    """Let a batch norm use its stored statistics in training, or follow the batches again."""
+    before = getattr(layer, "frozen_stats", None)
+    if before is None and not frozen:
+        return
+    if before is None:  # a layer of torch itself, which has no such switch
+        layer.register_forward_pre_hook(_stay_in_eval)
+    elif before and not frozen:
+        layer.train(training)
+    layer.frozen_stats = frozen
+
+
+def _stay_in_eval(layer: nn.Module, inputs: tuple) -> None:
+    if layer.frozen_stats:
+        layer.eval()

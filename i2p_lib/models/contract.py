@@ -1,0 +1,73 @@
+"""What a network on points carries: the roles of its parameters and what became of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from torch import nn
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+Shapes = dict[str, tuple[int, ...]]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator for the layers built inside, and put it back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+def shapes(net: nn.Module) -> Shapes:
+    """Name -> shape of every parameter and buffer."""
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def describe(
+    net: nn.Module, inputs: Sequence[str], classifier: str, image: Shapes, new: Sequence[str]
+) -> nn.Module:
+    """Give a network on points its ``i2p_`` attributes and return it.
+
+    Args:
+        inputs: modules whose parameters have the role "input".
+        classifier: the module with the role "output". Of the rest, norm layers are "norm" and
+            everything else is "backbone".
+        image: names and shapes of the image network's tensors; empty where there was none.
+        new: modules that did not come from the image network. ``net.i2p_report`` says of each
+            tensor whether it was copied, is new, or was dropped, with both shapes.
+    """
+    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
+
+    def role(name: str) -> str:
+        if _within(name, inputs):
+            return "input"
+        if _within(name, [classifier]):
+            return "output"
+        return "norm" if name.rpartition(".")[0] in norms else "backbone"
+
+    points = shapes(net)
+    rows = []
+    for name in dict.fromkeys([*image, *points]):
+        action = "copied" if name in image and not _within(name, new) else "new"
+        rows.append({
+            "tensor": name,
+            "image": _text(image, name),
+            "points": _text(points, name),
+            "action": action if name in points else "dropped",
+        })  # fmt: skip
+    net.i2p_input = "points"
+    net.i2p_roles = {name: role(name) for name, _ in net.named_parameters()}
+    net.i2p_classifier = classifier
+    net.i2p_report = pd.DataFrame(rows)
+    return net
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return name.startswith(tuple(f"{module}." for module in modules))
+
+
+def _text(sizes: Shapes, name: str) -> str:
+    return "x".join(map(str, sizes[name])) or "scalar" if name in sizes else ""

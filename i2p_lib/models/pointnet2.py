@@ -1,0 +1,180 @@
+"""PointNet++ for classification, on point clouds and on images whose pixels are the points.
+
+The network is the single-scale one (SSG) of the PointNet++ paper (Qi et al., NIPS 2017):
+SA(512, 0.2, [64, 64, 128]), SA(128, 0.4, [128, 128, 256]), SA([256, 512, 1024]), FC(512),
+FC(256), FC(classes), dropout 0.5, balls of 32 and 64 points as in its authors' code.
+
+Image2Point pretrains it on ImageNet by treating pixels as points; neither how nor the weights are
+public.
+Here a pixel is a point of the plane z = 0 that carries its colour, so the pixel network has six
+input channels where the point network has three: what is transferred is everything but the first
+layer and the classifier.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.point_ops import ball_query, farthest_points, gather
+
+PIXEL_CHANNELS = 3  # red, green, blue
+
+
+def shared_mlp(*widths: int) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU per width, on rows [N, C]: the same for every point."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def pool_groups(mlp: nn.Module, groups: Tensor) -> Tensor:
+    """Apply an MLP to every point of groups [B, M, K, C], take the maximum: [B, M, C_out]."""
+    return mlp(groups.flatten(0, 2)).unflatten(0, groups.shape[:3]).amax(2)
+
+
+class SetAbstraction(nn.Module):
+    """Centres by farthest point sampling, their balls, and a PointNet on each ball.
+
+    ``channels`` counts the point features without the coordinates.
+    """
+
+    def __init__(self, channels: int, count: int, radius: float, size: int, widths: list[int]):
+        super().__init__()
+        self.count, self.radius, self.size = count, radius, size
+        self.mlp = shared_mlp(3 + channels, *widths)
+
+    def forward(self, xyz: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, P, 3] and [B, P, C] to centres [B, count, 3] and features [B, count, C_out]."""
+        centres = gather(xyz, farthest_points(xyz, self.count))
+        ball = ball_query(xyz, centres, self.radius, self.size)
+        groups = gather(torch.cat([xyz, features], 2), ball)
+        offsets = groups[..., :3] - centres.unsqueeze(2)
+        return centres, pool_groups(self.mlp, torch.cat([offsets, groups[..., 3:]], 3))
+
+
+class PointNet2(nn.Module):
+    """PointNet++ SSG; maps points [B, P, 3 + channels] to logits [B, num_classes].
+
+    Columns are x, y, z and then the features; coordinates are in units of the cloud's radius,
+    which the ball radii 0.2 and 0.4 refer to. Sampling starts at point 0 of each cloud.
+
+    **Symmetries.** The order of the points does not change the logits as long as point 0 stays
+    first, no two points are equally far in sampling, and no ball holds more points than are taken
+    (of a fuller ball the first ones in order are taken, as in the PointNet++ authors' code).
+    Moving the cloud does not change the features of the first two stages, which see offsets from
+    the centres; it does change the logits, because the last stage sees the centres themselves.
+    """
+
+    def __init__(self, num_classes: int, channels: int = 0):
+        super().__init__()
+        self.channels = channels
+        self.sa1 = SetAbstraction(channels, 512, 0.2, 32, [64, 64, 128])
+        self.sa2 = SetAbstraction(128, 128, 0.4, 64, [128, 128, 256])
+        self.sa3 = shared_mlp(3 + 256, 256, 512, 1024)
+        self.head = nn.Sequential(
+            shared_mlp(1024, 512), nn.Dropout(0.5), shared_mlp(512, 256), nn.Dropout(0.5)
+        )
+        self.classifier = nn.Linear(256, num_classes)
+
+    def forward(self, points: Tensor) -> Tensor:
+        if points.ndim != 3 or points.shape[2] != 3 + self.channels:
+            raise ValueError(f"expected points [B, P, {3 + self.channels}], "
+                             f"got {list(points.shape)}")
+        xyz, features = self.sa2(*self.sa1(points[..., :3], points[..., 3:]))
+        cloud = pool_groups(self.sa3, torch.cat([xyz, features], 2).unsqueeze(1))
+        return self.classifier(self.head(cloud.squeeze(1)))
+
+
+def image_to_points(images: Tensor) -> Tensor:
+    """Turn images [B, 3, H, W] into clouds [B, H * W, 6]: x, y, z and the three colour channels.
+
+    Pixel centres lie in the plane z = 0, x to the right and y up; the longer side of the image
+    spans -1 to 1. Colours stay as they are given. Points are in the order of the pixels, row by
+    row; 64 x 64 pixels make 4,096 points, so resize large photos before.
+
+    Raises:
+        ValueError: images that are not float [B, 3, H, W].
+    """
+    if images.ndim != 4 or images.shape[1] != PIXEL_CHANNELS or not images.is_floating_point():
+        raise ValueError(f"expected float images [B, 3, H, W], got {images.dtype} "
+                         f"{list(images.shape)}")
+    height, width = images.shape[2:]
+    place = {"device": images.device, "dtype": images.dtype}
+    x = (2 * torch.arange(width, **place) + 1 - width) / max(height, width)
+    y = (height - 1 - 2 * torch.arange(height, **place)) / max(height, width)
+    xyz = torch.stack([x.expand(height, width), y[:, None].expand(height, width),
+                       images.new_zeros(height, width)], 2)  # fmt: skip
+    colours = images.permute(0, 2, 3, 1)
+    return torch.cat([xyz.expand(len(images), -1, -1, -1), colours], 3).flatten(1, 2)
+
+
+def pointnet2_ssg(
+    num_classes: int,
+    weights: str | None = "random",
+    seed: int = 0,
+    weights_dir: str | Path | None = None,
+) -> PointNet2:
+    """Return PointNet++ on points [B, P, 3], random or pretrained on pixels.
+
+    Args:
+        weights: None or "random", or the name of a ``.safetensors`` file with the ``state_dict``
+            of ``PointNet2(classes, channels=3)`` trained on ``image_to_points`` of images. All its
+            tensors must be there and fit; the first layer and the classifier are replaced by new
+            ones, every other tensor is kept.
+        seed: of the random layers; torch's global generator stays as it was.
+        weights_dir: folder of the file; then ``$I2P_WEIGHTS``, then the working folder.
+
+    Raises:
+        ValueError: weights of another name (no public file exists), or a file of another network.
+        FileNotFoundError: the file is not in the folders named.
+    """
+    with seeded(seed):
+        if weights is None or weights == "random":
+            net, image = PointNet2(num_classes), {}
+        else:
+            net = _pixel_network(_find(weights, weights_dir))
+            image = shapes(net)
+            net.channels = 0
+            net.sa1.mlp[0] = nn.Linear(3, net.sa1.mlp[0].out_features, bias=False)
+            net.classifier = nn.Linear(net.classifier.in_features, num_classes)
+    new = ["sa1.mlp.0", "classifier"]
+    return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], "classifier", image, new)
+
+
+def _find(weights: str, weights_dir: str | Path | None) -> Path:
+    if not weights.endswith(".safetensors"):
+        raise ValueError(
+            f"no public file of PointNet++ pretrained on {weights!r} exists (the paper's authors "
+            "trained theirs on pixels and did not release it). Use weights='random', or train "
+            "PointNet2(classes, channels=3) on image_to_points(images), save its state_dict with "
+            "safetensors and name that file"
+        )
+    folders = [weights_dir, os.environ.get("I2P_WEIGHTS"), "."]
+    paths = [Path(folder).expanduser() / weights for folder in folders if folder]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"the weights of PointNet++ are not here: expected "
+                            f"{' or '.join(map(str, paths))}. Put the file there, or name its "
+                            "folder by weights_dir or I2P_WEIGHTS")
+
+
+def _pixel_network(path: Path) -> PointNet2:
+    """The network on pixels with the file's tensors, each accounted for."""
+    from safetensors.torch import load_file
+
+    stored = load_file(path)
+    classes = len(stored.get("classifier.bias", ()))
+    net = PointNet2(max(1, classes), channels=PIXEL_CHANNELS)
+    try:
+        net.load_state_dict(stored, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a PointNet2(classes, channels={PIXEL_CHANNELS}) trained "
+                         f"on pixels. {error}") from error
+    return net
