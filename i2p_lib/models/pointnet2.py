@@ -65,8 +65,9 @@ class PointNet2(nn.Module):
     which the ball radii 0.2 and 0.4 refer to. Sampling starts at point 0 of each cloud.
 
     **Symmetries.** The order of the points does not change the logits as long as point 0 stays
-    first, no two points are equally far in sampling, and no ball holds more points than are taken
-    (of a fuller ball the first ones in order are taken, as in the PointNet++ authors' code).
+    first, no two points are equally far in sampling, and no ball of the first stage holds more
+    than 32 points (of a fuller one the first 32 in order are taken, as in the PointNet++ authors'
+    code).
     Moving the cloud does not change the features of the first two stages, which see offsets from
     the centres; it does change the logits, because the last stage sees the centres themselves.
     """
