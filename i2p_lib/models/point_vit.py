@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from i2p_lib.models.contract import describe, seeded, shapes
 from i2p_lib.models.point_ops import farthest_points, gather, nearest_points
+from i2p_lib.models.pointnet2 import pool_groups, shared_mlp
 from i2p_lib.weights import image_model
 
 
@@ -31,12 +32,8 @@ class PointTokenizer(nn.Module):
     def __init__(self, width: int, groups: int = 128, size: int = 32):
         super().__init__()
         self.groups, self.size = groups, size
-        self.local = nn.Sequential(
-            nn.Linear(3, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 256)
-        )
-        self.token = nn.Sequential(
-            nn.Linear(512, 512, bias=False), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, width)
-        )
+        self.local = nn.Sequential(*shared_mlp(3, 128), nn.Linear(128, 256))
+        self.token = nn.Sequential(*shared_mlp(512, 512), nn.Linear(512, width))
         self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
 
     def forward(self, points: Tensor) -> Tensor:
@@ -47,9 +44,8 @@ class PointTokenizer(nn.Module):
     def embed(self, offsets: Tensor) -> Tensor:
         """Groups of offsets [B, M, K, 3] to tokens [B, M, width], in any order of the K points."""
         each = self.local(offsets.flatten(0, 2)).unflatten(0, offsets.shape[:3])
-        whole = each.amax(2, keepdim=True).expand_as(each)
-        joined = torch.cat([whole, each], 3)
-        return self.token(joined.flatten(0, 2)).unflatten(0, offsets.shape[:3]).amax(2)
+        whole = each.max(2, keepdim=True).values.expand_as(each)
+        return pool_groups(self.token, torch.cat([whole, each], 3))
 
 
 def put_on_points(vit: nn.Module, num_classes: int, groups: int = 128, size: int = 32) -> nn.Module:

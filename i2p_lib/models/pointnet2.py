@@ -29,13 +29,14 @@ def shared_mlp(*widths: int) -> nn.Sequential:
     """Linear, BatchNorm, ReLU per width, on rows [N, C]: the same for every point."""
     layers: list[nn.Module] = []
     for width_in, width_out in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU()]
+        layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out),
+                   nn.ReLU(inplace=True)]  # fmt: skip
     return nn.Sequential(*layers)
 
 
 def pool_groups(mlp: nn.Module, groups: Tensor) -> Tensor:
     """Apply an MLP to every point of groups [B, M, K, C], take the maximum: [B, M, C_out]."""
-    return mlp(groups.flatten(0, 2)).unflatten(0, groups.shape[:3]).amax(2)
+    return mlp(groups.flatten(0, 2)).unflatten(0, groups.shape[:3]).max(2).values
 
 
 class SetAbstraction(nn.Module):

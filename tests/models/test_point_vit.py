@@ -194,3 +194,23 @@ def test_networks_and_clouds_that_do_not_fit_are_refused():
         put_on_points(pooled, 4)
     with pytest.raises(ValueError, match="8 nearest points asked of clouds of 5"):
         small()(cloud(size=5))
+
+
+def test_an_image_weight_file_reaches_the_blocks(tmp_path):
+    """Promise: of a file with ImageNet-21k's classes every block tensor arrives as it is."""
+    from safetensors.torch import save_file
+
+    ensure_torchvision()
+    import timm
+
+    tag = "vit_tiny_patch16_224.augreg_in21k"
+    stored = timm.create_model(tag).state_dict()
+    save_file(stored, tmp_path / f"{tag}.safetensors")
+    net = _build("vit_tiny_patch16_224", 5, "imagenet21k", 0, tmp_path)
+    state = net.state_dict()
+    shared = [name for name in stored if name.startswith(("blocks.", "norm."))]
+    assert len(shared) == 12 * 12 + 2
+    assert all(torch.equal(state[name], stored[name]) for name in shared)
+    assert net.i2p_transfer.faults == ()
+    head = net.i2p_report.set_index("tensor").loc["head.weight"]
+    assert head.tolist() == [f"{stored['head.bias'].shape[0]}x192", "5x192", "new"]
