@@ -1,0 +1,86 @@
+"""BagNet-17 and BagNet-33: ResNet-50s whose units see 17 or 33 pixels (paper, Table 4)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.weights.torchvision_import import ensure_torchvision
+
+_STRIDES = (2, 2, 2, 1)
+
+
+class BagNet(nn.Module):
+    """The network of Brendel and Bethge (ICLR 2019), made of torchvision's bottleneck blocks.
+
+    Each stage has at most one 3x3 convolution, in its first block; all others are 1x1. Tensors
+    have the names of the published checkpoints.
+    """
+
+    def __init__(self, wide_stages: int, padded: bool):
+        super().__init__()
+        ensure_torchvision()
+        from torchvision.models.resnet import Bottleneck
+
+        self.conv1 = nn.Conv2d(3, 64, 1, bias=False)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=int(padded), bias=False)
+        self.bn1 = nn.BatchNorm2d(64, momentum=0.001)
+        self.relu = nn.ReLU(inplace=True)
+        channels = 64
+        for number, (depth, stride) in enumerate(zip((3, 4, 6, 3), _STRIDES, strict=True)):
+            width = 64 * 2**number
+            stage = residual_stage(Bottleneck, channels, width, depth, stride)
+            for block in stage:
+                wide = block is stage[0] and number < wide_stages
+                block.conv2 = _conv(width, 3 if wide else 1, block.stride, padded)
+            if number < wide_stages and not padded:
+                stage[0].downsample.append(nn.ZeroPad2d((0, -(2 // stride)) * 2))
+            self.add_module(f"layer{number + 1}", stage)
+            channels = 4 * width
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, 1000)
+        he_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] to logits [B, 1000]; the mean of the local logits, taken before ``fc``."""
+        x = self.relu(self.bn1(self.conv2(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def bagnet17(padded: bool = True) -> BagNet:
+    """BagNet-17: 3x3 kernels in the first three stages; see ``bagnet33``."""
+    return BagNet(3, padded)
+
+
+def bagnet33(padded: bool = True) -> BagNet:
+    """BagNet-33: a 3x3 kernel in each of the four stages.
+
+    Args:
+        padded: False is the published network. Its kernels have no padding, so each 3x3 kernel
+            shrinks the image and each shortcut is cropped at the right and at the bottom. A 3x3
+            kernel therefore looks one cell further right and down than its shortcut.
+            True keeps the grid, as sparse sites need, and is what ``inflate`` takes. Kernels with
+            stride 2 are padded behind only (the grid's sides must be even), so they lie as they
+            did. Kernels with stride 1 have to be centred. For the kernel before the first stage
+            this moves the whole network by one pixel and changes nothing else: every activation
+            up to the end of the third stage is a published one, of an image moved by one pixel.
+            That is all of BagNet-17 but its 1x1 kernels, so it holds for all of BagNet-17. In
+            BagNet-33 the last 3x3 kernel gives the published values one cell further, while its
+            shortcut stays: the last stage is not the published one, but the one that centred 3D
+            kernels give (the paper: "exactly the architecture of the inflated ResNet-50").
+
+    Both have the same tensors. ``inflate`` keeps each 1x1 kernel as 1x1x1; how the paper made a
+    3x3x3 kernel of it is not known.
+    """
+    return BagNet(4, padded)
+
+
+def _conv(width: int, kernel: int, stride: int, padded: bool) -> nn.Conv2d:
+    """The middle convolution of a block."""
+    if kernel == 3 and stride == 2 and padded:
+        from timm.layers import Conv2dSame
+
+        return Conv2dSame(width, width, 3, stride, bias=False)
+    padding = int(padded and kernel == 3)
+    return nn.Conv2d(width, width, kernel, stride, padding, bias=False)

@@ -1,0 +1,187 @@
+"""The 2D twin of PointContrast's Res16UNet34 encoder, and PointContrast's own 3D weights in it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.weights.torchvision_import import ensure_torchvision
+
+DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
+ORDERS = ("minkowski", "released")
+
+# Tensors of a PointContrast file that the encoder has no place for: input, first downsampling,
+# and the decoder (paper, section 3: input and output layers are new).
+_LEFT_OUT = re.compile(r"(conv0p1s1|bn0|conv1p1s2|bn1|convtr\d\w+|bntr\d|block[5-8]|final)\.")
+_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+_KEY_MAP = tuple((re.compile(pattern + "$"), name) for pattern, name in (
+    (r"block([1-4])\.(\d)\.conv(\d)\.kernel", r"layer\1.\2.conv\3.weight"),
+    (rf"block([1-4])\.(\d)\.norm(\d)\.bn\.{_NORM}", r"layer\1.\2.bn\3.\4"),
+    (r"block([1-4])\.(\d)\.downsample\.0\.kernel", r"layer\1.\2.downsample.0.weight"),
+    (rf"block([1-4])\.(\d)\.downsample\.1\.bn\.{_NORM}", r"layer\1.\2.downsample.1.\3"),
+    (r"conv2p2s2\.kernel", "ds1.0.weight"), (rf"bn2\.bn\.{_NORM}", r"ds1.1.\1"),
+    (r"conv3p4s2\.kernel", "ds2.0.weight"), (rf"bn3\.bn\.{_NORM}", r"ds2.1.\1"),
+    (r"conv4p8s2\.kernel", "ds3.0.weight"), (rf"bn4\.bn\.{_NORM}", r"ds3.1.\1"),
+))  # fmt: skip
+
+
+class Res16Encoder(nn.Module):
+    """Stem, four stages of basic blocks, 2x2 convolutions of stride 2 between them, classifier."""
+
+    def __init__(self):
+        super().__init__()
+        ensure_torchvision()
+        from torchvision.models.resnet import BasicBlock
+
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        channels = WIDTHS[0]
+        for stage, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True), 1):
+            if stage > 1:
+                self.add_module(f"ds{stage - 1}", nn.Sequential(
+                    nn.Conv2d(channels, channels, 2, 2, bias=False), nn.BatchNorm2d(channels),
+                    nn.ReLU(inplace=True)))
+            self.add_module(f"layer{stage}", residual_stage(BasicBlock, channels, width, depth))
+            channels = width
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, 1000)
+        he_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] to logits [B, 1000]."""
+        x = self.layer1(self.bn1(self.conv1(x)))
+        x = self.layer2(self.ds1(x))
+        x = self.layer3(self.ds2(x))
+        x = self.layer4(self.ds3(x))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def res16unet34() -> Res16Encoder:
+    """The image network whose inflated form is the released code's ``SPVCNN34_cls``.
+
+    Channels 32, 64, 128, 256, total stride 8, no activation behind the stem. The authors'
+    ImageNet weights of it are not public. Inflate it with ``recipe=None``: it has the paper's
+    geometry already, and its shortcuts stay 1x1x1.
+    """
+    return Res16Encoder()
+
+
+def pointcontrast_name(key: str) -> str | None:
+    """Our name of a tensor of a PointContrast checkpoint, or None where we have no place for it.
+
+    Raises ValueError for a tensor that Res16UNet34 does not have.
+
+    >>> pointcontrast_name("block2.0.norm1.bn.weight")
+    'layer2.0.bn1.weight'
+    """
+    for pattern, name in _KEY_MAP:
+        if pattern.match(key):
+            return pattern.sub(name, key)
+    if _LEFT_OUT.match(key):
+        return None
+    raise ValueError(f"{key!r} is no tensor of PointContrast's Res16UNet34")
+
+
+def minkowski_offsets(kernel: int) -> list[tuple[int, int, int]]:
+    """Offsets (x, y, z) of the taps of a MinkowskiEngine 0.4 kernel, as PointContrast uses it.
+
+    Its 3x3x3 kernels are of the region type HYBRID: the centre, then, axis by axis, every offset
+    so far moved by -1 and by +1. Its 2x2x2 kernels run from 0 to 1 with z fastest.
+    """
+    if kernel % 2 == 0:
+        return list(product(range(kernel), repeat=3))
+    half = kernel // 2
+    offsets = [(0, 0, 0)]
+    for axis in range(3):
+        offsets += [(*offset[:axis], step, *offset[axis + 1 :])
+                    for offset in offsets for step in range(-half, half + 1) if step]  # fmt: skip
+    return offsets
+
+
+def torchsparse_offsets(kernel: int) -> list[tuple[int, int, int]]:
+    """Offsets (x, y, z) of the taps of a torchsparse 1.2 kernel: x fastest if odd, else z."""
+    half = (kernel - 1) // 2
+    steps = range(-half, kernel - half)
+    if kernel % 2 == 0:
+        return list(product(steps, repeat=3))
+    return [(x, y, z) for z, y, x in product(steps, repeat=3)]
+
+
+def load_pointcontrast(net: nn.Module, path: str | Path, order: str = "minkowski") -> pd.DataFrame:
+    """Load PointContrast's Res16UNet34 weights (nce.pth, hardest_contrastive.pth) strictly.
+
+    Args:
+        net: what ``inflate(res16unet34(), ..., recipe=None)`` returned. Its stages and its
+            downsampling layers are filled; stem and classifier stay.
+        path: .pth (read without unpickling objects) or .safetensors.
+        order: where tap i of a file's kernel [K, C_in, C_out] goes. ``"minkowski"`` keeps each
+            tap at its place in space. ``"released"`` repeats the released code of the paper,
+            which copies tap i to tap i of torchsparse: the two libraries number the taps of a
+            3x3x3 kernel differently, so its kernels are shuffled in space. 1x1x1 and 2x2x2
+            kernels are the same in both.
+
+    Returns:
+        One row per tensor: name, file_key, shape, state ("copied" or "left out").
+
+    Raises:
+        ValueError: an unknown order, a file with objects besides tensors, a network or a file with
+            other tensors or shapes. Nothing has been changed then.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    expected = {name: tensor for name, tensor in net.state_dict().items()
+                if re.match(r"(layer\d|ds\d)\.", name)}  # fmt: skip
+    values, rows = {}, []
+    for key, tensor in _read(Path(path)).items():
+        name = pointcontrast_name(key)
+        rows.append({"name": name or "", "file_key": key, "shape": tuple(tensor.shape),
+                     "state": "copied" if name else "left out"})  # fmt: skip
+        if name:
+            values[name] = _to_taps(tensor, order) if key.endswith("kernel") else tensor
+    faults = [f"{name} (missing)" for name in expected.keys() - values.keys()]
+    faults += [f"{name} (not in the network)" for name in values.keys() - expected.keys()]
+    faults += [f"{name} (shape {list(values[name].shape)}, expected {list(tensor.shape)})"
+               for name, tensor in expected.items()
+               if name in values and values[name].shape != tensor.shape]  # fmt: skip
+    if faults:
+        raise ValueError(
+            f"{len(faults)} tensors of {Path(path).name} do not fit: "
+            f"{', '.join(sorted(faults)[:5])}. Expected PointContrast's Res16UNet34 and a network "
+            "made by inflate(res16unet34(), recipe=None)."
+        )
+    net.load_state_dict(net.state_dict() | values, strict=True)
+    return pd.DataFrame(rows)
+
+
+def _to_taps(kernel: Tensor, order: str) -> Tensor:
+    """A file's kernel in the order of the sparse layers: row-major (x, y, z)."""
+    taps = kernel if kernel.ndim == 3 else kernel[None]
+    side = round(len(taps) ** (1 / 3))
+    offsets = (minkowski_offsets if order == "minkowski" else torchsparse_offsets)(side)
+    return taps[sorted(range(len(taps)), key=offsets.__getitem__)].contiguous()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without the prefix that data-parallel training adds."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        stored = load_file(path)
+    else:
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path.name} holds objects besides tensors (PointContrast stores its settings), "
+                "and those are not unpickled. Where you trust the file, save its 'state_dict' "
+                "alone, with safetensors.torch.save_file, and give that file."
+            ) from error
+        stored = stored.get("state_dict", stored)
+    return {key.removeprefix("module."): tensor for key, tensor in stored.items()}

@@ -1,0 +1,277 @@
+"""Image networks on six depth pictures of a point cloud: SimpleView, and any image model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.weights import image_model
+from i2p_lib.weights.files import WeightCard, is_random, verified
+from i2p_lib.weights.torchvision_import import ensure_torchvision
+
+CAMERA = 1.4  # distance of the six cameras from the origin
+SIZE = 128  # pixels of a side
+VIEWS = ("-y +x +z", "-y -z +x", "-y -x -z", "-y +z -x", "-z +x -y", "+z +x +y")
+"""Row, column and depth axis of each view of a cloud whose y axis points up: four from the sides,
+one from above, one from below. They are SimpleView's, in its order; like there, each picture is
+the mirror image of what a camera would take."""
+
+_UP = {"y": {"x": (0, 1), "y": (1, 1), "z": (2, 1)}, "z": {"x": (0, 1), "y": (2, 1), "z": (1, -1)}}
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
+    """Six depth pictures of each cloud, as SimpleView makes them (Goyal et al., ICML 2021).
+
+    A camera at distance 1.4 from the origin sees 90 degrees in perspective, so it sees the whole
+    unit sphere. Each point counts for the one pixel nearest to it. A pixel is the mean depth of
+    its points with weights 1/depth (their harmonic mean), or 0 without points. Points outside the
+    picture and behind the camera are left out.
+
+    Args:
+        points: [B, P, 3], in the unit sphere.
+        size: pixels of a side.
+        up: the axis of the cloud that points up in the pictures, ``y`` or ``z``.
+
+    Returns:
+        [B, 6, size, size]; each pixel is differentiable in the depth of its points.
+
+    Raises:
+        ValueError: another shape of points, another axis.
+    """
+    if points.ndim != 3 or points.shape[2] != 3 or not points.is_floating_point():
+        raise ValueError(f"expected float points [B, P, 3], got {points.dtype} "
+                         f"{list(points.shape)}")
+    axes, signs = _frames(up, points.device)
+    seen = (points[..., axes] * signs).permute(0, 2, 1, 3)  # [B, 6, P, (row, column, depth)]
+    depth = seen[..., 2] + CAMERA
+    pixel = ((seen[..., :2] / depth[..., None] + 1) * (size / 2) - 0.5).ceil()
+    inside = ((pixel >= 0) & (pixel < size)).all(-1) & (depth > 0)
+    nowhere = size * size  # one cell more, for the points that are not in the picture
+    cell = torch.where(inside, pixel[..., 0] * size + pixel[..., 1], nowhere).long()
+    inverse = torch.where(inside, 1 / torch.where(inside, depth, 1), 0)
+    blank = depth.new_zeros(*depth.shape[:2], nowhere + 1)
+    count = blank.scatter_add(2, cell, inside.to(depth.dtype))[..., :nowhere]
+    total = blank.scatter_add(2, cell, inverse)[..., :nowhere]
+    picture = count / torch.where(count > 0, total, 1)
+    return picture.unflatten(2, (size, size))
+
+
+def _frames(up: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Axis and sign of row, column and depth of each view, [6, 3] each."""
+    if up not in _UP:
+        raise ValueError(f"up must be one of {', '.join(_UP)}, got {up!r}")
+    entries = [(sign, *_UP[up][axis]) for view in VIEWS for sign, axis in view.split()]
+    axes = torch.tensor([axis for _, axis, _ in entries], device=device)
+    signs = [side if sign == "+" else -side for sign, _, side in entries]
+    return axes.view(6, 3), torch.tensor(signs, device=device).view(6, 3)
+
+
+class ViewNet(nn.Module):
+    """An image model on the six views of a cloud, their features joined, a linear classifier.
+
+    Made by ``simpleview`` and ``image_on_views``; [B, P, 3] to logits [B, num_classes].
+    """
+
+    i2p_input = "points"
+    i2p_classifier = "classifier"
+
+    def __init__(self, image: nn.Module, fusion: nn.Module, features: int, num_classes: int,
+                 up: str):  # fmt: skip
+        super().__init__()
+        _frames(up, torch.device("cpu"))
+        self.size, self.up = _view_size(image), up
+        stem, last, channels = _adapt(image, self.size)
+        self.image, self.fusion = image, fusion
+        self.classifier = nn.Linear(features, num_classes)
+        self.i2p_roles = self._roles(f"image.{stem}")
+        self.i2p_report = self._report(f"image.{stem}", f"image.{last}", channels)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """[B, P, 3] to logits [B, num_classes]; ValueError on another shape."""
+        pictures = depth_views(points, self.size, self.up).flatten(0, 1)[:, None]
+        return self.classifier(self.fusion(self.image(pictures)))
+
+    def _roles(self, stem: str) -> dict[str, str]:
+        """The norm behind the input convolution counts as input, as with ``inflate``."""
+        layers = dict(self.named_modules())
+        names = list(layers)
+        after = names[names.index(stem) + 1]
+        inputs = {stem, after} if isinstance(layers[after], nn.BatchNorm2d) else {stem}
+        roles = {}
+        for name, _ in self.named_parameters():
+            owner = name.rpartition(".")[0]
+            if owner in inputs:
+                roles[name] = "input"
+            elif not name.startswith("image."):
+                roles[name] = "output"
+            else:
+                roles[name] = "norm" if isinstance(layers[owner], _NORMS) else "backbone"
+        return roles
+
+    def _report(self, stem: str, last: str, channels: int) -> pd.DataFrame:
+        rows = []
+        for name, layer in self.named_modules():
+            if next(layer.parameters(recurse=False), None) is None:
+                continue
+            weight = getattr(layer, "weight", None)
+            shape = [] if weight is None else list(weight.shape)
+            before = shape[:1] + [channels] + shape[2:] if name == stem else shape
+            new = not name.startswith("image.")
+            rows.append({"layer": name, "type": type(layer).__name__,
+                         "image": "" if new else "x".join(map(str, before)),
+                         "points": "x".join(map(str, shape)),
+                         "action": "new" if new else "replaced" if name == stem else "copied"})
+        rows.append({"layer": last, "type": "Linear", "image": "", "points": "",
+                     "action": "replaced"})  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def image_on_views(
+    image_name: str,
+    num_classes: int,
+    weights: str | None = "random",
+    seed: int = 0,
+    weights_dir: str | Path | None = None,
+    up: str = "z",
+) -> ViewNet:
+    """Any image classifier of torchvision or timm on six depth views, its 2D weights copied.
+
+    The input convolution takes one depth channel, with its kernels summed over the colours. That
+    gives what three equal channels of depth give. The features of the six views are concatenated
+    and meet a new linear classifier. The pictures have 128 pixels a side, or as many as a model
+    of fixed size wants.
+
+    Args:
+        image_name, weights, weights_dir: see ``i2p_lib.weights.image_model``.
+        seed: for random weights and for the new classifier; torch's generator stays as it was.
+        up: the axis that points up in the pictures.
+
+    Raises:
+        ValueError: an unknown model or axis, or a model without a first convolution on colours
+            and a last linear classifier.
+    """
+    image = image_model(image_name, weights, seed, weights_dir)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        fusion = nn.Sequential(nn.Unflatten(0, (-1, len(VIEWS))), nn.Flatten())
+        features = len(VIEWS) * _last_linear(image)[1].in_features
+        return ViewNet(image, fusion, features, num_classes, up)
+
+
+def simpleview(
+    num_classes: int,
+    weights: str | None = "random",
+    seed: int = 0,
+    weights_dir: str | Path | None = None,
+    up: str = "z",
+) -> ViewNet:
+    """SimpleView: a quarter-width ResNet-18 on six depth views (paper, Table 1).
+
+    Behind the image network: BatchNorm on each view's features, dropout 0.5, concatenation, a
+    hidden layer with BatchNorm, ReLU and dropout, and the linear classifier.
+
+    Args:
+        weights: "random", or NAME for a file of your own, ``simpleview.NAME.safetensors`` in
+            weights_dir, with the tensors of ``resnet18_quarter()``; it is loaded strictly.
+        seed, up: see ``image_on_views``.
+
+    Raises:
+        FileNotFoundError: no such file. No public one is known: the authors must have trained
+            their own.
+        ValueError: the file has other tensors than ``resnet18_quarter()``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        image = resnet18_quarter()
+        if not is_random(weights):
+            _load_quarter(image, weights, weights_dir)
+        width = image.fc.in_features
+        fusion = nn.Sequential(
+            nn.BatchNorm1d(width), nn.Unflatten(0, (-1, len(VIEWS))), nn.Dropout(0.5),
+            nn.Flatten(), nn.Linear(len(VIEWS) * width, width), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Dropout(0.5),
+        )  # fmt: skip
+        return ViewNet(image, fusion, width, num_classes, up)
+
+
+def resnet18_quarter() -> nn.Module:
+    """SimpleView's image network on colour images: torchvision's ResNet-18, four times narrower.
+
+    Channels 16, 32, 64, 128; a 3x3 stem of stride 1 and no pooling behind it. The last norm of
+    each block starts at zero, as SimpleView has it.
+    """
+    ensure_torchvision()
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    with torch.device("meta"):  # each of its layers with parameters is replaced
+        net = ResNet(BasicBlock, [2, 2, 2, 2])
+    net.conv1, net.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+    net.maxpool = nn.Identity()
+    net.layer1 = residual_stage(BasicBlock, 16, 16, 2)
+    net.layer2 = residual_stage(BasicBlock, 16, 32, 2, stride=2)
+    net.layer3 = residual_stage(BasicBlock, 32, 64, 2, stride=2)
+    net.layer4 = residual_stage(BasicBlock, 64, 128, 2, stride=2)
+    net.fc = nn.Linear(128, 1000)
+    he_init(net)
+    for block in net.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.zeros_(block.bn2.weight)
+    return net
+
+
+def _load_quarter(image: nn.Module, weights: str, weights_dir: str | Path | None) -> None:
+    """Copy a reader's own file; every tensor of both sides must be accounted for."""
+    from safetensors.torch import load_file
+
+    name = f"simpleview.{weights}.safetensors"
+    card = WeightCard(
+        model="simpleview", weights=weights, source="a file of your own", licence="your own",
+        file_name=name, size=0, sha256="",
+        how_to_get="no public weights of a ResNet-18 of quarter width are known; train "
+        "i2p_lib.models.views.resnet18_quarter() on images, save its state_dict with safetensors "
+        f"as {name}, and name its folder by weights_dir or $I2P_WEIGHTS",
+    )  # fmt: skip
+    path, _ = verified(card, weights_dir)
+    try:
+        image.load_state_dict(load_file(path), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} is not of resnet18_quarter(): {error}") from error
+
+
+def _view_size(image: nn.Module) -> int:
+    """The model's own size where it is fixed (vision transformers), else 128."""
+    config = getattr(image, "pretrained_cfg", None) or {}
+    if config.get("fixed_input_size"):
+        return config["input_size"][-1]
+    return getattr(image, "image_size", SIZE)
+
+
+def _last_linear(image: nn.Module) -> tuple[str, nn.Linear]:
+    linears = [(n, m) for n, m in image.named_modules() if isinstance(m, nn.Linear)]
+    if not linears:
+        raise ValueError(f"{type(image).__name__} has no linear classifier")
+    return linears[-1]
+
+
+def _adapt(image: nn.Module, size: int) -> tuple[str, str, int]:
+    """One input channel, no classifier. Returns both layers' names and the colours there were."""
+    last, linear = _last_linear(image)
+    stem, conv = next(((n, m) for n, m in image.named_modules() if isinstance(m, nn.Conv2d)),
+                      ("", None))  # fmt: skip
+    if conv is None or conv.in_channels != 3 or conv.groups != 1:
+        raise ValueError(f"{type(image).__name__}: the first convolution does not take an image")
+    colours, conv.in_channels = conv.in_channels, 1
+    conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
+    image.set_submodule(last, nn.Identity())
+    training = image.training
+    with torch.no_grad():
+        features = image.eval()(conv.weight.new_zeros(2, 1, size, size))
+    image.train(training)
+    if not isinstance(features, Tensor) or tuple(features.shape) != (2, linear.in_features):
+        raise ValueError(f"{type(image).__name__}: {last} is not a classifier on its features")
+    return stem, last, colours
