@@ -62,13 +62,13 @@ def bagnet33(padded: bool = True) -> BagNet:
             kernel therefore looks one cell further right and down than its shortcut.
             True keeps the grid, as sparse sites need, and is what ``inflate`` takes. Kernels with
             stride 2 are padded behind only (the grid's sides must be even), so they lie as they
-            did. Kernels with stride 1 have to be centred. For the kernel before the first stage
-            this moves the whole network by one pixel and changes nothing else: every activation
-            up to the end of the third stage is a published one, of an image moved by one pixel.
-            That is all of BagNet-17 but its 1x1 kernels, so it holds for all of BagNet-17. In
-            BagNet-33 the last 3x3 kernel gives the published values one cell further, while its
-            shortcut stays: the last stage is not the published one, but the one that centred 3D
-            kernels give (the paper: "exactly the architecture of the inflated ResNet-50").
+            did. Kernels with stride 1 have to be centred. For the one before the first stage
+            this moves the image by one pixel and changes nothing else: each activation that the
+            published network has up to the end of the third stage, and to the very end in
+            BagNet-17, is there, unchanged. In BagNet-33 the 3x3 kernel of the last stage gives
+            the published values too, but one cell further than its shortcut. So its last stage
+            is not the published one but the one of a ResNet-50 with centred kernels; the paper
+            says that its inflated BagNets have exactly the inflated ResNet-50's architecture.
 
     Both have the same tensors. ``inflate`` keeps each 1x1 kernel as 1x1x1; how the paper made a
     3x3x3 kernel of it is not known.

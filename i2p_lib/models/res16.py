@@ -128,7 +128,8 @@ def load_pointcontrast(net: nn.Module, path: str | Path, order: str = "minkowski
             kernels are the same in both.
 
     Returns:
-        One row per tensor: name, file_key, shape, state ("copied" or "left out").
+        One row per tensor: name, file_key, shape, state ("copied" or "left out"). In
+        ``net.i2p_report`` the filled layers now count as copied.
 
     Raises:
         ValueError: an unknown order, a file with objects besides tensors, a network or a file with
@@ -157,6 +158,8 @@ def load_pointcontrast(net: nn.Module, path: str | Path, order: str = "minkowski
             "made by inflate(res16unet34(), recipe=None)."
         )
     net.load_state_dict(net.state_dict() | values, strict=True)
+    filled = net.i2p_report["layer"].isin({name.rpartition(".")[0] for name in values})
+    net.i2p_report.loc[filled, "action"] = "copied"
     return pd.DataFrame(rows)
 
 

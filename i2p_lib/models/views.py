@@ -81,10 +81,10 @@ class ViewNet(nn.Module):
     i2p_classifier = "classifier"
 
     def __init__(self, image: nn.Module, fusion: nn.Module, features: int, num_classes: int,
-                 up: str):  # fmt: skip
+                 size: int | None, up: str):  # fmt: skip
         super().__init__()
         _frames(up, torch.device("cpu"))
-        self.size, self.up = _view_size(image), up
+        self.size, self.up = size or _view_size(image), up
         stem, last, channels = _adapt(image, self.size)
         self.image, self.fusion = image, fusion
         self.classifier = nn.Linear(features, num_classes)
@@ -137,18 +137,19 @@ def image_on_views(
     weights: str | None = "random",
     seed: int = 0,
     weights_dir: str | Path | None = None,
+    size: int | None = None,
     up: str = "z",
 ) -> ViewNet:
     """Any image classifier of torchvision or timm on six depth views, its 2D weights copied.
 
     The input convolution takes one depth channel, with its kernels summed over the colours. That
     gives what three equal channels of depth give. The features of the six views are concatenated
-    and meet a new linear classifier. The pictures have 128 pixels a side, or as many as a model
-    of fixed size wants.
+    and meet a new linear classifier.
 
     Args:
         image_name, weights, weights_dir: see ``i2p_lib.weights.image_model``.
         seed: for random weights and for the new classifier; torch's generator stays as it was.
+        size: pixels of a side; None means 128, or what a model of fixed size wants.
         up: the axis that points up in the pictures.
 
     Raises:
@@ -160,7 +161,7 @@ def image_on_views(
         torch.random.default_generator.manual_seed(seed)
         fusion = nn.Sequential(nn.Unflatten(0, (-1, len(VIEWS))), nn.Flatten())
         features = len(VIEWS) * _last_linear(image)[1].in_features
-        return ViewNet(image, fusion, features, num_classes, up)
+        return ViewNet(image, fusion, features, num_classes, size, up)
 
 
 def simpleview(
@@ -168,6 +169,7 @@ def simpleview(
     weights: str | None = "random",
     seed: int = 0,
     weights_dir: str | Path | None = None,
+    size: int | None = None,
     up: str = "z",
 ) -> ViewNet:
     """SimpleView: a quarter-width ResNet-18 on six depth views (paper, Table 1).
@@ -178,7 +180,7 @@ def simpleview(
     Args:
         weights: "random", or NAME for a file of your own, ``simpleview.NAME.safetensors`` in
             weights_dir, with the tensors of ``resnet18_quarter()``; it is loaded strictly.
-        seed, up: see ``image_on_views``.
+        seed, size, up: see ``image_on_views``.
 
     Raises:
         FileNotFoundError: no such file. No public one is known: the authors must have trained
@@ -196,7 +198,7 @@ def simpleview(
             nn.Flatten(), nn.Linear(len(VIEWS) * width, width), nn.BatchNorm1d(width), nn.ReLU(),
             nn.Dropout(0.5),
         )  # fmt: skip
-        return ViewNet(image, fusion, width, num_classes, up)
+        return ViewNet(image, fusion, width, num_classes, size, up)
 
 
 def resnet18_quarter() -> nn.Module:

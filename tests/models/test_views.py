@@ -199,8 +199,7 @@ def test_simpleview_is_the_quarter_width_network():
 
 def test_simpleview_learns():
     """Promise: every parameter gets a gradient, and a few steps lower the loss."""
-    net, points = simpleview(2, seed=3), cloud(8, 200)
-    net.size = 24  # pixels; the smaller, the faster
+    net, points = simpleview(2, seed=3, size=24), cloud(8, 200)
     points[4:, :, 0] *= 0.1
     labels = torch.arange(8) // 4
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
@@ -243,6 +242,18 @@ def test_simpleview_loads_a_file_of_its_own_strictly(tmp_path):
 def test_other_points_are_refused(points):
     with pytest.raises(ValueError, match=r"expected float points \[B, P, 3\]"):
         depth_views(points)
+
+
+@pytest.mark.parametrize("name, size, pixels", [
+    ("mobilenetv3_small_050", None, 128), ("mobilenetv3_small_050", 40, 40),
+    ("vit_tiny_patch16_224", None, 224),
+])  # fmt: skip
+def test_size_of_the_pictures(name, size, pixels):
+    """Promise: 128 pixels, the size asked for, or the only one that the image model takes."""
+    net, seen = image_on_views(name, 5, size=size).eval(), []
+    net.image.register_forward_pre_hook(lambda m, i: seen.append(tuple(i[0].shape)))
+    net(cloud(1))
+    assert seen == [(6, 1, pixels, pixels)]
 
 
 def test_unfit_models_and_axes_are_refused():
