@@ -19,6 +19,18 @@ EXAMPLES = """examples:
   i2p weights get resnet50               fetch image weights, check their hash
   i2p doctor                             what this machine has and lacks
 """
+DATA_EXAMPLES = """examples:
+  i2p data list                          each set: source, licence, size, whether it is here
+  i2p data check home_objects            its hash
+"""
+WEIGHT_EXAMPLES = """examples:
+  i2p weights list                       each file: present, absent or never released; licence
+  i2p weights get resnet50               its ImageNet-1k weights; an interrupted download goes on
+  i2p weights get resnet50:imagenet21k   other weights of the same model
+  i2p weights check efficientnet_lite0   its hash, and whether every tensor fits the model
+
+Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder.
+"""
 
 
 class Complaint(Exception):
@@ -79,15 +91,21 @@ def build_parser() -> argparse.ArgumentParser:
     for sub in (run, book):
         sub.add_argument("--workers", type=int, help="training processes (default: by profile)")
         sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
-    _store_parser(command("data", _data, "data sets: list, get, check"), "data set")
-    _store_parser(command("weights", _weights, "image weights: list, get, check"), "image model")
+    data = command("data", _data, "data sets: list, get, check")
+    _store_parser(data, "a data set", "NAME", DATA_EXAMPLES)
+    weights = command("weights", _weights, "image weights: list, get, check")
+    _store_parser(weights, "an image model and its weights", "MODEL[:WEIGHTS]", WEIGHT_EXAMPLES)
     command("doctor", _doctor, "say what this machine has and what is missing")
     return parser
 
 
-def _store_parser(parser: argparse.ArgumentParser, what: str) -> None:
+def _store_parser(
+    parser: argparse.ArgumentParser, what: str, metavar: str, examples: str
+) -> None:
     parser.add_argument("action", choices=("list", "get", "check"))
-    parser.add_argument("name", nargs="?", help=f"a {what}, for get and check")
+    parser.add_argument("name", nargs="?", metavar=metavar, help=f"{what}, for get and check")
+    parser.epilog = examples
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -213,28 +231,44 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from i2p_lib.weights import files as weight_files
+    from i2p_lib import weights
 
     if options.action == "list":
-        for card in weight_files.weight_cards():
-            print(f"{card.model} [{weight_presence(card.model)}]")
-            print(f"  source: {card.source}; licence: {card.licence}")
+        for card in weights.weight_cards():
+            how = f"i2p weights get {card.label}" if card.url else card.how_to_get
+            print(f"{card.label} [{weight_presence(card.model, card.weights)}]")
+            print(f"  {card.pretraining}; size: {card.size_text}; licence: {card.licence}")
+            print(f"  source: {card.source}\n  to get it: {how}")
         return 0
     if not options.name:
-        raise Complaint(f"i2p weights {options.action}: name an image model, such as resnet50")
-    act = weight_files.fetch_weights if options.action == "get" else weight_files.check_weights
-    print(f"{options.name}: good, {act(options.name)}")
+        raise Complaint(
+            f"i2p weights {options.action}: name an image model, such as resnet50, "
+            "or resnet50:fractaldb1k; i2p weights list shows all"
+        )
+    model, _, name = options.name.partition(":")
+    card = weights.weight_card(model, name or "imagenet1k")
+    if options.action == "get":
+        path = weights.fetch_weights(card.model, card.weights)
+    else:
+        path = weights.check_weights(card.model, card.weights)
+    print(f"{card.label}: good, {path}")
+    print(f"  sha256 {weights.weights_hash(card.model, card.weights)}"
+          f" (published: {card.hash_text})")  # fmt: skip
+    if options.action == "check" and card.network == "image":
+        report = weights.image_model(card.model, card.weights).i2p_transfer
+        counts = report.table["state"].value_counts().to_dict()
+        print("  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     return 0
 
 
-def weight_presence(model: str) -> str:
-    """Return "present", "absent", or what is wrong with the file."""
-    from i2p_lib.weights import files as weight_files
+def weight_presence(model: str, weights: str = "imagenet1k") -> str:
+    """Return "present", "absent", "never released", or what is wrong with the file."""
+    from i2p_lib.weights import check_weights, weight_card
 
     try:
-        weight_files.check_weights(model)
+        check_weights(model, weights)
     except FileNotFoundError:
-        return "absent"
+        return "absent" if weight_card(model, weights).released else "never released"
     except ValueError as error:
         return f"damaged: {error}"
     return "present"

@@ -71,7 +71,7 @@ def engine(name: str) -> Finding:
 
 def _inputs() -> Iterator[Finding]:
     from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
-    from i2p_lib.weights.files import check_weights, weight_cards
+    from i2p_lib.weights import check_weights, weight_cards
 
     for name in dataset_names():
         try:
@@ -85,7 +85,9 @@ def _inputs() -> Iterator[Finding]:
         try:
             check_weights(card.model, card.weights)
         except FileNotFoundError:
-            yield Finding("note", card.model, f"weights absent: i2p weights get {card.model}")
+            if card.released:
+                how = f"weights absent: i2p weights get {card.label}"
+                yield Finding("note", card.model, how)
         except ValueError as error:
             yield Finding("bad", card.model, str(error))
         else:

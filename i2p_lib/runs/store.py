@@ -33,7 +33,8 @@ SOURCES = (
     "data/transforms.py",
     "inflation.py",
     "finetune.py",
-    "weights/__init__.py",
+    "weights/building.py",
+    "weights/loading.py",
     "runs/train.py",
 )
 PROBE_SOURCES = ("runs/probing.py", "collapse.py")

@@ -1,0 +1,272 @@
+"""Weight cards: what is known of a file before it is opened, from cards.yml or a library."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from i2p_lib.weights.torchvision_import import ensure_torchvision
+
+CARDS_FILE = Path(__file__).with_name("cards.yml")
+LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+# 2D networks that no image library has, and the module whose builder of that name makes them.
+OWN_BUILDERS = {
+    "bagnet17": "i2p_lib.models.bagnet",
+    "bagnet33": "i2p_lib.models.bagnet",
+    "res16unet34": "i2p_lib.models.res16",
+}
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class WeightCard(BaseModel):
+    """One weight file: where it comes from, how it is checked, and how its tensors are named.
+
+    model, weights   what `image_model` takes; network: "image", or "points" where the tensors
+                     are those of a 3D network
+    size             bytes, measured (0: not measured); size_published: as its publisher says it
+    sha256           the whole hash, the first digits that its publisher put in the file name, or
+                     empty: not published
+    url, page, pip   the file's own address; a page for a person; the package that contains it
+    released         False: the paper's authors kept it, or nobody published one
+    unwrap, prefix, names, classes, drop, fresh
+                     the rules for its tensors, see cards.yml
+    tag              timm's name of the weights
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    weights: str
+    network: Literal["image", "points"] = "image"
+    pretraining: str
+    used_in: str = ""
+    source: str
+    licence: str
+    file_name: str = Field(pattern=r"^[\w][\w.-]*$")
+    size: int = Field(0, ge=0)
+    size_published: str = ""
+    sha256: str = Field("", pattern=r"^([0-9a-f]{8,64})?$")
+    released: bool = True
+    url: str = ""
+    page: str = ""
+    pip: str = ""
+    note: str = ""
+    unwrap: str = ""
+    prefix: str = ""
+    names: Literal["", "efficientnet_lite"] = ""
+    classes: int | None = Field(None, ge=1)
+    drop: Names = ()
+    fresh: Names = ()
+    tag: str = ""
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> WeightCard:
+        if self.released != bool(self.url or self.page or self.pip):
+            raise ValueError("a released file needs url, page or pip, an unreleased one has none")
+        return self
+
+    @property
+    def label(self) -> str:
+        """MODEL:WEIGHTS, as the command line takes it."""
+        return f"{self.model}:{self.weights}"
+
+    @property
+    def package(self) -> str:
+        """The import name of the package that contains the file, or empty."""
+        return self.pip.partition("==")[0].replace("-", "_")
+
+    @property
+    def file_format(self) -> str:
+        """What is in the file, and how it is read."""
+        if self.file_name.endswith(".safetensors"):
+            return "safetensors"
+        return "PyTorch checkpoint, read with weights_only"
+
+    @property
+    def size_text(self) -> str:
+        """The size for people: measured, else as published."""
+        if self.size:
+            return f"{self.size / 1e6:.1f} MB"
+        return self.size_published or "not published"
+
+    @property
+    def hash_text(self) -> str:
+        """The hash for people; a part of one ends with dots."""
+        if not self.sha256:
+            return "not published"
+        return self.sha256 if len(self.sha256) == 64 else f"{self.sha256}..."
+
+    @property
+    def how_to_get(self) -> str:
+        """What to do to have the file."""
+        if not self.released:
+            note = f" ({self.note})" if self.note else ""
+            return f"it was never released; bring your own {self.file_name}{note}"
+        if self.pip:
+            return f"pip install {self.pip}"
+        if self.url:
+            return f"download {self.url} as {self.file_name}"
+        return f"download {self.file_name} by hand from {self.page}"
+
+
+class _LibraryEntry(BaseModel):
+    """A file of torchvision or timm that the book names, with what the library does not say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    weights: str
+    used_in: str = ""
+    size_published: str = ""
+    note: str = ""
+
+
+class _CardFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    library: list[_LibraryEntry]
+    cards: list[WeightCard]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> _CardFile:
+        labels = [f"{entry.model}:{entry.weights}" for entry in (*self.library, *self.cards)]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"more than one card for {', '.join(twice)}")
+        return self
+
+
+def read_cards(path: Path = CARDS_FILE) -> _CardFile:
+    """Read and validate a card file; ValueError names the file and every wrong field."""
+    try:
+        return _CardFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _stored() -> _CardFile:
+    return read_cards()
+
+
+def weight_cards() -> tuple[WeightCard, ...]:
+    """Return one card for each set of weights the paper names, those that pip brings first."""
+    stored = _stored()
+    by_pip = [card for card in stored.cards if card.pip]
+    library = [weight_card(entry.model, entry.weights) for entry in stored.library]
+    return (*by_pip, *library, *(card for card in stored.cards if not card.pip))
+
+
+def weight_card(name: str, weights: str | None = "imagenet1k") -> WeightCard:
+    """Return the card of one file; ValueError with close matches where there is none."""
+    if is_random(weights):
+        raise ValueError("random weights have no file; ask for a name such as 'imagenet1k'")
+    own = {card.weights: card for card in _stored().cards if card.model == name}
+    if weights in own:
+        return own[weights]
+    library = "i2p" if own and name in _point_models() else model_library(name)
+    if library in ("lite", "i2p"):
+        return _pick(name, weights, own)
+    make = _torchvision_card if library == "torchvision" else _timm_card
+    card = make(name, weights, own)
+    said = next((e for e in _stored().library if (e.model, e.weights) == (name, weights)), None)
+    if said is None:
+        return card
+    known = said.model_dump(exclude_defaults=True, exclude={"model", "weights"})
+    return card.model_copy(update=known)
+
+
+def is_random(weights: str | None) -> bool:
+    """Tell whether a weights name means the library's own initialisation."""
+    return weights is None or weights == "random"
+
+
+def model_library(name: str) -> str:
+    """Return which library builds an image model: "lite", "i2p", "torchvision" or "timm"."""
+    if name in LITE:
+        return "lite"
+    if name in OWN_BUILDERS:
+        return "i2p"
+    ensure_torchvision()
+    import timm
+    import torchvision
+
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    if name in theirs:
+        return "torchvision"
+    if timm.is_model(name):
+        return "timm"
+    known = [*LITE, *OWN_BUILDERS, *theirs, *timm.list_models()]
+    raise ValueError(
+        f"unknown image model {name!r}; close: {difflib.get_close_matches(name, known, 5)} "
+        "(torchvision's and timm's model names are accepted)"
+    )
+
+
+def _point_models() -> set[str]:
+    return {card.model for card in _stored().cards if card.network == "points"}
+
+
+def _pick(name: str, weights: str, known: Mapping[str, Any]) -> Any:
+    """Return `known[weights]`, or say which weights the model has."""
+    if weights not in known:
+        close = difflib.get_close_matches(weights, known, 1)
+        hint = f"did you mean {close[0]!r}? E" if close else "e"
+        raise ValueError(
+            f"unknown weights {weights!r} for {name}; {hint}xpected 'random' or one of "
+            f"{sorted(known)}"
+        )
+    return known[weights]
+
+
+def _torchvision_card(name: str, weights: str, own: Mapping[str, WeightCard]) -> WeightCard:
+    import torchvision
+
+    options = {w.name.lower(): w for w in torchvision.models.get_model_weights(name)}
+    if "imagenet1k_v1" in options:
+        options["imagenet1k"] = options["imagenet1k_v1"]
+    entry = _pick(name, weights, dict(own) | options)
+    mebibytes = entry.meta.get("_file_size", 0)
+    return WeightCard(
+        model=name, weights=weights, pretraining="ImageNet-1k",
+        source=f"torchvision {entry.__class__.__name__}.{entry.name}",
+        licence="BSD-3-Clause (torchvision); trained on ImageNet, whose terms apply",
+        file_name=entry.url.rsplit("/", 1)[-1], sha256=_hash_in_name(entry.url), url=entry.url,
+        size_published=f"{mebibytes:.0f} MiB" if mebibytes else "",
+    )  # fmt: skip
+
+
+def _timm_card(name: str, weights: str, own: Mapping[str, WeightCard]) -> WeightCard:
+    import timm
+
+    tags = [m.partition(".")[2] for m in timm.list_models(f"{name}.*", pretrained=True)]
+    options = {tag: tag for tag in tags}
+    large = [tag for tag in tags if "in21k" in tag and "ft_" not in tag]
+    usual = [tag for tag in tags if "in1k" in tag and "in21k" not in tag]
+    options |= {"imagenet21k": large[0]} if large else {}
+    options |= {"imagenet1k": usual[0]} if usual else {}
+    tag = _pick(name, weights, dict(own) | options)
+    config = timm.get_pretrained_cfg(f"{name}.{tag}")
+    if config.hf_hub_id:
+        url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+        file_name = f"{name}.{tag}.safetensors"
+    else:
+        url, file_name = config.url, config.url.rsplit("/", 1)[-1]
+    images = {"imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k"}.get(weights, tag)
+    return WeightCard(
+        model=name, weights=weights, tag=tag, pretraining=images, source=f"timm {name}.{tag}",
+        licence=config.license or "not stated by timm", file_name=file_name,
+        sha256=_hash_in_name(file_name), url=url,
+    )  # fmt: skip
+
+
+def _hash_in_name(name: str) -> str:
+    found = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", name)
+    return found.group(1) if found else ""

@@ -1,0 +1,45 @@
+"""Photos as an image model wants them, and the names of what it may see in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from i2p_lib.weights.torchvision_import import ensure_torchvision
+
+
+def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
+    """Return one photo as the model wants it: [1, 3, S, S] float32, resized, cropped, normalised.
+
+    image is uint8 [H, W, 3] (RGB).  Size, crop, interpolation, mean and standard deviation are
+    timm's own for a timm model, and torchvision's V1 recipe (256, 224, bilinear) for the others.
+    """
+    from PIL import Image
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
+    recipe = getattr(model, "pretrained_cfg", None) or {
+        "input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear",
+        "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
+    }  # fmt: skip
+    size = recipe["input_size"][-1]
+    short = int(size / recipe["crop_pct"])
+    height, width = image.shape[:2]
+    scale = short / min(height, width)
+    resized = Image.fromarray(image).resize(
+        (max(short, int(width * scale)), max(short, int(height * scale))),
+        Image.Resampling[recipe["interpolation"].upper()],
+    )
+    top, left = round((resized.height - size) / 2), round((resized.width - size) / 2)
+    pixels = np.asarray(resized, dtype=np.float32)[top : top + size, left : left + size] / 255
+    pixels = (pixels - np.float32(recipe["mean"])) / np.float32(recipe["std"])
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """Return the 1,000 ImageNet class names in the order of the logits."""
+    ensure_torchvision()
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
