@@ -102,7 +102,7 @@ def test_a_segmentation_file_gives_its_trunk_and_says_what_is_new(tmp_path):
         ("fractaldb1k", lambda t: {"state_dict": t}, "expected tensors and nothing else"),
         ("fractaldb1k", lambda t: t | {"epoch": 90}, "nothing else at its top level, got .'epoch'"),
         ("fractaldb1k", lambda t: list(t.values()), "expected a mapping of names to tensors"),
-        ("fractaldb1k", lambda t: {f"module.{k}": v for k, v in t.items()}, "587 of 640 tensors .*missing in the file"),
+        ("fractaldb1k", lambda t: {f"module.{k}": v for k, v in t.items()}, "587 of 640 tensors"),
         ("fractaldb10k", lambda t: t, "fc.weight .shape .1000, 2048., expected .10000, 2048"),
     ],
 )
