@@ -161,7 +161,7 @@ def test_a_file_without_an_address_says_what_to_do(server, tmp_path):
     by_hand = card_of(server, url="", page="https://example.org/folder")
     with pytest.raises(FileNotFoundError, match="by hand from https://example.org/folder, into"):
         fetch(by_hand, tmp_path)
-    kept = card_of(server, url="", released=False, note="train your own")
+    kept = card_of(server, url="", released=False, how_to_get="train your own")
     with pytest.raises(FileNotFoundError, match="never released.*train your own"):
         fetch(kept, tmp_path)
 

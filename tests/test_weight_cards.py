@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from i2p_lib import weights
+from i2p_lib.book import pages
 from i2p_lib.weights.cards import CARDS_FILE, OWN_BUILDERS, model_library, read_cards
 
 CARDS = {card.label: card for card in weights.weight_cards()}
@@ -86,7 +87,7 @@ def changed(tmp_path, change):
         (lambda s: s["cards"][0].update(sha256="not hex"), "sha256"),
         (lambda s: s["cards"][0].pop("licence"), "licence"),
         (lambda s: s["cards"][0].update(file_name="../up.pth"), "file_name"),
-        (lambda s: s["cards"][0].update(released=False), "unreleased"),
+        (lambda s: s["cards"][0].update(released=False), "an unreleased file has no"),
         (lambda s: s["cards"].append(s["cards"][0]), "more than one card for efficientnet_lite0"),
         (lambda s: s.pop("library"), "library"),
     ],
@@ -95,3 +96,15 @@ def test_a_wrong_card_is_refused_with_its_field(tmp_path, change, complaint):
     """Promise: a slip in the card file is an error that names the file and the field."""
     with pytest.raises(ValueError, match=f"cards.yml: (.|\n)*{complaint}"):
         read_cards(changed(tmp_path, change))
+
+
+def test_the_page_shows_every_card_and_escapes_it():
+    """Promise: the book has a row for each card, and no text of a card becomes markup."""
+    text = pages.weights()
+    assert all(f"<code>{label}</code>" in text for label in CARDS)
+    assert text.count("never released") >= 4 and text.count("<tr>") == len(CARDS) + 1
+    hostile = '<script>alert(1)</script> & ``` "quoted"'
+    fields = ("pretraining", "used_in", "source", "licence", "page", "note", "size_published")
+    card = CARDS["bagnet17:imagenet1k"].model_copy(update=dict.fromkeys(fields, hostile))
+    shown = pages.weights([card])
+    assert "<script>" not in shown and "&lt;script&gt;" in shown and '"quoted"' not in shown

@@ -194,7 +194,7 @@ def test_a_converted_file_must_come_from_the_published_one(tmp_path, resnet50):
 
 def test_weights_of_a_3d_network_are_not_given_to_a_2d_one():
     """Promise: PointContrast's files are known, and refused by name for an image network."""
-    with pytest.raises(ValueError, match="of a 3D network .*image_model builds 2D networks"):
+    with pytest.raises(ValueError, match="for a network on points .*image_model builds"):
         weights.image_model("res16unet34", "pointcontrast_nce")
 
 

@@ -21,7 +21,7 @@ from i2p_lib.book.notebooks import Chapter, Project
 from i2p_lib.files import atomic_write
 from i2p_lib.runs.profiles import Profile
 
-GENERATED = ("overview", "execution", "code")
+GENERATED = ("overview", "execution", "code", "weights")
 STAMP = "built-from.txt"
 
 
@@ -81,6 +81,7 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
         "overview": pages.overview(project, profile),
         "execution": pages.execution(profile, records),
         "code": pages.code(project),
+        "weights": pages.weights(),
     }
     for name, text in written.items():
         with atomic_write(staged / f"{name}.md") as temp:

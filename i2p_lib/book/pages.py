@@ -16,6 +16,7 @@ from i2p_lib.paper.items import ITEMS, NOT_RUN, Item
 from i2p_lib.paper.pages import Recorded, recorded_items, verdict_counts
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import PACKAGE, Entry, read_json
+from i2p_lib.weights import WeightCard, weight_cards
 
 
 def cell(value: Any) -> str:
@@ -139,6 +140,39 @@ def code(project: Project) -> str:
         f"{table(['notebook', 'what it uses'], chapters)}\n"
         "## The library\n\n"
         f"{table(['module', 'what belongs in it'], modules)}"
+    )
+
+
+def weights(cards: Sequence[WeightCard] | None = None) -> str:
+    """Return the page of the weight cards: what each file is, whether it exists, how to have it."""
+    rows = []
+    for card in weight_cards() if cards is None else cards:
+        how = cell(card.how_to_get)
+        if card.page or card.url:
+            how = f'<a href="{cell(card.page or card.url)}">{cell(card.file_name)}</a>'
+        remarks = [card.file_format, card.note] if card.released else [card.note]
+        rows.append([
+            f"<code>{cell(card.label)}</code>",
+            cell(card.pretraining),
+            cell(card.used_in),
+            f"{cell(card.source)}<br>{how}" if card.released else chip("never released") + how,
+            cell(card.size_text),
+            f"<code>{cell(card.hash_text[:16])}</code>" if card.sha256 else "not published",
+            cell(card.licence),
+            cell("; ".join(filter(None, remarks))),
+        ])  # fmt: skip
+    columns = ["model:weights", "trained on", "in the paper", "from", "size", "SHA-256",
+               "licence", "remarks"]  # fmt: skip
+    return (
+        "# Pretrained weights\n\n"
+        "One row for each set of weights that the paper names, and for those that pip brings.\n"
+        "`i2p weights list` says which of them are on your machine, "
+        "`i2p weights get MODEL:WEIGHTS` fetches one, checks its hash and goes on where it was "
+        "interrupted.\n"
+        "Where no hash is published, the hash of your file becomes part of every run's key.\n"
+        "Checkpoints are read as tensors and nothing else; one that holds other objects is "
+        "refused with the way to convert it.\n\n"
+        f"{table(columns, rows)}"
     )
 
 

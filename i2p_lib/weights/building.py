@@ -46,8 +46,8 @@ def image_model(
     card = weight_card(name, weights)
     if card.network != "image":
         raise ValueError(
-            f"the {card.weights} weights are of a 3D network ({card.note or card.pretraining}); "
-            "image_model builds 2D networks"
+            f"the {card.weights} weights are for a network on points ({card.note}); "
+            "image_model builds image networks"
         )
     path, digest = verified(card, weights_dir)
     net = _build(name, card, seed)

@@ -28,12 +28,14 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 class WeightCard(BaseModel):
     """One weight file: where it comes from, how it is checked, and how its tensors are named.
 
-    model, weights   what `image_model` takes; network: "image", or "points" where the tensors
-                     are those of a 3D network
+    model, weights   what `image_model` takes; network: "image", or "points" where a network on
+                     points loads the file itself
+    used_in          where the paper shows them
     size             bytes, measured (0: not measured); size_published: as its publisher says it
     sha256           the whole hash, the first digits that its publisher put in the file name, or
                      empty: not published
     url, page, pip   the file's own address; a page for a person; the package that contains it
+    advice           what to do where no program can (given as `how_to_get`)
     released         False: the paper's authors kept it, or nobody published one
     unwrap, prefix, names, classes, drop, fresh
                      the rules for its tensors, see cards.yml
@@ -45,7 +47,7 @@ class WeightCard(BaseModel):
     model: str
     weights: str
     network: Literal["image", "points"] = "image"
-    pretraining: str
+    pretraining: str = ""
     used_in: str = ""
     source: str
     licence: str
@@ -57,6 +59,7 @@ class WeightCard(BaseModel):
     url: str = ""
     page: str = ""
     pip: str = ""
+    advice: str = Field("", alias="how_to_get")
     note: str = ""
     unwrap: str = ""
     prefix: str = ""
@@ -68,8 +71,11 @@ class WeightCard(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_had(self) -> WeightCard:
-        if self.released != bool(self.url or self.page or self.pip):
-            raise ValueError("a released file needs url, page or pip, an unreleased one has none")
+        public = bool(self.url or self.page or self.pip)
+        if public and not self.released:
+            raise ValueError("an unreleased file has no url, page or pip")
+        if not public and not self.advice:
+            raise ValueError("a card needs url, page, pip or how_to_get")
         return self
 
     @property
@@ -106,9 +112,8 @@ class WeightCard(BaseModel):
     @property
     def how_to_get(self) -> str:
         """What to do to have the file."""
-        if not self.released:
-            note = f" ({self.note})" if self.note else ""
-            return f"it was never released; bring your own {self.file_name}{note}"
+        if self.advice:
+            return self.advice if self.released else f"it was never released; {self.advice}"
         if self.pip:
             return f"pip install {self.pip}"
         if self.url:
