@@ -247,17 +247,16 @@ def _weights(options: argparse.Namespace) -> int:
         )
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
-    if options.action == "get":
-        path = weights.fetch_weights(card.model, card.weights)
-    else:
-        path = weights.check_weights(card.model, card.weights)
-    print(f"{card.label}: good, {path}")
-    print(f"  sha256 {weights.weights_hash(card.model, card.weights)}"
-          f" (published: {card.hash_text})")  # fmt: skip
-    if options.action == "check" and card.network == "image":
+    act = weights.fetch_weights if options.action == "get" else weights.check_weights
+    path = act(card.model, card.weights)
+    tensors = ""
+    if card.network == "image":
         report = weights.image_model(card.model, card.weights).i2p_transfer
         counts = report.table["state"].value_counts().to_dict()
-        print("  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+        tensors = "\n  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+    print(f"{card.label}: good, {path}")
+    digest = weights.weights_hash(card.model, card.weights)
+    print(f"  sha256 {digest} (published: {card.hash_text}){tensors}")
     return 0
 
 

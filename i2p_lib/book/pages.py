@@ -147,29 +147,26 @@ def weights(cards: Sequence[WeightCard] | None = None) -> str:
     """Return the page of the weight cards: what each file is, whether it exists, how to have it."""
     rows = []
     for card in weight_cards() if cards is None else cards:
-        how = cell(card.how_to_get)
-        if card.page or card.url:
-            how = f'<a href="{cell(card.page or card.url)}">{cell(card.file_name)}</a>'
-        remarks = [card.file_format, card.note] if card.released else [card.note]
+        name = f'<a href="{cell(card.page or card.url)}">{cell(card.file_name)}</a>'
+        how = name if card.page or card.url else cell(card.how_to_get)
+        known = [cell(card.source), how, f"Licence: {cell(card.licence)}", cell(card.note)]
+        if not card.released:
+            known.insert(0, chip("never released"))
+        digits = f"<code>{cell(card.sha256[:16])}...</code>" if card.sha256 else "not published"
         rows.append([
-            f"<code>{cell(card.label)}</code>",
-            cell(card.pretraining),
-            cell(card.used_in),
-            f"{cell(card.source)}<br>{how}" if card.released else chip("never released") + how,
-            cell(card.size_text),
-            f"<code>{cell(card.hash_text[:16])}</code>" if card.sha256 else "not published",
-            cell(card.licence),
-            cell("; ".join(filter(None, remarks))),
+            f"<code>{cell(card.model)}</code><br><code>:{cell(card.weights)}</code>",
+            f"{cell(card.pretraining)}<br>In the paper: {cell(card.used_in)}",
+            "<br>".join(filter(None, known)),
+            f"Size: {cell(card.size_text)}<br>SHA-256: {digits}<br>{cell(card.file_format)}",
         ])  # fmt: skip
-    columns = ["model:weights", "trained on", "in the paper", "from", "size", "SHA-256",
-               "licence", "remarks"]  # fmt: skip
+    columns = ["model:weights", "trained on", "file", "size, hash, format"]
     return (
         "# Pretrained weights\n\n"
         "One row for each set of weights that the paper names, and for those that pip brings.\n"
         "`i2p weights list` says which of them are on your machine, "
         "`i2p weights get MODEL:WEIGHTS` fetches one, checks its hash and goes on where it was "
         "interrupted.\n"
-        "Where no hash is published, the hash of your file becomes part of every run's key.\n"
+        "The hash of your own file becomes part of every run's key, published or not.\n"
         "Checkpoints are read as tensors and nothing else; one that holds other objects is "
         "refused with the way to convert it.\n\n"
         f"{table(columns, rows)}"

@@ -90,10 +90,10 @@ class WeightCard(BaseModel):
 
     @property
     def file_format(self) -> str:
-        """What is in the file, and how it is read."""
+        """The format of the file; both are read as tensors and nothing else."""
         if self.file_name.endswith(".safetensors"):
             return "safetensors"
-        return "PyTorch checkpoint, read with weights_only"
+        return "PyTorch checkpoint"
 
     @property
     def size_text(self) -> str:
