@@ -39,7 +39,7 @@ def layer_macs(net: nn.Module, x: SparseTensor) -> pd.DataFrame:
                 kmap = source.kernel_map(layer.kernel_size, layer.stride, layer.padding,
                                          layer.dilation)
                 pairs = len(kmap.rows_in)
-            width = layer.out_channels if not layer.depthwise else 1
+            width = layer.out_channels // layer.groups
             rows.append((name, pairs * layer.in_channels * width))
         return hook
 

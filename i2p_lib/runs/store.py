@@ -31,7 +31,7 @@ SOURCES = (
     "data/episodes.py",
     "data/modelnet.py",
     "data/transforms.py",
-    "inflation.py",
+    "inflation/*.py",
     "finetune.py",
     "weights/building.py",
     "weights/loading.py",

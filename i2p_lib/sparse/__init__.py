@@ -1,7 +1,8 @@
 """Sparse 3D tensors and layers. Knows nothing of the paper and imports nothing else of ours."""
 
 from i2p_lib.sparse.conv import SparseConv3d, SparseConvTranspose3d
-from i2p_lib.sparse.kernel_map import KernelMap, build_kernel_map
+from i2p_lib.sparse.functions import window
+from i2p_lib.sparse.kernel_map import KernelMap, build_kernel_map, grid_padding
 from i2p_lib.sparse.norm import SparseBatchNorm
 from i2p_lib.sparse.pool import SparseAvgPool3d, SparseGlobalPool, SparseMaxPool3d
 from i2p_lib.sparse.tensor import Sites, SparseTensor
@@ -18,5 +19,7 @@ __all__ = [
     "SparseMaxPool3d",
     "SparseTensor",
     "build_kernel_map",
+    "grid_padding",
     "voxelize",
+    "window",
 ]

@@ -1,4 +1,4 @@
-"""Sparse convolutions: submanifold, strided, depthwise and transposed, as autograd functions."""
+"""Sparse convolutions: submanifold, strided, grouped and transposed, as autograd functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def triple(value: int | tuple[int, ...]) -> Triple:
 
 
 class _Convolution(torch.autograd.Function):
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] @ weight[k].
+    """out[o] = sum over taps k and pairs (i, o) of k: x[i] @ weight[k], group by group.
 
     Gather, multiply, scatter-add, one block of pairs after the other, over existing pairs only.
     Saves the input, the weight and the map; nothing that a block makes outlives it.
@@ -43,7 +43,7 @@ class _Convolution(torch.autograd.Function):
             n = len(rows_in)
             torch.index_select(x, 0, rows_in, out=inputs[:n])
             for k, a, b in pieces:
-                torch.mm(inputs[a:b], taps[k], out=products[a:b])
+                _multiply(inputs[a:b], taps[k], products[a:b])
             _scatter_add(out, rows_out, products)
         return out.to(x.dtype)
 
@@ -54,11 +54,11 @@ class _Convolution(torch.autograd.Function):
         kmap: KernelMap = ctx.kmap
         need_x, need_w, _ = ctx.needs_input_grad
         grad = grad.contiguous()
-        taps = weight.transpose(1, 2).unbind()
+        taps = weight.transpose(-2, -1).unbind()
         grad_x = _start(grad, taps, kmap.identity, kmap.n_in) if need_x else None
         grad_w = torch.zeros_like(weight) if need_w else None
         if need_w and kmap.identity is not None:
-            torch.mm(x.T, grad, out=grad_w[kmap.identity])
+            _accumulate(grad_w[kmap.identity], x, grad)
         blocks, inputs, grads = _blocks(x, weight, kmap)
         for rows_in, rows_out, pieces in blocks:
             n = len(rows_in)
@@ -66,10 +66,10 @@ class _Convolution(torch.autograd.Function):
             if need_w:
                 torch.index_select(x, 0, rows_in, out=inputs[:n])
                 for k, a, b in pieces:
-                    grad_w[k].addmm_(inputs[a:b].T, grads[a:b])
+                    _accumulate(grad_w[k], inputs[a:b], grads[a:b])
             if need_x:
                 for k, a, b in pieces:
-                    torch.mm(grads[a:b], taps[k], out=inputs[a:b])
+                    _multiply(grads[a:b], taps[k], inputs[a:b])
                 _scatter_add(grad_x, rows_in, inputs)
         return None if grad_x is None else grad_x.to(x.dtype), grad_w, None
 
@@ -77,9 +77,33 @@ class _Convolution(torch.autograd.Function):
 def _start(x: Tensor, taps: tuple[Tensor, ...], identity: int | None, n: int) -> Tensor:
     """What the identity tap gives, or zeros; float32 for 16-bit formats, whose sums need it."""
     exact = torch.promote_types(x.dtype, torch.float32)
+    width = math.prod(taps[0].shape[:-2]) * taps[0].shape[-1]
     if identity is None:
-        return x.new_zeros(n, taps[0].shape[1], dtype=exact)
-    return torch.mm(x, taps[identity]).to(exact)
+        return x.new_zeros(n, width, dtype=exact)
+    out = x.new_empty(n, width)
+    _multiply(x, taps[identity], out)
+    return out.to(exact)
+
+
+def _multiply(x: Tensor, tap: Tensor, out: Tensor) -> None:
+    """out = x @ tap; with a tap [G, c_in, c_out] one batched product serves all groups."""
+    if tap.ndim == 2:
+        torch.mm(x, tap, out=out)
+    else:
+        _by_group(out, tap).copy_(torch.bmm(_by_group(x, tap), tap))
+
+
+def _accumulate(grad_tap: Tensor, x: Tensor, grad: Tensor) -> None:
+    """grad_tap += x.T @ grad, group by group."""
+    if grad_tap.ndim == 2:
+        grad_tap.addmm_(x.T, grad)
+    else:
+        grad_tap.baddbmm_(_by_group(x, grad_tap).transpose(1, 2), _by_group(grad, grad_tap))
+
+
+def _by_group(rows: Tensor, tap: Tensor) -> Tensor:
+    """Rows [n, G * c] as one matrix per group, [G, n, c], without a copy."""
+    return rows.unflatten(1, (len(tap), -1)).transpose(0, 1)
 
 
 def _blocks(x: Tensor, weight: Tensor, kmap: KernelMap):
@@ -88,14 +112,15 @@ def _blocks(x: Tensor, weight: Tensor, kmap: KernelMap):
     On the CPU, blocks fit the second-level cache. Elsewhere each tap is a block: no row occurs
     twice in it, so that parallel sums do not depend on an order.
     """
-    widest = max(weight.shape[1:])
+    groups = math.prod(weight.shape[1:-2])
+    wide_in, wide_out = groups * weight.shape[-2], groups * weight.shape[-1]
     if x.device.type == "cpu":
-        rows = max(LEAST_ROWS, BLOCK_VALUES // widest)
+        rows = max(LEAST_ROWS, BLOCK_VALUES // max(wide_in, wide_out))
         blocks = kmap.blocks(rows, rows)
     else:
         blocks = kmap.blocks(max(kmap.n_in, kmap.n_out, 1), 0)
     longest = max((len(block[0]) for block in blocks), default=0)
-    return blocks, x.new_empty(longest, weight.shape[1]), x.new_empty(longest, weight.shape[2])
+    return blocks, x.new_empty(longest, wide_in), x.new_empty(longest, wide_out)
 
 
 def _scatter_add(out: Tensor, rows: Tensor, values: Tensor) -> None:
@@ -125,8 +150,8 @@ def _compiled_scatter():
 class _SparseKernel(nn.Module):
     """What all sparse convolutions share: the kernel's geometry and its parameters.
 
-    The weight is [K, C_in, C_out], or [K, C] for a depthwise layer, with the K taps in row-major
-    (x, y, z) order.
+    The weight is [K, C_in, C_out], [K, G, C_in / G, C_out / G] in G groups, or [K, C] for a
+    depthwise layer, with the K taps in row-major (x, y, z) order.
     """
 
     def __init__(
@@ -149,21 +174,25 @@ class _SparseKernel(nn.Module):
         self.stride, self.dilation, self.groups = stride, dilation, groups
         if min(*self.kernel_size, stride, dilation, in_channels, out_channels) < 1:
             raise ValueError("kernel size, stride, dilation and channels must be at least 1")
-        if groups not in (1, in_channels) or (groups > 1 and in_channels != out_channels):
+        if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"groups must be 1, or equal to in_channels and out_channels (depthwise); got "
-                f"groups {groups} with {in_channels} -> {out_channels} channels"
+                f"groups must divide the channels; got {groups} groups with "
+                f"{in_channels} -> {out_channels} channels"
             )
         taps = math.prod(self.kernel_size)
-        self.depthwise = groups > 1
-        shape = (taps, in_channels) if self.depthwise else (taps, in_channels, out_channels)
+        self.depthwise = groups > 1 and groups == in_channels == out_channels
+        shape = (taps, groups, in_channels // groups, out_channels // groups)
+        if self.depthwise:
+            shape = (taps, in_channels)
+        elif groups == 1:
+            shape = (taps, in_channels, out_channels)
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """He initialisation for the fan-out, as torchvision's and timm's image models use."""
-        fan = math.prod(self.kernel_size) * (1 if self.depthwise else self.out_channels)
+        fan = math.prod(self.kernel_size) * self.out_channels // self.groups
         with torch.no_grad():
             self.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
             if self.bias is not None:
@@ -183,7 +212,7 @@ class _SparseKernel(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}"
             + (f", dilation={self.dilation}" if self.dilation > 1 else "")
-            + (", depthwise" if self.depthwise else "")
+            + (f", groups={self.groups}" if self.groups > 1 else "")
             + (", bias" if self.bias is not None else "")
         )
 
@@ -208,7 +237,7 @@ class SparseConv3d(_SparseKernel):
             raise ValueError(
                 f"expected {self.in_channels} input channels, got {x.feats.shape[1]}"
             )
-        if math.prod(self.kernel_size) == 1 and self.stride == 1 and not self.depthwise:
+        if math.prod(self.kernel_size) == 1 and self.stride == 1 and self.groups == 1:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return x.replace(nn.functional.linear(x.feats, self.weight[0].T.to(x.dtype), bias))
         kmap = x.sites.kernel_map(self.kernel_size, self.stride, self.padding, self.dilation)
@@ -217,10 +246,10 @@ class SparseConv3d(_SparseKernel):
 
     def _pointwise(self, x: Tensor) -> Tensor:
         pooled = x.ndim == 4 and tuple(x.shape[2:]) == (1, 1)
-        if math.prod(self.kernel_size) > 1 or self.depthwise or not pooled:
+        if math.prod(self.kernel_size) > 1 or self.groups > 1 or not pooled:
             raise ValueError(
-                f"a dense tensor reaches this sparse layer ({self.extra_repr()}); only a kernel "
-                f"of size 1 takes one, of shape [B, C, 1, 1]; got {list(x.shape)}"
+                f"a dense tensor reaches this sparse layer ({self.extra_repr()}); only a full "
+                f"kernel of size 1 takes one, of shape [B, C, 1, 1]; got {list(x.shape)}"
             )
         return nn.functional.linear(x.flatten(1), self.weight[0].T, self.bias)[:, :, None, None]
 

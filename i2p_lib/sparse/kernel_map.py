@@ -23,6 +23,19 @@ def kernel_offsets(kernel: Triple, padding: Triple, dilation: int) -> Tensor:
     return torch.tensor(list(product(*axes)), dtype=torch.int64)
 
 
+def grid_padding(kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
+    """Cells before a window's first tap, so that n cells of an image give ceil(n / stride) outputs.
+
+    That is ``padding`` itself where it keeps the size. A window that would shrink or grow the image
+    at its border is centred instead (TensorFlow's "same" padding): sparse sites have no border, and
+    the outputs stay on the inputs' sites.
+    """
+    reach = dilation * (kernel - 1) + 1
+    if reach - stride <= 2 * padding < reach:
+        return padding
+    return max(0, reach - stride) // 2
+
+
 @dataclass(frozen=True)
 class KernelMap:
     """Pairs (input row, output row), grouped by kernel tap.

@@ -81,8 +81,20 @@ class SparseAvgPool3d(_WindowPool):
 
 
 class SparseGlobalPool(nn.Module):
-    """Mean over all sites of a sample, as a dense [B, C, 1, 1] tensor; zeros without sites."""
+    """Mean over all sites of a sample, as a dense [B, C, 1, 1] tensor; zeros without sites.
+
+    ``output_size`` is that of an image model's adaptive pooling. A cloud has no raster of such
+    cells, so that each of them gets the mean over the whole cloud.
+    """
+
+    def __init__(self, output_size: int | tuple[int, int] = 1):
+        super().__init__()
+        self.output_size = output_size
 
     def forward(self, x: SparseTensor) -> Tensor:
-        """[N, C] to [B, C, 1, 1]."""
-        return x.global_mean()[:, :, None, None]
+        """[N, C] to [B, C, height, width]."""
+        return nn.functional.adaptive_avg_pool2d(x, self.output_size)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"output_size={self.output_size}"

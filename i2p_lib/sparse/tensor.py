@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map, unique_rows
+
+MEANINGS: dict[Callable, Callable] = {}
+"""What a function of torch does on a SparseTensor; filled in ``functions.py``."""
+
+
+class Extent:
+    """Stands for height and width in a sparse tensor's shape; arithmetic with it fails."""
+
+    def __repr__(self) -> str:
+        return "sparse"
+
+
+EXTENT = Extent()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +114,9 @@ class Sites:
 class SparseTensor:
     """Features [N, C] on N sites. Feature-wise torch functions and ``+`` work on it directly.
 
+    To an image model it looks like a tensor [B, C, H, W] whose height and width have no number.
+    Between the two views of a channel shuffle, its features are [N, groups, channels].
+
     Args:
         feats: floating point [N, C].
         coords: integer [N, 4], (batch, x, y, z), no row twice; or ready ``Sites``.
@@ -115,7 +131,7 @@ class SparseTensor:
         sites = coords if isinstance(coords, Sites) else _checked_sites(coords, batch_size)
         if not feats.is_floating_point():
             raise TypeError(f"features must be floating point, got {feats.dtype}")
-        if feats.ndim != 2 or len(feats) != len(sites):
+        if feats.ndim < 2 or len(feats) != len(sites):
             raise ValueError(
                 f"features must be [N, C] with one row for each of the {len(sites)} sites, "
                 f"got {list(feats.shape)}"
@@ -137,6 +153,16 @@ class SparseTensor:
     def batch_size(self) -> int:
         """Number of samples, those without any site included."""
         return self.sites.batch_size
+
+    @property
+    def shape(self) -> tuple:
+        """(samples, channels, height, width) to an image model; the last two are EXTENT."""
+        return (self.batch_size, *self.feats.shape[1:], EXTENT, EXTENT)
+
+    @property
+    def ndim(self) -> int:
+        """Number of entries of ``shape``."""
+        return len(self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -181,27 +207,31 @@ class SparseTensor:
         return volume.permute(0, 4, 1, 2, 3), low
 
     def __add__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
-        return self.replace(self.feats + _partner(self, other))
+        return self.replace(self.feats + partner(self, other))
 
     def __mul__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
-        return self.replace(self.feats * _partner(self, other))
+        return self.replace(self.feats * partner(self, other))
 
     __radd__ = __iadd__ = __add__
     __rmul__ = __imul__ = __mul__
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func in _FEATURE_WISE:
-            first, *rest = args
-            return first.replace(func(first.feats, *rest, **kwargs))
-        if func in _SPECIAL:
-            return _SPECIAL[func](*args, **kwargs)
-        name = getattr(func, "__name__", repr(func))
-        raise TypeError(
-            f"torch function {name!r} has no meaning on a SparseTensor: it would need a dense "
-            "grid. Feature-wise functions, + , *, cat over channels and global pooling do."
-        )
+        meaning = MEANINGS.get(func)
+        if meaning is None:
+            name = getattr(func, "__name__", repr(func))
+            raise TypeError(
+                f"torch function {name!r} has no meaning on a SparseTensor: it would need a dense "
+                "grid. Feature-wise functions, + , *, cat over channels and global pooling do."
+            )
+        return meaning(*args, **(kwargs or {}))
+
+    def __getattr__(self, name: str):
+        """Methods of torch.Tensor that have a meaning on sites."""
+        method = None if name.startswith("__") else getattr(Tensor, name, None)
+        if method not in MEANINGS:
+            raise AttributeError(f"a SparseTensor has no attribute {name!r}")
+        return partial(MEANINGS[method], self)
 
     def __repr__(self) -> str:
         return (
@@ -225,8 +255,12 @@ def _checked_sites(coords: Tensor, batch_size: int | None) -> Sites:
     return Sites(coords, batch_size)
 
 
-def _partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tensor | float:
-    """What ``other`` adds to or multiplies with each row of ``tensor``."""
+def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tensor | float:
+    """What ``other`` adds to or multiplies with each row of ``tensor``.
+
+    Raises:
+        ValueError: other sites, or a dense tensor that varies in space.
+    """
     if isinstance(other, SparseTensor):
         if other.sites is not tensor.sites:
             raise ValueError(
@@ -235,36 +269,12 @@ def _partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tens
             )
         return other.feats
     if isinstance(other, Tensor) and other.ndim > 1:
-        if list(other.shape[2:]) != [1] * (other.ndim - 2) or len(other) != tensor.batch_size:
+        shape = (1,) * (4 - other.ndim) + tuple(other.shape)
+        if len(shape) != 4 or shape[2:] != (1, 1) or shape[0] not in (1, tensor.batch_size):
             raise ValueError(
-                f"a dense partner must be [B, C, 1, 1] with B = {tensor.batch_size}, "
+                f"a dense partner must be [B, C, 1, 1] with B = {tensor.batch_size} or 1, "
                 f"got {list(other.shape)}"
             )
-        return other.flatten(1)[tensor.sites.batch]
+        rows = other.reshape(shape[:2])
+        return rows if len(rows) == 1 else rows.index_select(0, tensor.sites.batch)
     return other
-
-
-def _global_pool(tensor: SparseTensor, output_size) -> Tensor:
-    if any(size != 1 for size in torch.atleast_1d(torch.tensor(output_size)).tolist()):
-        raise ValueError(f"only global pooling (output size 1) exists, got {output_size}")
-    return tensor.global_mean()[:, :, None, None]
-
-
-def _cat(tensors, dim: int = 0) -> SparseTensor:
-    if dim % 4 != 1:
-        raise ValueError(f"sparse tensors concatenate over channels (dim 1), got dim {dim}")
-    first, *rest = tensors
-    return first.replace(torch.cat([first.feats, *(_partner(first, t) for t in rest)], 1))
-
-
-_FEATURE_WISE = frozenset({
-    F.relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
-    F.selu, F.mish, F.softplus, F.dropout, torch.relu, torch.relu_, torch.sigmoid, torch.tanh,
-    torch.clamp,
-})  # fmt: skip
-_SPECIAL = {
-    F.adaptive_avg_pool2d: _global_pool,
-    torch.cat: _cat,
-    torch.add: lambda a, b: a + b,
-    torch.mul: lambda a, b: a * b,
-}

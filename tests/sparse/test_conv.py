@@ -22,11 +22,11 @@ def random_tensor(generator, sites=40, channels=3, extent=6, batch=2, shift=0, d
 
 
 def dense_weight(layer):
-    """[K, C_in, C_out] or [K, C] to torch's [C_out, C_in / groups, x, y, z]."""
-    if layer.depthwise:
-        return layer.weight.T.reshape(-1, 1, *layer.kernel_size)
-    taps = layer.weight.reshape(*layer.kernel_size, layer.in_channels, layer.out_channels)
-    return taps.permute(4, 3, 0, 1, 2)
+    """The layer's taps as torch's [C_out, C_in / groups, x, y, z]."""
+    groups = layer.groups
+    inner, outer = layer.in_channels // groups, layer.out_channels // groups
+    taps = layer.weight.reshape(*layer.kernel_size, groups, inner, outer)
+    return taps.permute(3, 5, 4, 0, 1, 2).flatten(0, 1)
 
 
 def dense_reference(layer, x):
@@ -68,14 +68,15 @@ def assert_equal_to_dense(layer, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("groups, out", [(1, 5), (4, 4), (2, 6), (4, 8)],
+                         ids=["full", "depthwise", "grouped", "depthwise x 2"])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_equals_dense_convolution(kernel, stride, depthwise, dtype):
+def test_equals_dense_convolution(kernel, stride, groups, out, dtype):
     generator = torch.Generator().manual_seed(kernel * 10 + stride)
     x = random_tensor(generator, channels=4, shift=-3, dtype=dtype)
-    layer = SparseConv3d(4, 4 if depthwise else 5, kernel, stride, groups=4 if depthwise else 1,
-                         generator=generator).to(dtype)
+    layer = SparseConv3d(4, out, kernel, stride, groups=groups, generator=generator).to(dtype)
+    assert layer.depthwise == (groups == out == 4)
     assert_equal_to_dense(layer, x)
 
 
@@ -92,12 +93,11 @@ def test_padding_dilation_and_uneven_kernels_equal_dense(kernel, padding, dilati
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), sites=st.integers(1, 60), extent=st.integers(1, 9),
        shift=st.integers(-50, 50), batch=st.integers(1, 3), stride=st.integers(1, 3),
-       kernel=st.integers(1, 5), depthwise=st.booleans())
-def test_equals_dense_on_any_geometry(seed, sites, extent, shift, batch, stride, kernel, depthwise):
+       kernel=st.integers(1, 5), groups=st.sampled_from([1, 2, 4]))
+def test_equals_dense_on_any_geometry(seed, sites, extent, shift, batch, stride, kernel, groups):
     generator = torch.Generator().manual_seed(seed)
-    x = random_tensor(generator, sites, 2, extent, batch, shift)
-    layer = SparseConv3d(2, 2, kernel, stride, groups=2 if depthwise else 1,
-                         generator=generator).double()
+    x = random_tensor(generator, sites, 4, extent, batch, shift)
+    layer = SparseConv3d(4, 4, kernel, stride, groups=groups, generator=generator).double()
     assert_equal_to_dense(layer, x)
 
 
@@ -172,22 +172,22 @@ def test_transposed_convolution_equals_dense(kernel, stride):
     torch.testing.assert_close(out.feats, dense[:, i, j, k].T, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_gradcheck(depthwise):
+@pytest.mark.parametrize("shape", [(27, 2, 3), (27, 2), (27, 2, 1, 3)],
+                         ids=["full", "depthwise", "grouped"])
+def test_gradcheck(shape):
     x = random_tensor(torch.Generator().manual_seed(2), 12, 2, 3)
     kmap = x.sites.kernel_map((3, 3, 3), 2, (1, 1, 1))
-    shape = (27, 2) if depthwise else (27, 2, 3)
     weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     from i2p_lib.sparse.conv import _Convolution
 
-    function = depthwise_conv if depthwise else _Convolution.apply
+    function = depthwise_conv if len(shape) == 2 else _Convolution.apply
     assert torch.autograd.gradcheck(lambda a, w: function(a, w, kmap), (x.feats, weight))
 
 
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_bfloat16_is_float32_up_to_its_own_rounding(depthwise):
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_bfloat16_is_float32_up_to_its_own_rounding(groups):
     x = random_tensor(torch.Generator().manual_seed(2), 200, 16, dtype=torch.float32)
-    layer = SparseConv3d(16, 16, 3, groups=16 if depthwise else 1)
+    layer = SparseConv3d(16, 16, 3, groups=groups)
     reference = layer(x).feats
     half = layer(x.to(torch.bfloat16)).feats
     assert half.dtype == torch.bfloat16
@@ -217,8 +217,8 @@ def test_unfit_input_is_refused_with_what_was_expected():
         SparseConv3d(5, 2, 3)(x)
     with pytest.raises(ValueError, match="dense tensor reaches this sparse layer"):
         SparseConv3d(5, 2, 3)(torch.zeros(1, 5, 8, 8))
-    with pytest.raises(ValueError, match="groups must be 1"):
-        SparseConv3d(4, 4, 3, groups=2)
+    with pytest.raises(ValueError, match="groups must divide the channels"):
+        SparseConv3d(4, 4, 3, groups=3)
     with pytest.raises(ValueError, match="no sites of stride 1"):
         coarse = SparseTensor(torch.zeros(1, 3), torch.zeros(1, 4, dtype=torch.long))
         sites = type(coarse.sites)(coarse.coords, 1, stride=2)

@@ -100,6 +100,62 @@ def test_feature_wise_functions_sum_and_cat_work_on_the_tensor():
     torch.testing.assert_close((x * gate).feats, x.feats * gate.flatten(1)[x.coords[:, 0]])
 
 
+def test_channel_functions_equal_the_dense_ones():
+    """What image models do between their layers: shuffles, splits, gates, stochastic depth."""
+    x, dense = full_grid(channels=6)
+
+    def shuffle(tensor):
+        batch, channels, height, width = tensor.size()
+        grouped = tensor.view(batch, 2, channels // 2, height, width)
+        return torch.transpose(grouped, 1, 2).contiguous().view(batch, channels, height, width)
+
+    flat = dense.flatten(3)  # an image of the same cells
+    for ours, theirs in [
+        (shuffle(x), shuffle(flat)),
+        (torch.cat(x.chunk(3, 1)[::-1], 1), torch.cat(flat.chunk(3, 1)[::-1], 1)),
+        (x.split([2, 4], 1)[1], flat.split([2, 4], 1)[1]),
+        (nn.LayerNorm(6)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+         nn.LayerNorm(6)(flat.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
+    ]:
+        torch.testing.assert_close(ours.feats, theirs.flatten(2).mT.flatten(0, 1))
+    gate, scale = torch.rand(2, 6, 1, 1), torch.rand(6, 1, 1)
+    torch.testing.assert_close((gate * x).feats, (gate * flat).flatten(2).mT.flatten(0, 1))
+    torch.testing.assert_close((scale * x).feats, (scale * flat).flatten(2).mT.flatten(0, 1))
+
+
+def test_stochastic_depth_drops_whole_clouds():
+    from i2p_lib.weights import ensure_torchvision
+
+    ensure_torchvision()
+    from torchvision.ops import stochastic_depth
+
+    x, _ = full_grid(batch=8)
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        out = stochastic_depth(x, 0.5, "row").feats
+    ratio = (out / x.feats).unflatten(0, (8, -1)).flatten(1)
+    assert {0.0, 2.0} == set(ratio[:, 0].round(decimals=4).tolist())
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+
+def test_functional_pooling_equals_the_layers_and_centres_a_window_that_shrinks_the_image():
+    x, _ = full_grid()
+    assert torch.equal(F.max_pool2d(x, 3, 2, 1).feats, SparseMaxPool3d(3, 2, 1)(x).feats)
+    assert torch.equal(F.max_pool2d(x, 2).feats, SparseMaxPool3d(2)(x).feats)
+    assert torch.equal(F.avg_pool2d(x, 3, stride=1).feats, SparseAvgPool3d(3, 1, 1)(x).feats)
+    with pytest.raises(ValueError, match="uneven pooling window"):
+        F.max_pool2d(x, (2, 3))
+    with pytest.raises(ValueError, match="no other divisor"):
+        F.avg_pool2d(x, 2, divisor_override=3)
+
+
+def test_adaptive_pooling_gives_every_cell_the_mean_of_the_cloud():
+    x, dense = full_grid()
+    pooled = F.adaptive_avg_pool2d(x, (7, 5))
+    assert pooled.shape == (2, 3, 7, 5)
+    torch.testing.assert_close(pooled[:, :, 6, 2], dense.mean((2, 3, 4)))
+
+
 def test_tensors_of_other_sites_and_other_functions_are_refused():
     a, _ = full_grid()
     b, _ = full_grid()
@@ -107,8 +163,18 @@ def test_tensors_of_other_sites_and_other_functions_are_refused():
         a + b
     with pytest.raises(TypeError, match="'softmax' has no meaning on a SparseTensor"):
         F.softmax(a, 1)
-    with pytest.raises(ValueError, match="only global pooling"):
-        F.adaptive_avg_pool2d(a, 7)
+    with pytest.raises(AttributeError, match="no attribute 'roll'"):
+        a.roll(1)
+    with pytest.raises(ValueError, match=r"must be \[B, C, 1, 1\] with B = 2 or 1"):
+        a * torch.rand(3, 3, 1, 1)
+    with pytest.raises(ValueError, match=r"only the channels .* can be regrouped"):
+        a.view(2, 9, *a.shape[2:]).view(2, 27, 1, 1)
+    with pytest.raises(TypeError, match="Extent"):
+        a.shape[2] // 2
+    with pytest.raises(ValueError, match="channels last and back"):
+        a.permute(0, 1, 3, 2)
+    with pytest.raises(ValueError, match="over channels"):
+        a.chunk(2, 2)
 
 
 @pytest.mark.parametrize("coords, error, message", [

@@ -1,0 +1,132 @@
+"""The sparse twin of each leaf layer of an image model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from i2p_lib.inflation.filters import AXES, inflate_weight, to_taps
+from i2p_lib.inflation.trace import InflationError
+from i2p_lib.sparse import (
+    SparseAvgPool3d,
+    SparseBatchNorm,
+    SparseConv3d,
+    SparseGlobalPool,
+    SparseMaxPool3d,
+    grid_padding,
+    window,
+)
+
+FEATURE_WISE = (nn.Linear, nn.LayerNorm, nn.PReLU)
+"""Layers with parameters that run as they are: they treat each row of features alone."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the sparse twin of a leaf layer."""
+
+    axis: str
+    normalize: bool
+    recipe: str | None
+    in_channels: int | None
+    stem: str
+    generator: torch.Generator | None
+
+    def replace(self, name: str, layer: nn.Module) -> tuple[nn.Module, str]:
+        """The twin and what was done; InflationError where there is none."""
+        if isinstance(layer, nn.Conv2d):
+            if name == self.stem and self.in_channels is not None:
+                return self._stem(name, layer), "new"
+            return self._conv(name, layer), "inflated"
+        if isinstance(layer, nn.BatchNorm2d):
+            return _norm(layer), "copied"
+        if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+            return _pool(name, layer), "replaced"
+        if isinstance(layer, nn.AdaptiveAvgPool2d):
+            return SparseGlobalPool(layer.output_size), "replaced"
+        if isinstance(layer, FEATURE_WISE):
+            return layer, "copied"
+        if next(layer.parameters(), None) is not None:
+            raise InflationError(
+                f"{name or 'the model'}: no sparse 3D twin of {type(layer).__name__} is known"
+            )
+        return layer, "kept"
+
+    def _stem(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
+        _check_conv(name, conv)
+        if self.recipe == "paper":
+            kernel, stride, padding = 3, 1, 1
+        else:
+            kernel, stride = max(conv.kernel_size), conv.stride[0]
+            padding = max(_padding(conv))
+        return SparseConv3d(self.in_channels, conv.out_channels, kernel, stride, padding,
+                            bias=conv.bias is not None, generator=self.generator)
+
+    def _conv(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
+        _check_conv(name, conv)
+        weight = inflate_weight(conv.weight.detach(), self.axis, self.normalize)
+        pad_h, pad_w = _padding(conv)
+        padding = [pad_w, pad_h]
+        depth = weight.shape[2 + AXES[self.axis]]
+        square = conv.kernel_size[0] == conv.kernel_size[1]
+        padding.insert(AXES[self.axis], pad_h if square else (depth - 1) // 2)
+        if self.recipe == "paper" and ".downsample." in name and conv.kernel_size == (1, 1):
+            weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if self.normalize else 1)
+        with torch.device("meta"):  # no random weights, they would be replaced at once
+            twin = SparseConv3d(conv.in_channels, conv.out_channels, tuple(weight.shape[2:]),
+                                conv.stride[0], tuple(padding), conv.dilation[0], conv.groups,
+                                conv.bias is not None)
+        twin.weight = nn.Parameter(to_taps(weight, conv.groups))
+        if conv.bias is not None:
+            twin.bias = nn.Parameter(conv.bias.detach().clone())
+        return twin
+
+
+def _check_conv(name: str, conv: nn.Conv2d) -> None:
+    """InflationError for what a convolution on sparse sites cannot be."""
+    if type(conv) is not nn.Conv2d and not _pads_by_itself(conv):
+        raise InflationError(f"{name}: {type(conv).__name__} is no plain convolution: it computes "
+                             "its weight, or its output, in a way of its own")
+    if conv.stride[0] != conv.stride[1] or conv.dilation[0] != conv.dilation[1]:
+        raise InflationError(f"{name}: stride {conv.stride} or dilation {conv.dilation} differ "
+                             "between height and width; sparse levels have one stride")
+    if conv.padding_mode != "zeros":
+        raise InflationError(f"{name}: padding mode {conv.padding_mode!r}; empty space is zero")
+
+
+def _pads_by_itself(conv: nn.Conv2d) -> bool:
+    """TensorFlow's "same" padding (timm's Conv2dSame), or torch's."""
+    return isinstance(conv.padding, str) or type(conv).__name__ == "Conv2dSame"
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    """Cells before the first tap, for height and width."""
+    own = (-1, -1) if _pads_by_itself(conv) else conv.padding
+    return tuple(grid_padding(k, conv.stride[0], p, d)
+                 for k, p, d in zip(conv.kernel_size, own, conv.dilation, strict=True))
+
+
+def restride(conv: nn.Conv2d) -> None:
+    """Give a strided convolution stride 1 and a centred kernel."""
+    conv.stride = (1, 1)
+    if not _pads_by_itself(conv):
+        conv.padding = tuple(d * (k - 1) // 2
+                             for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+
+
+def _norm(norm: nn.BatchNorm2d) -> SparseBatchNorm:
+    twin = SparseBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine,
+                           norm.track_running_stats, activation=getattr(norm, "act", None))
+    twin.load_state_dict({k: v.clone() for k, v in norm.state_dict().items()}, assign=True)
+    return twin
+
+
+def _pool(name: str, pool: nn.MaxPool2d | nn.AvgPool2d) -> nn.Module:
+    try:
+        geometry = window(pool.kernel_size, pool.stride, pool.padding)
+        twin = SparseMaxPool3d if isinstance(pool, nn.MaxPool2d) else SparseAvgPool3d
+        return twin(*geometry)
+    except ValueError as error:
+        raise InflationError(f"{name}: {error}") from error

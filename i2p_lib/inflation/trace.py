@@ -1,0 +1,142 @@
+"""Following a network without changing it: its leaf layers in order, and a trial on a cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from i2p_lib.sparse import SparseTensor
+
+IMAGE = 224  # side of the image on which models are traced; transformers accept no other
+ATTENTION = frozenset({
+    torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.__matmul__, Tensor.bmm,
+    nn.functional.scaled_dot_product_attention, nn.functional.multi_head_attention_forward,
+    torch._native_multi_head_attention,
+})  # fmt: skip
+"""Functions that multiply activations with activations."""
+
+
+class InflationError(ValueError):
+    """A layer has no sparse 3D twin; the message names the layer and the reason."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One leaf layer as the image model runs it: where, and at which input and total stride.
+
+    Both strides are 0 behind the global pooling.
+    """
+
+    name: str
+    layer: nn.Module
+    stride_in: int
+    stride_out: int
+
+
+def trace(model: nn.Module) -> list[Step]:
+    """Run the image model once on an empty image and note its leaf layers in order.
+
+    The image and the weights are without data, so that this costs no arithmetic.
+
+    Raises:
+        InflationError: the model uses attention.
+    """
+    steps: list[Step] = []
+
+    def note(name, layer, inputs, output):
+        before, after = (_total_stride(image) for image in (inputs[0], output))
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.BatchNorm2d):
+            steps.append(Step(name, layer, before, after))
+        elif isinstance(layer, nn.Linear) or next(layer.children(), None) is None:
+            steps.append(Step(name, layer, 0, 0))
+
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    empty = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    image = torch.empty(1, 3, IMAGE, IMAGE, device="meta", dtype=next(model.parameters()).dtype)
+    with _evaluated(model), _watched(model, after=note) as entered, torch.no_grad():
+        with _NoAttention(entered):
+            torch.func.functional_call(model, empty, (image,))
+    return steps
+
+
+def try_out(net: nn.Module, stem: str) -> None:
+    """Run an inflated network once on two tiny clouds, in evaluation mode.
+
+    Raises:
+        InflationError: a function between the layers has no meaning on sparse sites.
+    """
+    channels = net.get_submodule(stem).in_channels
+    weight = next(net.parameters())
+    if weight.is_meta:
+        return
+    line = torch.arange(4)[:, None] * torch.tensor([[0, 1, 2, 3]])
+    coords = torch.cat([line, line + torch.tensor([1, 0, 0, 0])]).to(weight.device)
+    feats = weight.new_ones(len(coords), channels)
+    with _evaluated(net), _watched(net) as entered, torch.no_grad():
+        try:
+            net(SparseTensor(feats, coords))
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InflationError(f"{entered[-1] or 'the model'}: {error}") from error
+
+
+def _total_stride(image) -> int:
+    """The power of two that the image was scaled down by; 0 for what is no image."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or not 1 < image.shape[-1] <= IMAGE:
+        return 0
+    return 1 << (IMAGE // image.shape[-1]).bit_length() - 1
+
+
+class _NoAttention(TorchFunctionMode):
+    """Refuses functions that let every place of an image look at every other."""
+
+    def __init__(self, entered: list[str]):
+        super().__init__()
+        self.entered = entered
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in ATTENTION:
+            raise InflationError(
+                f"{self.entered[-1] or 'the model'}: attention ({func.__name__}) over a raster of "
+                "patches; sparse sites are no such raster, and only convolutions can be inflated"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each layer's own mode comes back."""
+    modes = {layer: layer.training for layer in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes.items():
+            layer.training = training
+
+
+@contextmanager
+def _watched(model: nn.Module, after=None) -> Iterator[list[str]]:
+    """The names of the layers that are running, outermost first; ``after`` sees each when done."""
+    entered: list[str] = []
+    handles = []
+    for name, layer in model.named_modules():
+        def enter(layer, inputs, name=name):
+            entered.append(name)
+
+        def leave(layer, inputs, output, name=name):
+            if after is not None:
+                after(name, layer, inputs, output)
+            entered.pop()
+
+        handles.append(layer.register_forward_pre_hook(enter))
+        handles.append(layer.register_forward_hook(leave))
+    try:
+        yield entered
+    finally:
+        for handle in handles:
+            handle.remove()
