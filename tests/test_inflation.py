@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from i2p_lib.coverage import SameBorders, extrude
 from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, to_taps
-from i2p_lib.sparse import Sites, SparseBatchNorm, SparseConv3d, SparseTensor, voxelize
+from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, voxelize
 from i2p_lib.weights import image_model
 
 
@@ -17,17 +18,6 @@ def randomise_norms(model, seed=0):
             layer.running_mean.normal_(0, 0.1, generator=generator)
             layer.running_var.uniform_(0.8, 1.2, generator=generator)
     return model.eval()
-
-
-def extrude(image, axis):
-    """An image [1, C, H, W] as a volume that is constant and infinite along the axis."""
-    _, channels, height, width = image.shape
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    first, second = (a for a in range(3) if a != AXES[axis])
-    coords = torch.zeros(height * width, 4, dtype=torch.int64)
-    coords[:, 1 + first], coords[:, 1 + second] = columns.flatten(), rows.flatten()
-    feats = image[0].flatten(1).T.contiguous()
-    return SparseTensor(feats, Sites(coords, 1, extruded=AXES[axis]))
 
 
 @pytest.mark.parametrize("name, axis", [
@@ -92,9 +82,13 @@ def test_inflated_filter_is_constant_along_its_axis_and_sums_to_the_image_filter
 
 def test_taps_keep_the_order_of_the_axes():
     volume = torch.arange(2 * 3 * 27.0).reshape(2, 3, 3, 3, 3)
-    taps = to_taps(volume, depthwise=False)
+    taps = to_taps(volume)
     assert taps.shape == (27, 3, 2)
     assert taps[9 * 1 + 3 * 2 + 0, 2, 1] == volume[1, 2, 1, 2, 0]
+    grouped = to_taps(torch.arange(4 * 3 * 27.0).reshape(4, 3, 3, 3, 3), groups=2)
+    assert grouped.shape == (27, 2, 3, 2)
+    assert grouped[5, 1, 2, 0] == (2 * 3 + 2) * 27 + 5  # second group, its first output
+    assert torch.equal(to_taps(volume[:, :1], groups=2), volume[:, 0].flatten(1).T)
 
 
 def test_the_papers_recipe_makes_the_papers_resnet18():
@@ -148,13 +142,28 @@ def around(layer, channels=3):
     return nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
 
 
+class ScaledConv(nn.Conv2d):
+    """Computes its weight anew, so that a copy of ``weight`` would be another layer."""
+
+    def forward(self, x):
+        return self._conv_forward(x, 2 * self.weight, self.bias)
+
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return (x.flatten(2).mT @ x.flatten(2)).mT.unflatten(2, (1, -1))
+
+
 @pytest.mark.parametrize("layer, reason", [
     (nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'"),
-    (nn.Conv2d(3, 3, 3), "shrinks the image at its border"),
     (nn.Conv2d(3, 3, 3, padding=1, stride=(1, 2)), "differ between height and width"),
-    (nn.MaxPool2d(3, 2), "shrinks the image at its border"),
-    (nn.AdaptiveAvgPool2d(7), "only global pooling"),
-    (nn.LocalResponseNorm(2), "no sparse 3D twin of LocalResponseNorm"),
+    (nn.MaxPool2d((3, 2), 2), "uneven pooling window"),
+    (nn.AvgPool2d(1, 2), "leave sites out"),
+    (ScaledConv(3, 3, 3, padding=1), "ScaledConv is no plain convolution"),
+    (nn.GroupNorm(1, 3), "no sparse 3D twin of GroupNorm"),
+    (nn.LocalResponseNorm(2), "'local_response_norm' has no meaning on a SparseTensor"),
+    (nn.PixelUnshuffle(1), "'pixel_unshuffle' has no meaning on a SparseTensor"),
+    (Attention(), "attention"),
 ])  # fmt: skip
 def test_a_layer_without_a_twin_is_named_with_the_reason(layer, reason):
     model = nn.Sequential(nn.Conv2d(3, 3, 1), around(layer))
@@ -163,9 +172,70 @@ def test_a_layer_without_a_twin_is_named_with_the_reason(layer, reason):
     assert reason in str(error.value)
 
 
-def test_grouped_convolution_is_refused_by_name():
-    with pytest.raises(InflationError, match=r"layer1\.0\.conv2: grouped convolution \(32 groups"):
-        inflate(image_model("resnext50_32x4d", "random"), 3, 16)
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(3, 6, (1, 7), padding=(0, 3)), nn.Conv2d(3, 6, (7, 1), padding=(3, 0)),
+    nn.Conv2d(3, 6, (1, 3), padding=(0, 1), groups=3), nn.Conv2d(3, 6, 3, 2, 1, groups=3),
+    nn.Conv2d(3, 6, 3, padding=2, dilation=2),
+], ids=["1x7", "7x1", "1x3 in groups", "strided in groups", "dilated"])  # fmt: skip
+def test_a_kernel_of_any_shape_repeats_its_2d_activations(layer, axis):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), around(layer, 6)).double()
+    net = inflate(model, None, None, axis=axis)
+    image = torch.randn(1, 3, 12, 16, dtype=torch.float64)
+    torch.testing.assert_close(net(extrude(image, axis)), model(image))
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, 2), nn.Conv2d(3, 3, 11, 4, 2), nn.Conv2d(3, 3, 1, 1, 1),
+    nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(3),
+])  # fmt: skip
+def test_without_a_border_a_layer_repeats_the_padded_2d_layer(layer):
+    last = nn.Linear(27, 2) if isinstance(layer, nn.AdaptiveAvgPool2d) else nn.Linear(3, 2)
+    pool = nn.Identity() if isinstance(layer, nn.AdaptiveAvgPool2d) else nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), layer, pool, nn.Flatten(), last).double()
+    net = inflate(model, None, None)
+    image = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    with SameBorders():
+        expected = model(image)
+    torch.testing.assert_close(net(extrude(image, "z")), expected)
+    assert not torch.allclose(model(image), expected)
+
+
+def test_a_classifier_of_convolutions_gives_way_to_a_linear_one_behind_the_pooling():
+    net = inflate(image_model("squeezenet1_1", "random"), 3, 5)
+    assert isinstance(net.get_submodule(net.i2p_classifier), nn.Linear)
+    assert net(voxelize(torch.rand(2, 100, 3), 0.05)).shape == (2, 5)
+    assert [name for name, role in net.i2p_roles.items() if role == "output"] == [
+        f"{net.i2p_classifier}.weight", f"{net.i2p_classifier}.bias"]
+    assert set(net.i2p_roles) == {name for name, _ in net.named_parameters()}
+    report = net.i2p_report.set_index("layer")["action"]
+    assert report["classifier.1"] == "dropped" and report[net.i2p_classifier] == "new"
+
+
+def test_what_runs_in_training_only_is_left_out_and_reported():
+    net = inflate(image_model("googlenet", "random"), 3, 5).train()
+    assert net(voxelize(torch.rand(2, 100, 3), 0.05)).shape == (2, 5)
+    report = net.i2p_report.set_index("layer")["action"]
+    assert report["aux1"] == report["aux2"] == "dropped"
+    assert not any(name.startswith("aux") for name in net.i2p_roles)
+
+
+def test_layer_norms_are_norms():
+    net = inflate(image_model("convnext_tiny", "random"), 3, 5)
+    assert net.i2p_roles["features.1.0.block.2.weight"] == "norm"
+    assert net.i2p_roles["features.0.1.weight"] == "input"
+
+
+def test_inflation_leaves_hooks_modes_and_random_state_alone():
+    model = image_model("mobilenet_v3_small", "random").train()
+    model.features[0].eval()
+    state = torch.random.get_rng_state()
+    net = inflate(model, 3, 5, generator=torch.Generator().manual_seed(0))
+    assert net.training and not net.features[0].training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    norms = [m for m in net.modules() if isinstance(m, SparseBatchNorm)]
+    assert all(norm.num_batches_tracked == 0 for norm in norms)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("arguments, message", [

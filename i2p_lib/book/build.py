@@ -21,7 +21,7 @@ from i2p_lib.book.notebooks import Chapter, Project
 from i2p_lib.files import atomic_write
 from i2p_lib.runs.profiles import Profile
 
-GENERATED = ("overview", "execution", "code", "weights")
+GENERATED = ("overview", "networks", "weights", "execution", "code")
 STAMP = "built-from.txt"
 
 
@@ -79,6 +79,7 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
             records.append(_stage_chapter(project, profile, stem, staged))
     written = {
         "overview": pages.overview(project, profile),
+        "networks": pages.networks(),
         "execution": pages.execution(profile, records),
         "code": pages.code(project),
         "weights": pages.weights(),

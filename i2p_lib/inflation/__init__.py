@@ -203,7 +203,7 @@ def _row(name: str, old: nn.Module, new: nn.Module, action: str) -> dict:
         weight = getattr(layer, "weight", None)
         return "" if weight is None else "x".join(map(str, weight.shape))
 
-    if isinstance(new, nn.Sequential):
+    if isinstance(new, nn.Sequential) and len(new):
         new = new[0]
     return {"layer": name, "type": type(old).__name__, "image": shape(old),
             "points": shape(new), "action": action}  # fmt: skip
