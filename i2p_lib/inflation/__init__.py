@@ -72,12 +72,16 @@ def inflate(
         _apply_paper_geometry(net, steps)
     stem = convolutions[0].name
     maker = Maker(axis, normalize, recipe, in_channels, stem, generator)
+    dropped = {row["layer"] for row in rows}
     for name, layer in _leaves(net):
+        if name in dropped:
+            continue
         new, action = maker.replace(name, layer)
         _set(net, name, new)
         rows.append(_row(name, layer, new, action))
     classifier, replaced = _new_classifier(net, steps, num_classes, recipe, generator)
-    rows = [r for r in rows if r["layer"] not in {r["layer"] for r in replaced}] + replaced
+    again = {row["layer"] for row in replaced}
+    rows = [row for row in rows if row["layer"] not in again] + replaced
     net.i2p_roles = _roles(net, steps, classifier, in_channels, num_classes)
     net.i2p_classifier = classifier
     net.i2p_report = pd.DataFrame(rows)
@@ -167,7 +171,7 @@ def _new_classifier(net, steps, num_classes, recipe, generator) -> tuple[str, li
 
 
 def _classifier(features: int, classes: int, norm: bool, generator) -> nn.Module:
-    linear = nn.Linear(features, classes)
+    linear = nn.utils.skip_init(nn.Linear, features, classes)  # draws nothing globally
     with torch.no_grad():
         bound = features**-0.5
         linear.weight.uniform_(-bound, bound, generator=generator)

@@ -94,6 +94,9 @@ def _check_conv(name: str, conv: nn.Conv2d) -> None:
                              "between height and width; sparse levels have one stride")
     if conv.padding_mode != "zeros":
         raise InflationError(f"{name}: padding mode {conv.padding_mode!r}; empty space is zero")
+    if any(cells % conv.dilation[0] for cells in _cells_before(conv)):
+        raise InflationError(f"{name}: padding {conv.padding} is no multiple of the dilation "
+                             f"{conv.dilation}; the kernel's taps would lie between the sites")
 
 
 def _pads_by_itself(conv: nn.Conv2d) -> bool:
@@ -102,6 +105,11 @@ def _pads_by_itself(conv: nn.Conv2d) -> bool:
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    """The first tap's distance from the site in taps, as the sparse layers count it."""
+    return tuple(cells // conv.dilation[0] for cells in _cells_before(conv))
+
+
+def _cells_before(conv: nn.Conv2d) -> tuple[int, int]:
     """Cells before the first tap, for height and width."""
     own = (-1, -1) if _pads_by_itself(conv) else conv.padding
     return tuple(grid_padding(k, conv.stride[0], p, d)
