@@ -157,7 +157,7 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("layer, reason", [
     (nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'"),
     (nn.Conv2d(3, 3, 3, padding=1, stride=(1, 2)), "differ between height and width"),
-    (nn.Conv2d(3, 3, 3, padding=3, dilation=2), "is no multiple of the dilation"),
+    (nn.Conv2d(3, 3, 2, padding=1, dilation=2), "is no multiple of the dilation"),
     (nn.MaxPool2d((3, 2), 2), "uneven pooling window"),
     (nn.AvgPool2d(1, 2), "leave sites out"),
     (ScaledConv(3, 3, 3, padding=1), "ScaledConv is no plain convolution"),
