@@ -197,6 +197,7 @@ class SameBorders(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _conv(self, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        padding = -1 if isinstance(padding, str) else padding  # "same" in whatever spelling
         kernel, stride, padding, dilation = map(
             _pair, (weight.shape[2:], stride, padding, dilation))
         x = _same(x, kernel, stride, padding, dilation, 0.0)
