@@ -65,6 +65,21 @@ CARDS = {
             folder="modelnet40_ply_hdf5_2048",
             how_to_get="unpack modelnet40_ply_hdf5_2048.zip, which you must bring yourself",
         ),
+        DatasetCard(
+            name="kicad_parts",
+            title="KiCad parts: 3000 electronic parts in 40 classes",
+            source="KiCad packages3D library 6.0.10 (Debian kicad-packages3d 6.0.10-1)",
+            licence="CC-BY-SA-4.0 with KiCad's exception, see LICENSE.md and provenance.csv",
+            classes=40,
+            points=2048,
+            splits={"train": 1800, "val": 450, "test": 750},
+            size_mb=40.0,
+            up="z",
+            embedded=False,
+            folder="kicad_parts",
+            how_to_get="build it with `python data_scripts/build_kicad_parts.py` "
+            "(a Debian package of 379 MB, a few minutes)",
+        ),
     )
 }
 

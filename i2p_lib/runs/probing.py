@@ -18,7 +18,8 @@ PENULTIMATE = "penultimate"
 def stage_names(net: nn.Module, most: int = 4) -> list[str]:
     """Return up to `most` stages, evenly chosen from first to last.
 
-    Stages are `layer1` .. `layer4` of a ResNet, or the children of a `blocks` container.
+    Stages are `layer1` .. `layer4` of a ResNet, or the children of a `blocks` container; a network
+    with neither has none.
     """
     children = dict(net.named_children())
     names = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
@@ -30,13 +31,16 @@ def stage_names(net: nn.Module, most: int = 4) -> list[str]:
 
 
 def pooled(out: SparseTensor | Tensor) -> Tensor:
-    """Average the features of each cloud of a batch: [B, C].  A dense [B, C] passes through."""
-    if isinstance(out, Tensor):
-        return out
-    cloud = out.coords[:, 0]
-    sums = torch.zeros(out.batch_size, out.feats.shape[1], device=out.feats.device)
-    sums.index_add_(0, cloud, out.feats.float())
-    return sums / torch.bincount(cloud, minlength=out.batch_size).clamp(min=1)[:, None]
+    """Average the features of each cloud of a batch: [B, C].
+
+    The tokens [B, T, C] of a network on points are averaged too; a dense [B, C] passes through.
+    Raises ValueError for another shape.
+    """
+    if isinstance(out, SparseTensor):
+        return out.replace(out.feats.float()).global_mean()
+    if out.ndim not in (2, 3):
+        raise ValueError(f"a stage must give [B, C] or [B, tokens, C], got {list(out.shape)}")
+    return out.float().mean(1) if out.ndim == 3 else out
 
 
 def classifier_weight(net: nn.Module) -> Tensor:

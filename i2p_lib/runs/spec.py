@@ -95,6 +95,7 @@ class RunSpec(BaseModel):
     epochs: int = Field(10, ge=1, le=10_000)
     batch_size: int = Field(16, ge=2, le=4096)
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    amp: Literal["off", "bf16"] = "off"
     lr: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(1e-2, ge=0, le=1)
     schedule: Schedule = "one_cycle"

@@ -21,9 +21,12 @@ from torch.nn.functional import cross_entropy
 from i2p_lib.data import augment, few_shot_episode, load_dataset
 from i2p_lib.finetune import freeze
 from i2p_lib.inflation import inflate
+from i2p_lib.models import POINT_MODELS, point_model
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.weights import image_model
+
+CPU = torch.device("cpu")
 
 
 class Diverged(ValueError):
@@ -32,7 +35,10 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """The clouds of one split in memory: points [N, P, 3] float32, labels [N] int64."""
+    """The clouds of one split in memory: points [N, P, 3] float32, labels [N] int64.
+
+    The points lie on the device that trains, the labels on the CPU, where metrics read them.
+    """
 
     points: Tensor
     labels: Tensor
@@ -106,8 +112,8 @@ def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
     return torch.argsort(rank, stable=True)[:limit].sort().values
 
 
-def load_splits(spec: RunSpec) -> Splits:
-    """Load the splits of a spec and cut them to its shots, limits and points.
+def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
+    """Load the splits of a spec onto a device and cut them to its shots, limits and points.
 
     The first `spec.points` points of a cloud are used.  Few-shot episodes are drawn from the
     training split only.  Raises ValueError where clouds hold fewer points than asked for.
@@ -127,13 +133,20 @@ def load_splits(spec: RunSpec) -> Splits:
             limit = spec.train_limit if name == "train" else spec.test_limit
             chosen = stratified_first(labels, limit)
         points = torch.tensor(whole.points[chosen.numpy(), : spec.points])
-        parts[name] = Split(points, labels[chosen])
+        parts[name] = Split(points.to(device), labels[chosen])
         names = whole.class_names
     return Splits(**parts, class_names=tuple(names))
 
 
 def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
-    """Return the inflated network of a spec on the CPU, with its regime's parameters frozen."""
+    """Return the network of a spec on the CPU, with its regime's parameters frozen.
+
+    A name of `POINT_MODELS` is a network on points; any other is an image network, inflated.
+    """
+    if spec.model in POINT_MODELS:
+        net = point_model(spec.model, num_classes, weights=spec.weights, seed=spec.seed)
+        freeze(net, spec.regime)
+        return net
     image_net = image_model(spec.model, weights=spec.weights, seed=spec.seed)
     net = inflate(
         image_net,
@@ -198,10 +211,26 @@ def batches(indices: Tensor, size: int) -> Sequence[Tensor]:
     return parts
 
 
-def to_voxels(points: Tensor, spec: RunSpec, device: torch.device) -> SparseTensor:
-    """Voxelize a batch [B, P, 3]: mean of a voxel's points, or its first point if `released`."""
+def net_input(
+    net: nn.Module, points: Tensor, spec: RunSpec, device: torch.device
+) -> SparseTensor | Tensor:
+    """Return what a network takes of a batch [B, P, 3]: points, or voxels made on `device`.
+
+    A voxel has the mean of its points, or its first point if `released`.
+    With `amp` bf16 its features are bfloat16, and sparse layers work in their input's format.
+    """
+    points = points.to(device)
+    if getattr(net, "i2p_input", "voxels") == "points":
+        return points
     reduce = "first" if spec.protocol == "released" else "mean"
-    return voxelize(points, spec.voxel_size, reduce=reduce).to(device)
+    voxels = voxelize(points, spec.voxel_size, reduce=reduce)
+    return voxels.to(torch.bfloat16) if spec.amp == "bf16" else voxels
+
+
+def logits_of(net: nn.Module, x: SparseTensor | Tensor, spec: RunSpec) -> Tensor:
+    """Return a network's logits [B, classes] in float32, computed in the spec's precision."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=spec.amp == "bf16"):
+        return net(x).float()
 
 
 @torch.no_grad()
@@ -211,7 +240,7 @@ def evaluate(net: nn.Module, split: Split, spec: RunSpec, device: torch.device) 
     net.eval()
     try:
         logits = [
-            net(to_voxels(split.points[part], spec, device)).float().cpu()
+            logits_of(net, net_input(net, split.points[part], spec, device), spec).cpu()
             for part in torch.arange(len(split)).split(spec.batch_size)
         ]
     finally:
@@ -223,7 +252,7 @@ def evaluate(net: nn.Module, split: Split, spec: RunSpec, device: torch.device) 
 
 def start(spec: RunSpec, device: torch.device) -> State:
     """Load the data and build the network and optimizer of a run that begins."""
-    splits = load_splits(spec)
+    splits = load_splits(spec, device)
     net = build_network(spec, len(splits.class_names)).to(device)
     return State(spec, net, build_optimizer(net, spec), splits, device)
 
@@ -266,19 +295,22 @@ def _measure(state: State, split: str) -> dict[str, float]:
 
 
 def _train_epoch(state: State, epoch: int) -> dict[str, float]:
-    """Train one epoch; return its loss, accuracy, last rate, seconds and voxels per cloud."""
+    """Train one epoch; return its loss, accuracy, last rate, seconds and voxels per cloud.
+
+    A network on points counts points instead.
+    """
     spec, net, data = state.spec, state.net, state.splits.train
     began = time.perf_counter()
     loss_sum = right = voxels = 0.0
     net.train()
     with _dropout_seed(seed_for(spec.seed, "dropout", epoch), state.device):
         for step, rate, points, labels in _epoch_batches(state, epoch):
-            x = to_voxels(points, spec, state.device)
+            x = net_input(net, points, spec, state.device)
             target = labels.to(state.device)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             state.optimizer.zero_grad(set_to_none=True)
-            logits = net(x)
+            logits = logits_of(net, x, spec)
             loss = cross_entropy(logits, target, label_smoothing=spec.label_smoothing)
             value = loss.item()
             if not math.isfinite(value):
@@ -290,7 +322,7 @@ def _train_epoch(state: State, epoch: int) -> dict[str, float]:
             state.optimizer.step()
             loss_sum += value * len(labels)
             right += float((logits.argmax(1) == target).sum())
-            voxels += len(x.coords)
+            voxels += len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
     count = len(data)
     return {
         "train_loss": loss_sum / count,
@@ -302,7 +334,11 @@ def _train_epoch(state: State, epoch: int) -> dict[str, float]:
 
 
 def _epoch_batches(state: State, epoch: int) -> Iterator[tuple[int, float, Tensor, Tensor]]:
-    """Yield (step, rate, augmented points [B, P, 3], labels [B]) of one epoch in random order."""
+    """Yield (step, rate, augmented points [B, P, 3], labels [B]) of one epoch in random order.
+
+    Random numbers are drawn on the CPU and applied where the points lie, so that a run is the same
+    on every device: the device is no part of its key.
+    """
     spec, data = state.spec, state.splits.train
     random = generator(spec.seed, "epoch", epoch)
     parts = batches(torch.randperm(len(data), generator=random), spec.batch_size)

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from i2p_lib.sparse.conv import triple
 from i2p_lib.sparse.kernel_map import KernelMap, Triple
+from i2p_lib.sparse.sums import fixed_order, sum_rows
 from i2p_lib.sparse.tensor import SparseTensor
 
 
@@ -34,7 +35,8 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         (source,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.n_in, grad.shape[1]).scatter_add_(0, source, grad), None
+        with fixed_order():
+            return grad.new_zeros(ctx.n_in, grad.shape[1]).scatter_add(0, source, grad), None
 
 
 class _WindowPool(nn.Module):
@@ -73,11 +75,10 @@ class SparseAvgPool3d(_WindowPool):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[N, C] to [M, C]."""
         kmap = self._map(x)
-        total = x.feats.new_zeros(kmap.n_out, x.feats.shape[1])
-        total = total.index_add(0, kmap.rows_out, x.feats[kmap.rows_in])
+        total = sum_rows(x.feats[kmap.rows_in], kmap.rows_out, kmap.n_out)
         counts = torch.bincount(kmap.rows_out, minlength=kmap.n_out).clamp(min=1)
-        return SparseTensor(total / counts[:, None].to(total.dtype),
-                            x.sites.downsample(self.stride))
+        mean = (total / counts[:, None].to(total.dtype)).to(x.dtype)
+        return SparseTensor(mean, x.sites.downsample(self.stride))
 
 
 class SparseGlobalPool(nn.Module):

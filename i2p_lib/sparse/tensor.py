@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map, unique_rows
+from i2p_lib.sparse.sums import sum_rows
 
 MEANINGS: dict[Callable, Callable] = {}
 """What a function of torch does on a SparseTensor; filled in ``functions.py``."""
@@ -185,9 +186,11 @@ class SparseTensor:
         return SparseTensor(self.feats.to(target), self.sites.to(target))
 
     def global_mean(self) -> Tensor:
-        """Mean over each sample's sites, [B, C]; zeros for a sample without sites."""
-        total = self.feats.new_zeros(self.batch_size, self.feats.shape[1])
-        total = total.index_add(0, self.sites.batch, self.feats)
+        """Mean over each sample's sites, [B, C]; zeros for a sample without sites.
+
+        float32 for 16-bit formats.
+        """
+        total = sum_rows(self.feats, self.sites.batch, self.batch_size)
         return total / self.sites.counts.clamp(min=1)[:, None].to(total.dtype)
 
     def mean(self, dim: tuple[int, ...] | list[int], keepdim: bool = False) -> Tensor:

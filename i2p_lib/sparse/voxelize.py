@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from i2p_lib.sparse.kernel_map import unique_rows
+from i2p_lib.sparse.sums import sum_rows
 from i2p_lib.sparse.tensor import Sites, SparseTensor
 
 COORD_LIMIT = 2**30
@@ -58,8 +59,8 @@ def voxelize(
     coords = torch.cat([batch[:, None], grid.long()], 1)
     unique, place, counts = unique_rows(coords)
     if reduce == "mean":
-        total = features.new_zeros(len(unique), features.shape[1]).index_add_(0, place, features)
-        feats = total / counts[:, None].to(features.dtype)
+        total = sum_rows(features, place, len(unique))
+        feats = (total / counts[:, None].to(total.dtype)).to(features.dtype)
     else:
         order = torch.arange(len(place) - 1, -1, -1, device=place.device)
         first = place.new_zeros(len(unique)).scatter_reduce_(

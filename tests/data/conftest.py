@@ -1,10 +1,27 @@
-"""Fixtures of the data tests: a tiny data set in ModelNet40's layout."""
+"""Fixtures of the data tests: a tiny data set in ModelNet40's layout, and the build scripts."""
 
+import importlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session")
+def data_script(project_root: Path) -> Callable[[str], ModuleType]:
+    """Return the import of a script of data_scripts by its name."""
+
+    def load(name: str) -> ModuleType:
+        folder = str(project_root / "data_scripts")
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # where Python puts it when the script is run
+        return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

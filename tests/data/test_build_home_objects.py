@@ -1,9 +1,7 @@
 """The build script makes the committed data set, and its rules hold on small cases."""
 
 import csv
-import importlib.util
 import os
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -21,14 +19,13 @@ CUBE = "".join(f"v {x} {y} {z}\n" for x in (0, 1) for y in (0, 1) for z in (0, 1
 
 
 @pytest.fixture(scope="module")
-def script(project_root):
-    path = project_root / "data_scripts" / "build_home_objects.py"
-    spec = importlib.util.spec_from_file_location("build_home_objects", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def script(data_script):
+    return data_script("build_home_objects")
+
+
+@pytest.fixture(scope="module")
+def building(data_script):
+    return data_script("_building")
 
 
 def catalogue(folder: Path, rotation: str = "") -> Path:
@@ -62,7 +59,7 @@ def read(folder: Path) -> dict:
     not SOURCE.exists(),
     reason=f"needs Debian's sweethome3d-furniture at {SOURCE}, or I2P_FURNITURE=its .deb or folder",
 )
-def test_one_class_built_again_is_the_committed_one(script, tmp_path):
+def test_one_class_built_again_is_the_committed_one(script, building, tmp_path):
     arguments = [str(SOURCE), "--output", str(tmp_path), "--limit-classes", "sofa"]
     assert script.main(arguments) == 0
     built, committed = read(tmp_path), read(dataset_root("home_objects"))
@@ -73,7 +70,7 @@ def test_one_class_built_again_is_the_committed_one(script, tmp_path):
         expected_row, expected, expected_label = committed[name]
         assert label == expected_label
         assert row | {"index": ""} == expected_row | {"index": ""}
-        assert np.abs(cloud - expected).max() <= 1.01 / script.GRID
+        assert np.abs(cloud - expected).max() <= 1.01 / building.GRID
 
 
 def test_the_catalogue_is_read_with_its_escapes(script, tmp_path):
@@ -108,24 +105,24 @@ def box(seed, size):
     return points.astype(np.float32)
 
 
-def test_two_draws_of_one_shape_are_grouped_turned_or_not_and_others_are_not(script):
+def test_two_draws_of_one_shape_are_grouped_turned_or_not_and_others_are_not(building):
     clouds = {
         "a": box(0, (1, 0.5, 0.2)), "b": box(1, (1, 0.5, 0.2)), "turned": box(2, (0.5, 1, 0.2)),
         "other": box(3, (1, 1, 1)), "elsewhere": box(4, (1, 0.5, 0.2)), "named": box(5, (1, 1, 0)),
     }
     labels = dict.fromkeys(clouds, 0) | {"elsewhere": 1}
-    group = script.group_objects(clouds, labels, [["other", "named", "not sampled"]])
+    group = building.group_objects(clouds, labels, [["other", "named", "not sampled"]])
     assert group["a"] == group["b"] == group["turned"]
     assert group["other"] == group["named"]
     assert len(set(group.values())) == 3
 
 
-def test_a_split_keeps_groups_whole_and_meets_its_shares(script):
+def test_a_split_keeps_groups_whole_and_meets_its_shares(building):
     groups = {f"o{i}": f"o{i - i % 3 if i < 12 else i}" for i in range(40)}
-    split = script.split_class(groups)
+    split = building.split_class(groups)
     assert Counter(split.values()) == {"train": 24, "val": 6, "test": 10}
     assert all(split[name] == split[group] for name, group in groups.items())
-    assert split == script.split_class(dict(reversed(groups.items())))
+    assert split == building.split_class(dict(reversed(groups.items())))
 
 
 def test_an_object_missing_from_the_class_table_stops_the_build(script):

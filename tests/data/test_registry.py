@@ -13,12 +13,12 @@ from i2p_lib.data import (
 
 
 def test_the_names_are_those_of_the_interface():
-    assert dataset_names() == ("home_objects", "modelnet40")
+    assert dataset_names() == ("home_objects", "modelnet40", "kicad_parts")
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
     for call in (dataset_card, dataset_hash, lambda name: load_dataset(name, "train")):
-        with pytest.raises(ValueError, match="home_objects, modelnet40, got 'modelnet10'"):
+        with pytest.raises(ValueError, match="home_objects, modelnet40, kicad_parts, got 'modelnet10'"):
             call("modelnet10")
 
 
