@@ -112,6 +112,17 @@ def _chamfer(a: np.ndarray, b: np.ndarray) -> float:
     return float(cKDTree(a).query(b)[0].mean() + cKDTree(b).query(a)[0].mean()) / 2
 
 
+def extent(cloud: np.ndarray) -> np.ndarray:
+    """Return the sides of a cloud's box, rising."""
+    return np.sort(np.ptp(cloud, axis=0))
+
+
+def same_shape(a: np.ndarray, b: np.ndarray, extent_a: np.ndarray, extent_b: np.ndarray) -> bool:
+    """Say whether two clouds are one shape: closer than SAME_EXTENT and SAME_SHAPE."""
+    near = np.abs(extent_a - extent_b).max() < SAME_EXTENT
+    return bool(near and shape_distance(a, b) < SAME_SHAPE)
+
+
 def group_objects(
     clouds: dict[str, np.ndarray], labels: dict[str, int], known: Iterable[list[str]]
 ) -> dict[str, str]:
@@ -134,13 +145,12 @@ def group_objects(
         for other in here[1:]:
             join(here[0], other)
     names = sorted(clouds)
-    extents = {name: np.sort(np.ptp(clouds[name], axis=0)) for name in names}
+    extents = {name: extent(clouds[name]) for name in names}
     for i, a in enumerate(tqdm(names, desc="compare shapes", unit="object")):
         for b in names[i + 1 :]:
             if labels[a] != labels[b] or group[a] == group[b]:
                 continue
-            near = np.abs(extents[a] - extents[b]).max() < SAME_EXTENT
-            if near and shape_distance(clouds[a], clouds[b]) < SAME_SHAPE:
+            if same_shape(clouds[a], clouds[b], extents[a], extents[b]):
                 join(a, b)
     return group
 

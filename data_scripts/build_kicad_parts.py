@@ -9,13 +9,13 @@ Contract: from the Debian package `kicad-packages3d` 6.0.10-1 (379 MB) the scrip
     LICENSE.md, manifest.json       licence and attribution; SHA-256 of every file
 
 Classes are the library's folders, those that differ in pin pitch alone taken together.
-A family is all parts of a class whose names are equal but for their numbers (pin counts, sizes),
-their makers' suffix of digits included.  A group is a family, joined with every family of its class
-that holds a shape like one of its own (Chamfer distance, see _building.group_objects).
-**No group parts in two splits**, so that the test split asks for kinds of parts that were not in
+A family is all parts of a class whose names are equal but for their numbers (pin counts, sizes).
+**No family is in two splits, and no part has a twin in another split**: a val part with the shape
+of a train part is left out, and a test part with the shape of a train or val part (Chamfer
+distance, see _building.same_shape).  So the test split asks for kinds of parts that were not in
 training.  At most CAP parts of a class are used, taken from its families in turn.  A class with
-fewer than LEAST parts or GROUPS groups is left out, and so are the few files that are not
-under CC-BY-SA 4.0 or not readable.
+fewer than LEAST parts, or with fewer than LEAST_OF parts in a split, is left out, and so are the
+files that are not under CC-BY-SA 4.0 or not readable.
 
 A cloud is 2,048 points drawn uniformly from the part's surface, z up, mean at the origin, farthest
 point on the unit sphere.  The same input gives the same bytes.  It takes a few minutes and 1.7 GB
@@ -46,8 +46,9 @@ import trimesh
 from _building import (
     cloud_of,
     download,
+    extent,
     file_order,
-    group_objects,
+    same_shape,
     seed_of,
     split_class,
     unpack_deb,
@@ -66,7 +67,7 @@ COPYRIGHT = f"share/doc/{PACKAGE}/copyright"
 FOLDER = ".3dshapes"
 CAP = 100
 LEAST = 15
-GROUPS = 4
+LEAST_OF = {"train": 8, "val": 1, "test": 2}
 LICENCE = "CC-BY-SA-4.0-with-exception"
 
 
@@ -195,22 +196,31 @@ def sample_all(parts: list[Part], workers: int) -> tuple[dict[str, np.ndarray], 
     return {name: cloud for name, cloud in made.items() if name not in skipped}, skipped
 
 
-def split_parts(kinds: dict[str, list[Part]], clouds: dict) -> tuple[dict, dict, dict]:
-    """Return (group by id, split by id, reason by class left out) of the parts with a cloud."""
-    labels = {part.id: kind for kind, members in kinds.items() for part in members}
-    families = defaultdict(list)
-    for part in chain.from_iterable(kinds.values()):
-        families[part.kind, part.family].append(part.id)
-    groups = group_objects(clouds, labels, families.values())
-    split, left_out = {}, {}
-    for kind in kinds:
-        mine = {name: groups[name] for name in clouds if labels[name] == kind}
-        count = len(set(mine.values()))
-        if len(mine) < LEAST or count < GROUPS:
-            left_out[kind] = f"{len(mine)} parts in {count} groups"
+def split_parts(kinds: dict[str, list[Part]], clouds: dict) -> tuple[dict, list, dict]:
+    """Return (split by id, ids of twins left out, reason by class left out)."""
+    split, twins, left_out = {}, [], {}
+    for kind, members in tqdm(kinds.items(), desc="compare shapes", unit="class"):
+        families = {part.id: part.family for part in members if part.id in clouds}
+        mine, dropped = without_twins(split_class(families), clouds)
+        counts = Counter(mine.values())
+        if any(counts[name] < least for name, least in LEAST_OF.items()):
+            left_out[kind] = f"{dict(counts)} of {len(families)} parts, {len(dropped)} twins"
             continue
-        split |= split_class(mine)
-    return groups, split, left_out
+        split |= mine
+        twins += dropped
+    return split, twins, left_out
+
+
+def without_twins(split: dict[str, str], clouds: dict) -> tuple[dict[str, str], list[str]]:
+    """Return the splits of one class without the parts that have a twin in an earlier split."""
+    extents = {name: extent(clouds[name]) for name in split}
+    kept: dict[str, str] = {}
+    for name in file_order(split):
+        earlier = [other for other, where in kept.items() if where != split[name]]
+        if not any(same_shape(clouds[name], clouds[other], extents[name], extents[other])
+                   for other in earlier):
+            kept[name] = split[name]
+    return kept, [name for name in split if name not in kept]
 
 
 # --- the whole --------------------------------------------------------------------------------
@@ -224,27 +234,26 @@ def build(source: Path | None, output: Path, workers: int) -> None:
         kinds = choose(parts)
         chosen = list(chain.from_iterable(kinds.values()))
         clouds, unread = sample_all(chosen, workers)
-    groups, split, left_out = split_parts(kinds, clouds)
+    split, twins, left_out = split_parts(kinds, clouds)
     if not split:
-        raise ValueError(f"no class has {LEAST} parts in {GROUPS} groups: {left_out}")
+        raise ValueError(f"no class has {LEAST_OF} parts: {left_out}")
     part_of = {part.id: part for part in chosen}
     rows, position = [], Counter()
     for name in file_order(split):
         part = part_of[name]
         rows.append({
             "index": position[split[name]], "split": split[name], "class": part.kind, "id": name,
-            "family": part.family, "group": groups[name], "copyright": part.made_by,
-            "licence": LICENCE,
+            "family": part.family, "copyright": part.made_by, "licence": LICENCE,
         })
         position[split[name]] += 1
     names = sorted({row["class"] for row in rows})
     write_set(output, rows, clouds, names, LICENCE_TEXT)
-    write_manifest(output, "kicad_parts", f"Debian {PACKAGE} {VERSION}", skipped | unread)
+    skipped |= unread | dict.fromkeys(twins, "the shape of a part in another split")
+    write_manifest(output, "kicad_parts", f"Debian {PACKAGE} {VERSION}", skipped)
     families = {(row["class"], row["family"]) for row in rows}
-    print(f"{len(rows)} parts in {len(names)} classes ({dict(position)}), {len(families)} families "
-          f"in {len({row['group'] for row in rows})} groups, written to {output}")
-    print(f"not used: {len(skipped)} under another licence, {len(unread)} not readable, "
-          f"classes {left_out}")
+    print(f"{len(rows)} parts of {len(families)} families in {len(names)} classes "
+          f"({dict(position)}), written to {output}")
+    print(f"left out: {dict(Counter(skipped.values()))}, classes {left_out}")
 
 
 LICENCE_TEXT = f"""# Licence of kicad_parts

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.runs import store, train
-from i2p_lib.runs.probing import pooled
+from i2p_lib import models
+from i2p_lib.runs import run, store, train
+from i2p_lib.runs.probing import pooled, stage_names
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.train import Split, Splits, State
 
@@ -15,6 +16,12 @@ SPEC = RunSpec(
     points=64, epochs=4, batch_size=8, lr=0.01, augment="paper", weights="random", voxel_size=0.2
 )
 TIMES = ("seconds", "eval_seconds")
+CPU = torch.device("cpu")
+INFLATED = RunSpec(
+    points=256, epochs=1, batch_size=8, train_limit=8, test_limit=16, voxel_size=0.1,
+    weights="random", recipe="paper", augment="paper", optimizer="sgd", lr=0.01,
+)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 class Tiny(nn.Module):
@@ -189,3 +196,131 @@ def test_splits_follow_points_limits_and_shots_of_the_spec():
 def test_more_points_than_a_cloud_holds_is_an_error():
     with pytest.raises(ValueError, match="points=99999, but clouds of home_objects hold"):
         train.load_splits(RunSpec(points=99_999))
+
+
+class OnPoints(nn.Module):
+    """A network on points as the loop expects them: two blocks of tokens, then their mean."""
+
+    i2p_input = "points"
+    i2p_classifier = "fc"
+
+    def __init__(self, num_classes: int, seed: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        self.blocks = nn.Sequential(nn.Linear(3, 16), nn.Sequential(nn.ReLU(), nn.Linear(16, 8)))
+        self.fc = nn.Linear(8, num_classes)
+        for parameter in self.parameters():
+            parameter.data = torch.rand(parameter.shape, generator=random) - 0.5
+        self.i2p_roles = {name: "backbone" for name, _ in self.named_parameters()}
+
+    def forward(self, points):
+        return self.fc(self.blocks(points).amax(1))
+
+
+@pytest.fixture
+def on_points(monkeypatch):
+    def builder(num_classes, weights="random", seed=0, weights_dir=None):
+        return OnPoints(num_classes, seed)
+
+    monkeypatch.setitem(models.POINT_MODELS, "on_points", builder)
+    return INFLATED.but(model="on_points", probe_epochs=(1,), train_limit=64, test_limit=32)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_network_on_points_gets_the_points_and_trains(on_points, amp):
+    from i2p_lib.runs.probing import ProbeHook, final_features
+
+    state = train.start(on_points.but(amp=amp), CPU)
+    points = state.splits.train.points[:2]
+    assert train.net_input(state.net, points, state.spec, CPU) is points
+    before = state.net.fc.weight.clone()
+    train.train(state, [ProbeHook()])
+    assert not torch.equal(before, state.net.fc.weight)
+    assert state.history[0]["voxels"] == on_points.points
+    layers = list(dict.fromkeys(row["layer"] for row in state.probes))
+    assert layers == ["blocks.0", "blocks.1", "penultimate"] == [*stage_names(state.net), layers[2]]
+    assert final_features(state)["train_features"].shape == (64, 8)
+
+
+def test_tokens_are_averaged_and_images_of_features_refused():
+    tokens = torch.rand(2, 5, 3)
+    assert torch.equal(pooled(tokens), tokens.mean(1))
+    with pytest.raises(ValueError, match="tokens.*got .2, 5, 3, 1"):
+        pooled(tokens[..., None])
+
+
+def one_step(spec: RunSpec, device: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return logits and gradients of a run's first step, on the CPU."""
+    state = train.start(spec, torch.device(device))
+    for module in state.net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # devices have their own random numbers for it
+    _, _, points, labels = next(train._epoch_batches(state, 1))
+    assert points.device.type == device
+    x = train.net_input(state.net, points, spec, state.device)
+    logits = train.logits_of(state.net.train(), x, spec)
+    assert logits.dtype == torch.float32
+    nn.functional.cross_entropy(logits, labels.to(device)).backward()
+    grads = {n: p.grad.cpu() for n, p in state.net.named_parameters() if p.requires_grad}
+    return logits.detach().cpu(), grads
+
+
+def largest_difference(one, other) -> float:
+    """Return the largest relative difference of logits and of each gradient, as norms.
+
+    A gradient is measured against at least a thousandth of the largest one: those in front of a
+    batch norm are zero but for rounding.
+    """
+    pairs = [(one[0], other[0])], [(one[1][name], other[1][name]) for name in one[1]]
+    worst = 0.0
+    for group in pairs:
+        floor = 1e-3 * max(float(b.norm()) for _, b in group)
+        worst = max(worst, *(float((a - b).norm()) / max(float(b.norm()), floor) for a, b in group))
+    return worst
+
+
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_lite0"])
+def test_a_step_in_bfloat16_is_near_the_one_in_float32(model):
+    exact = one_step(INFLATED.but(model=model), "cpu")
+    rough = one_step(INFLATED.but(model=model, amp="bf16"), "cpu")
+    assert 1e-4 < float((rough[0] - exact[0]).norm() / exact[0].norm()) < 0.25
+    direction = [torch.cat([g.flatten() for g in step[1].values()]) for step in (rough, exact)]
+    assert torch.cosine_similarity(*direction, dim=0) > 0.9
+
+
+def test_evaluation_has_the_precision_of_the_training():
+    spec = INFLATED.but(amp="bf16")
+    state = train.start(spec, CPU)
+    rough = train.evaluate(state.net, state.splits.val, spec, CPU).logits
+    exact = train.evaluate(state.net, state.splits.val, spec.but(amp="off"), CPU).logits
+    assert 1e-4 < float((rough - exact).norm() / exact.norm()) < 0.1
+
+
+@needs_gpu
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_lite0"])
+def test_a_step_on_a_gpu_is_the_step_on_the_cpu(model):
+    spec = INFLATED.but(model=model)
+    assert largest_difference(one_step(spec, "cuda"), one_step(spec, "cpu")) < 1e-3
+
+
+@needs_gpu
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_run_on_a_gpu_gives_the_same_bits_twice(amp):
+    steps = [one_step(INFLATED.but(amp=amp), "cuda") for _ in range(2)]
+    assert largest_difference(*steps) == 0
+
+
+@needs_gpu
+def test_a_short_run_of_the_gpu_profiles_settings_ends_with_its_numbers(tmp_path):
+    from i2p_lib.runs.profiles import load_profile
+
+    (spec, *_) = load_profile("gpu").experiment("regimes")
+    spec = spec.but(
+        data="home_objects", epochs=2, probe_epochs=(0, 2), train_limit=64, test_limit=32
+    )
+    result = run(spec, store=tmp_path, progress=False, device="cuda")
+    assert 0 <= result.metrics["top1"] <= 1 and list(result.history["epoch"]) == [1, 2]
+
+
+def test_the_step_on_the_cpu_is_the_same_twice():
+    assert largest_difference(one_step(INFLATED, "cpu"), one_step(INFLATED, "cpu")) == 0
