@@ -67,7 +67,7 @@ COPYRIGHT = f"share/doc/{PACKAGE}/copyright"
 FOLDER = ".3dshapes"
 CAP = 100
 LEAST = 15
-LEAST_OF = {"train": 8, "val": 1, "test": 2}
+LEAST_OF = {"train": 10, "val": 1, "test": 2}  # train: the ten shots of few-shot runs
 LICENCE = "CC-BY-SA-4.0-with-exception"
 
 

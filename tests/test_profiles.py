@@ -150,3 +150,19 @@ def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):
     again = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
     assert again.run("only").equals(table)
     assert "only: 1 runs found, 0 trained" in capsys.readouterr().out
+
+
+def test_runs_without_their_weights_are_left_out_and_said(write, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path / "no weights"))
+    small = "epochs: 1, points: 128, train_limit: 32, test_limit: 32, batch_size: 8"
+    path = write(
+        f"defaults: {{{small}}}\n"
+        "experiments:\n"
+        "  some: [{weights: random}, {model: resnet152, weights: imagenet1k}]\n"
+        "  none: [{model: resnet152, weights: imagenet1k}]\n"
+    )
+    lab = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
+    assert list(lab.run("some")["weights"]) == ["random"]
+    assert "not run: resnet152 imagenet1k all on home_objects" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="resnet152"):
+        lab.run("none")

@@ -242,7 +242,7 @@ class Lab:
     def _find_or_train(self, name: str) -> list[RunResult]:
         specs = self.profile.experiment(name)
         began = time.perf_counter()
-        entries = [Entry.of(spec, self.store) for spec in specs]
+        entries = self._entries(specs)
         trained = runs.train_missing(
             entries, self.profile.workers, self.progress, self.profile.device
         )
@@ -250,6 +250,22 @@ class Lab:
         seconds = time.perf_counter() - began
         print(f"{name}: {len(found) - trained} runs found, {trained} trained in {seconds:.0f} s")
         return found
+
+    def _entries(self, specs: list[RunSpec]) -> list[Entry]:
+        """Return the entries of the specs whose data and weights are here; print why others not.
+
+        Raises FileNotFoundError where that leaves none.
+        """
+        entries = []
+        for spec in specs:
+            try:
+                entries.append(Entry.of(spec, self.store))
+            except FileNotFoundError as error:
+                reason = error
+                print(f"not run: {spec.label()}: {error}")
+        if not entries:
+            raise reason
+        return entries
 
 
 def open_lab(profile: str | Path, store: str | Path | None = None, progress: bool = True) -> Lab:
