@@ -82,6 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", _run, "train what is missing, then execute chapters")
     run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 03_few_shot, or 3")
     run.add_argument("--force", action="store_true", help="execute what is up to date as well")
+    run.add_argument("--dry-run", action="store_true",
+                     help="print the plan of the whole profile: runs, what they lack, their cost")
     book = command("book", _book, "execute what is missing or stale, and build the HTML")
     status = command("status", _status, "say which runs and chapters are done, and why not")
     results = command("results", _results, "write the finished runs of a profile as a CSV table")
@@ -113,7 +115,19 @@ def _run(options: argparse.Namespace) -> int:
 
     project = Project.default()
     profile = project.profile(options.profile)
-    _execute(project, profile, project.chapters(options.chapters), options, options.force)
+    chapters = project.chapters(options.chapters)
+    if options.dry_run:
+        return _dry_run(profile)
+    _execute(project, profile, chapters, options, options.force)
+    return 0
+
+
+def _dry_run(profile) -> int:  # noqa: ANN001
+    from i2p_lib.runs.cost import CostModel
+    from i2p_lib.runs.plan import plan, plan_text
+
+    costs = CostModel.of(profile.device)
+    print(plan_text(profile, plan(profile, costs), costs))
     return 0
 
 
@@ -138,22 +152,28 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
     """Train the runs of the chapters, then execute them; return the seconds of each step."""
     from i2p_lib import runs
     from i2p_lib.book.notebooks import Chapter, chapter_state, execute
-    from i2p_lib.runs.store import Entry
+    from i2p_lib.runs.needs import available, skipped_text
 
     parameters = {"profile": profile.name}
-    found = [Chapter.of(project, name, profile) for name in chapters]
     times = {}
     began = time.perf_counter()
     if profile.chapters:
-        entries = [entry for chapter in found for entry in chapter.entries()]
+        found = [Chapter.of(project, name, profile) for name in chapters]
+        specs = [s for c in found if c.name in profile.chapters for s in profile.all_specs(c.name)]
     else:  # a profile of runs alone, such as tuning
-        found, entries = [], [Entry.of(spec) for spec in profile.all_specs()]
-    entries = list({entry.key: entry for entry in entries}.values())
+        found, specs = [], profile.all_specs()
+    entries, skipped = available(list({spec.key_fields(): spec for spec in specs}.values()))
     workers = options.workers or profile.workers
-    trained = runs.train_missing(entries, workers, progress=True, device=profile.device)
-    times[f"train {trained} of {len(entries)} runs"] = time.perf_counter() - began
-    print(f"runs: {len(entries) - trained} found, {trained} trained", flush=True)
+    missing = sum(not entry.done() for entry in entries)
+    runs.train_missing(entries, workers, progress=True, device=profile.device)
+    times[f"train {missing} of {len(entries)} runs"] = time.perf_counter() - began
+    print(f"runs: {len(entries) - missing} found, {missing} trained", flush=True)
+    if skipped:
+        print(skipped_text(skipped), flush=True)
     for chapter in found:
+        if why := chapter.lacks():
+            print(f"{chapter.name}: not executed, {why}", flush=True)
+            continue
         if not force and chapter_state(chapter, parameters)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
             continue

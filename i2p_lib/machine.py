@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
-
-from i2p_lib.runs.pool import cores
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "pandas", "numba", "matplotlib", "plotly"),
     *("papermill", "jupyter-book"),
 )
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:

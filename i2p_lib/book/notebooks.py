@@ -24,8 +24,9 @@ from nbformat import NotebookNode
 
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import describe_machine, package_versions
+from i2p_lib.runs.needs import available, skipped_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.spec import unknown_key
+from i2p_lib.runs.spec import RunSpec, unknown_key
 from i2p_lib.runs.store import PACKAGE, Entry, source_hash
 
 CELL_TIMEOUT = 3600
@@ -112,10 +113,24 @@ class Chapter:
         return record if whole else None
 
     def entries(self) -> list[Entry]:
-        """Return the store entries of the chapter's runs; a missing data set raises."""
+        """Return the store entries of the chapter's runs that can be trained here."""
+        return self._available()[0]
+
+    def skipped(self) -> list[tuple[RunSpec, str]]:
+        """Return [(spec, reason)] of the chapter's runs that cannot be trained here."""
+        return self._available()[1]
+
+    def lacks(self) -> str | None:
+        """Return why the chapter cannot be executed here: it has runs, and none can be trained."""
+        entries, skipped = self._available()
+        if entries or not skipped:
+            return None
+        return f"none of its {len(skipped)} runs can be trained here\n{skipped_text(skipped)}"
+
+    def _available(self) -> tuple[list[Entry], list[tuple[RunSpec, str]]]:
         if self.name not in self.profile.chapters:
-            return []
-        return [Entry.of(spec) for spec in self.profile.all_specs(self.name)]
+            return [], []
+        return available(self.profile.all_specs(self.name))
 
 
 def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -142,11 +157,9 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
 
 def chapter_state(chapter: Chapter, parameters: Mapping[str, Any]) -> tuple[str, str]:
     """Return (state, why): done, stale, missing or failed."""
-    record = chapter.provenance()
-    try:
-        parts = digest_parts(chapter, parameters)
-    except FileNotFoundError as error:
-        return "missing", str(error)
+    if why := chapter.lacks():
+        return "missing", why
+    record, parts = chapter.provenance(), digest_parts(chapter, parameters)
     if record is not None and record["parts"] == parts:
         gone = [name for name in record["items"] if not (chapter.items / name).is_file()]
         return ("stale", f"its results are gone: {', '.join(gone)}") if gone else ("done", "")

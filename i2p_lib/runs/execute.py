@@ -18,6 +18,7 @@ from i2p_lib.files import sha256
 from i2p_lib.runs import store
 from i2p_lib.runs.probing import ProbeHook, final_features
 from i2p_lib.runs.store import DamagedRun, Entry
+from i2p_lib.runs.tables import RunResult
 from i2p_lib.runs.train import Hook, State, start, train
 
 CHECKPOINT_SECONDS = 20.0
@@ -32,9 +33,11 @@ _STARTED = time.time()
 def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -> None:
     """Train one run into its folder in this process, on one thread, unless it is done.
 
-    Waits where another process trains the same run.  A failure is kept in state.json with its
-    traceback, and raised.
+    Its teacher is trained first where it is not done.  Waits where another process trains the same
+    run.  A failure is kept in state.json with its traceback, and raised.
     """
+    if entry.spec.teacher is not None:
+        train_entry(entry.teacher(), device)
     with entry.lock():
         if entry.done():
             return
@@ -57,7 +60,7 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
 
 def _resume_or_start(entry: Entry, device: torch.device) -> State:
     checkpoint = entry.folder / "checkpoint.safetensors"
-    state = start(entry.spec, device)
+    state = _start(entry, device)
     if not checkpoint.exists():
         entry.log("start")
         return state
@@ -66,8 +69,17 @@ def _resume_or_start(entry: Entry, device: torch.device) -> State:
     except DamagedRun as error:
         entry.log(f"start anew: {error}")
         checkpoint.unlink()
-        return start(entry.spec, device)
+        return _start(entry, device)
     entry.log(f"go on after epoch {state.epoch}")
+    return state
+
+
+def _start(entry: Entry, device: torch.device) -> State:
+    """Start a run; a student begins as a copy of its teacher."""
+    state = start(entry.spec, device)
+    if entry.spec.teacher is not None:
+        state.teacher = RunResult.load(entry.teacher()).network().to(device)
+        state.net.load_state_dict(state.teacher.state_dict())
     return state
 
 
@@ -139,7 +151,7 @@ def _metrics(state: State, kept: dict[str, torch.Tensor]) -> dict[str, float]:
     }
     if state.splits.test is not None:
         metrics |= _test_metrics(kept["test_logits"], kept["test_labels"])
-    if spec.protocol == "released":
+    if spec.rules.checkpoint == "best on test":
         best = max(state.history, key=lambda row: row["test_top1"])
         metrics |= {
             "top1_last": last["test_top1"],

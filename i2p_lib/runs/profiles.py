@@ -15,8 +15,9 @@ import pandas as pd
 import yaml
 
 from i2p_lib import runs
+from i2p_lib.runs.needs import available, skipped_text
 from i2p_lib.runs.spec import RunSpec, spec_from, unknown_key
-from i2p_lib.runs.store import Entry, project_root
+from i2p_lib.runs.store import project_root
 from i2p_lib.runs.tables import RunResult
 
 KEYS = ("description", "device", "workers", "defaults", "experiments", "chapters")
@@ -165,9 +166,19 @@ def _experiment(grids: Any, defaults: dict, where: str) -> tuple[RunSpec, ...]:
             if value == []:
                 raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
         for settings in grid(block):
-            spec = spec_from(defaults | settings, place)
+            spec = spec_from(_with_teacher(defaults | settings, place), place)
             specs[spec.key_fields()] = spec
     return tuple(specs.values())
+
+
+def _with_teacher(settings: dict, place: str) -> dict:
+    """Fill in a teacher, which is written as what it does otherwise than its student."""
+    if settings.get("teacher") is None:
+        return settings
+    _check_keys(settings["teacher"], tuple(RunSpec.model_fields), f"{place}: teacher", "setting")
+    students = ("teacher", "distill", "temperature", "probe_epochs")
+    shared = {key: value for key, value in settings.items() if key not in students}
+    return settings | {"teacher": spec_from(shared | settings["teacher"], f"{place}: teacher")}
 
 
 def _chapter(stem: str, names: Any, experiments: Mapping, path: Path) -> tuple[str, ...]:
@@ -218,7 +229,10 @@ class Lab:
     _found: dict[str, list[RunResult]] = field(default_factory=dict, repr=False)
 
     def results(self, experiment: str) -> list[RunResult]:
-        """Return an experiment's finished runs, in the profile's order."""
+        """Return an experiment's finished runs, in the profile's order.
+
+        Runs whose data or weights are not here are left out, and said to be (see `skipped`).
+        """
         if experiment not in self._found:
             self._found[experiment] = self._find_or_train(experiment)
         return self._found[experiment]
@@ -235,37 +249,26 @@ class Lab:
         """Return one row per run, epoch, split, layer and metric of an experiment."""
         return runs.probes(self.results(experiment))
 
+    def skipped(self, experiment: str) -> pd.DataFrame:
+        """Return the runs of an experiment that cannot be trained here, and what they need."""
+        _, skipped = available(self.profile.experiment(experiment), self.store)
+        return pd.DataFrame([(spec.label(), why) for spec, why in skipped], columns=["run", "why"])
+
     def status(self, chapter: str | None = None) -> pd.DataFrame:
         """Return which runs of a chapter, or of the profile, are there, and why others are not."""
         return runs.status(self.profile.all_specs(chapter), self.store)
 
     def _find_or_train(self, name: str) -> list[RunResult]:
-        specs = self.profile.experiment(name)
+        entries, skipped = available(self.profile.experiment(name), self.store)
         began = time.perf_counter()
-        entries = self._entries(specs)
-        trained = runs.train_missing(
-            entries, self.profile.workers, self.progress, self.profile.device
-        )
+        missing = sum(not entry.done() for entry in entries)
+        runs.train_missing(entries, self.profile.workers, self.progress, self.profile.device)
         found = [RunResult.load(entry) for entry in entries]
         seconds = time.perf_counter() - began
-        print(f"{name}: {len(found) - trained} runs found, {trained} trained in {seconds:.0f} s")
+        print(f"{name}: {len(found) - missing} runs found, {missing} trained in {seconds:.0f} s")
+        if skipped:
+            print(skipped_text(skipped))
         return found
-
-    def _entries(self, specs: list[RunSpec]) -> list[Entry]:
-        """Return the entries of the specs whose data and weights are here; print why others not.
-
-        Raises FileNotFoundError where that leaves none.
-        """
-        entries = []
-        for spec in specs:
-            try:
-                entries.append(Entry.of(spec, self.store))
-            except FileNotFoundError as error:
-                reason = error
-                print(f"not run: {spec.label()}: {error}")
-        if not entries:
-            raise reason
-        return entries
 
 
 def open_lab(profile: str | Path, store: str | Path | None = None, progress: bool = True) -> Lab:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +20,33 @@ AUGMENT_PRESETS = {
 }
 Regime = Literal["io", "io+ms", "io+bn", "all"]
 Schedule = Literal["one_cycle", "cosine", "cosine_per_iteration"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a protocol decides: which clouds are read when, and which epoch is reported.
+
+    voxel        "mean" of a voxel's points (the paper's text) or its "first" point (its code)
+    train_on     the split that is trained on; "trainval" has no clouds held out
+    validate_on  the split whose accuracy is the history's val_top1
+    test         when the test split is read: "once" at the end, "every epoch", or "never"
+    checkpoint   the reported epoch: the "last", or the one that is "best on test"
+    """
+
+    voxel: Literal["mean", "first"]
+    train_on: Literal["train", "trainval"]
+    validate_on: Literal["val", "test"]
+    test: Literal["once", "every epoch", "never"]
+    checkpoint: Literal["last", "best on test"]
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "clean": Protocol("mean", "train", "val", "once", "last"),
+    "released": Protocol("first", "trainval", "test", "every epoch", "best on test"),
+    "tuning": Protocol("mean", "train", "val", "never", "last"),
+}
+"""clean: as it should be done; released: as the original code does it (it validates on the test
+split and keeps the epoch that is best there); tuning: clean, but blind to the test split."""
 
 
 def unknown_key(key: str, allowed: list[str] | tuple[str, ...], what: str) -> str:
@@ -50,6 +79,11 @@ def _to_augment(value: Any) -> Any:
         raise ValueError(f"these augmentation settings do not fit: {error}") from error
 
 
+def _to_spec(value: Any) -> Any:
+    """A mapping becomes a spec, so that YAML and JSON can write a teacher."""
+    return RunSpec(**value) if isinstance(value, dict) else value
+
+
 def _to_tuple(value: Any) -> Any:
     """Lists become tuples, so that YAML and JSON can write them."""
     return tuple(value) if isinstance(value, list) else value
@@ -65,15 +99,16 @@ class RunSpec(BaseModel):
     data, model, weights       names, see `dataset_names` and `image_model`; "random": no weights
     regime                     what is trained: io, io+ms, io+bn or all (paper, section 3.3)
     axis, normalize, recipe    how weights are inflated, see `inflate`
-    protocol                   "clean": mean of a voxel's points, the last epoch's weights, test
-                               read once; "released" (the original code): one point per voxel,
-                               test read every epoch, also as the epoch that is best on it;
-                               "tuning": as clean, but the test split is never read
+    protocol                   "clean", "released" (the original code) or "tuning", see `PROTOCOLS`
     voxel_size, points         edge of a voxel in the cloud's unit; points used of each cloud
     schedule, warmup           see `train.learning_rate`; the share of steps in which it rises
     augment                    "none", "paper", "upright", or a mapping of `Augment` settings
     shots, episode             clouds per class, and which draw of them; both or neither
     probe_epochs               epochs after which stages are probed (0: before training)
+    teacher                    another run: the student starts from its network and learns from
+                               its answers instead of labels, see `distill`
+    distill, temperature       "hard": the teacher's most likely class; "soft": its probabilities
+                               at that temperature (paper notes 3.3: 0.8)
     train_limit, test_limit    at most so many clouds to train on, and to measure val and test on
 
     >>> RunSpec(regime="io+bn", lr=0.003).label()
@@ -107,6 +142,9 @@ class RunSpec(BaseModel):
     probe_epochs: Annotated[tuple[int, ...], BeforeValidator(_to_tuple)] = ()
     train_limit: int | None = Field(None, ge=2)
     test_limit: int | None = Field(None, ge=1)
+    teacher: Annotated[RunSpec | None, BeforeValidator(_to_spec)] = None
+    distill: Literal["hard", "soft"] | None = None
+    temperature: float | None = Field(None, gt=0, le=100)
     seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="before")
@@ -129,11 +167,39 @@ class RunSpec(BaseModel):
         wrong = [epoch for epoch in self.probe_epochs if not 0 <= epoch <= self.epochs]
         if wrong:
             raise ValueError(f"probe_epochs must lie in 0..{self.epochs} (epochs), got {wrong}")
-        if self.protocol == "tuning" and self.probe_epochs:
+        if self.rules.test == "never" and self.probe_epochs:
             raise ValueError("probes look at the test split, tuning never does: leave one out")
         if list(self.probe_epochs) != sorted(set(self.probe_epochs)):
             raise ValueError(f"probe_epochs must rise, each once, got {list(self.probe_epochs)}")
+        self._check_teacher()
         return self
+
+    def _check_teacher(self) -> None:
+        """Refuse a student that could not take over its teacher's network."""
+        if (self.teacher is None) != (self.distill is None):
+            raise ValueError("teacher and distill belong together: set both or neither")
+        if (self.distill == "soft") != (self.temperature is not None):
+            raise ValueError("temperature belongs to distill: soft, and to nothing else")
+        if self.teacher is None:
+            return
+        same = ("data", "model", "weights", "recipe", "axis", "normalize")
+        other = [name for name in same if getattr(self, name) != getattr(self.teacher, name)]
+        if other:
+            raise ValueError(f"a student has its teacher's network; they differ in {other}")
+        if self.regime != "all" or self.shots is not None or self.label_smoothing:
+            raise ValueError(
+                "a student trains all layers on all clouds without labels: regime all, no shots, "
+                "no label_smoothing"
+            )
+
+    @property
+    def rules(self) -> Protocol:
+        """What this run's protocol decides."""
+        return PROTOCOLS[self.protocol]
+
+    def chain(self) -> list[RunSpec]:
+        """Return the runs that this one needs, teachers first, itself last."""
+        return [*(self.teacher.chain() if self.teacher else []), self]
 
     def but(self, **changes: Any) -> RunSpec:
         """Return a validated copy with some settings changed."""
@@ -155,6 +221,7 @@ class RunSpec(BaseModel):
         return dict(self) | {
             "augment": self.augment_name(),
             "probe_epochs": ",".join(map(str, self.probe_epochs)),
+            "teacher": self.teacher.label() if self.teacher else None,
         }
 
     def label(self) -> str:
@@ -163,6 +230,9 @@ class RunSpec(BaseModel):
         plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
         axis = "" if self.axis == "z" else f", axis {self.axis}"
         scale = "" if self.normalize else ", not divided by k"
+        if self.distill:
+            heat = "" if self.temperature is None else f" at T = {self.temperature:g}"
+            few = f", {self.distill} distillation{heat} from {self.teacher.shots or 'all'} shots"
         return (
             f"{self.model} {self.weights} {self.regime} on {self.data}{few}{plain}{axis}{scale}, "
             f"{self.epochs} epochs, seed {self.seed}"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ SOURCES = (
     "weights/building.py",
     "weights/loading.py",
     "runs/train.py",
+    "runs/distill.py",
 )
 PROBE_SOURCES = ("runs/probing.py", "collapse.py")
 RESULTS = (
@@ -115,21 +116,22 @@ def _cached_source_hash(file: Path, mtime_ns: int, size: int) -> str:
 
 
 def key_parts(spec: RunSpec) -> dict[str, str]:
-    """Return everything a run's key covers: the spec, and hashes of data, weights and sources.
+    """Return everything a run's key covers: spec, protocol, hashes of data, weights and sources.
 
     Versions of torch and numpy are recorded with a run and are not part of its key.
     """
     parts = {
         "spec": spec.key_fields(),
+        "protocol": json.dumps(asdict(spec.rules), sort_keys=True),
         "data": dataset_hash(spec.data),
-        "weights": _weights_hash(spec.model, spec.weights),
+        "weights": weights_digest(spec.model, spec.weights),
     }
     sources = source_parts(probes=bool(spec.probe_epochs))
     return parts | {f"source {name}": value for name, value in sources.items()}
 
 
 @lru_cache(maxsize=64)
-def _weights_hash(model: str, weights: str) -> str:
+def weights_digest(model: str, weights: str) -> str:
     """Hash a weight file once a process; loading it checks it again."""
     return weights_hash(model, weights)
 
@@ -154,6 +156,10 @@ class Entry:
         parts = key_parts(spec)
         key = key_of(parts)
         return cls(spec, parts, key, store_root(store) / key[:16])
+
+    def teacher(self) -> Entry:
+        """Return the teacher's place in the same store; the spec must name one."""
+        return Entry.of(self.spec.teacher, self.folder.parent)
 
     def lock(self) -> FileLock:
         """Return the lock that the process training this run holds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from i2p_lib.runs import store
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.spec import PROTOCOLS, RunSpec
 from i2p_lib.runs.store import Entry
 from i2p_lib.runs.train import build_network
 
@@ -56,8 +56,15 @@ class RunResult:
         return net.eval()
 
 
+def protocols() -> pd.DataFrame:
+    """Return what each protocol decides: one row per decision, one column per protocol."""
+    return pd.DataFrame({name: asdict(rules) for name, rules in PROTOCOLS.items()})
+
+
 def results(runs: Sequence[RunResult]) -> pd.DataFrame:
-    """Return one row per run: its settings and its metrics."""
+    """Return one row per run: its settings and its metrics; of no runs, the settings' columns."""
+    if not runs:
+        return pd.DataFrame(columns=[*RunSpec.model_fields, "key"])
     return pd.DataFrame([r.spec.row() | r.metrics | {"key": r.key[:16]} for r in runs])
 
 

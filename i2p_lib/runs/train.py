@@ -22,6 +22,7 @@ from i2p_lib.data import augment, few_shot_episode, load_dataset
 from i2p_lib.finetune import freeze
 from i2p_lib.inflation import inflate
 from i2p_lib.models import POINT_MODELS, point_model
+from i2p_lib.runs.distill import distillation_loss, teacher_answers
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.weights import image_model
@@ -69,6 +70,7 @@ class State:
     optimizer: torch.optim.Optimizer
     splits: Splits
     device: torch.device
+    teacher: nn.Module | None = None
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     probes: list[dict] = field(default_factory=list)
@@ -115,12 +117,16 @@ def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
 def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
     """Load the splits of a spec onto a device and cut them to its shots, limits and points.
 
+    Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).
     The first `spec.points` points of a cloud are used.  Few-shot episodes are drawn from the
     training split only.  Raises ValueError where clouds hold fewer points than asked for.
     """
+    files = {"train": spec.rules.train_on, "val": spec.rules.validate_on, "test": "test"}
+    if spec.rules.test == "never":
+        del files["test"]
     parts: dict[str, Split | None] = {"test": None}
-    for name in ("train", "val") if spec.protocol == "tuning" else ("train", "val", "test"):
-        whole = load_dataset(spec.data, name)
+    for name, file in files.items():
+        whole = load_dataset(spec.data, file)
         labels = torch.tensor(whole.labels)
         if spec.points > whole.points.shape[1]:
             raise ValueError(
@@ -216,14 +222,13 @@ def net_input(
 ) -> SparseTensor | Tensor:
     """Return what a network takes of a batch [B, P, 3]: points, or voxels made on `device`.
 
-    A voxel has the mean of its points, or its first point if `released`.
+    A voxel has the mean of its points or its first one, as the protocol says.
     With `amp` bf16 its features are bfloat16, and sparse layers work in their input's format.
     """
     points = points.to(device)
     if getattr(net, "i2p_input", "voxels") == "points":
         return points
-    reduce = "first" if spec.protocol == "released" else "mean"
-    voxels = voxelize(points, spec.voxel_size, reduce=reduce)
+    voxels = voxelize(points, spec.voxel_size, reduce=spec.rules.voxel)
     return voxels.to(torch.bfloat16) if spec.amp == "bf16" else voxels
 
 
@@ -262,8 +267,7 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
 
     Hooks are also called before the first epoch (`state.epoch` 0).
     The validation split is measured after every epoch, in few-shot runs (whose epochs are many
-    and short) after the last one; the test split only where the protocol is "released", because
-    that protocol picks its checkpoint there.
+    and short) after the last one; the test split only where the protocol validates on it.
     Raises Diverged when a loss is not finite.
     """
     spec = state.spec
@@ -273,10 +277,11 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
         epoch = state.epoch + 1
         row = {"epoch": epoch} | _train_epoch(state, epoch)
         began = time.perf_counter()
-        if spec.shots is None or epoch == spec.epochs:
+        if spec.rules.validate_on == "test":
+            scores = _measure(state, "test")
+            row |= {name.replace("test", "val"): value for name, value in scores.items()} | scores
+        elif spec.shots is None or epoch == spec.epochs:
             row |= _measure(state, "val")
-        if spec.protocol == "released":
-            row |= _measure(state, "test")
         row["eval_seconds"] = time.perf_counter() - began
         state.history.append(row)
         state.epoch = epoch
@@ -311,7 +316,11 @@ def _train_epoch(state: State, epoch: int) -> dict[str, float]:
                 group["lr"] = rate
             state.optimizer.zero_grad(set_to_none=True)
             logits = logits_of(net, x, spec)
-            loss = cross_entropy(logits, target, label_smoothing=spec.label_smoothing)
+            if state.teacher is None:
+                loss = cross_entropy(logits, target, label_smoothing=spec.label_smoothing)
+            else:
+                answers = teacher_answers(state.teacher, x)
+                loss = distillation_loss(logits, answers, spec.distill, spec.temperature)
             value = loss.item()
             if not math.isfinite(value):
                 raise Diverged(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from i2p_lib.data import load_dataset
+from i2p_lib.machine import cores
 from i2p_lib.runs import pool
+from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
+from i2p_lib.runs.needs import missing_inputs, reason
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
 from i2p_lib.runs.tables import RunResult
@@ -70,45 +71,81 @@ def run_all(
 def train_missing(
     entries: Sequence[Entry], workers: int | None, progress: bool, device: str
 ) -> int:
-    """Train what is not in the store, longest first; return how many runs that were."""
-    unique = {entry.key: entry for entry in entries}
+    """Train what is not in the store, teachers first and then longest first; return how many.
+
+    A student whose teacher failed is not tried.
+    """
+    unique = {one.key: one for entry in entries for one in _chain(entry)}
     missing = {key: entry for key, entry in unique.items() if not entry.done()}
     if not missing:
         return 0
     device = resolve_device(device)
-    cost = {key: _cost(entry.spec) for key, entry in missing.items()}
-    order = sorted(missing, key=lambda key: -cost[key])
-    most = pool.cores() if device == "cpu" else min(4, pool.cores())
-    jobs = [_job(missing[key], device) for key in order]
-    failures: list[tuple[RunSpec, str]] = []
-    ended = 0
-    with _bar(sum(cost.values()), progress) as bar:
-        done = dict.fromkeys(missing, 0)
-
-        def advance(key: str, epoch: int) -> None:
-            reached = cost[key] * epoch // missing[key].spec.epochs
-            bar.update(reached - done[key])
-            done[key] = reached
-
-        def on_event(job: pool.Job, event: pool.Event) -> None:
-            nonlocal ended
-            key = job["key"]
-            if event["event"] == "epoch":
-                advance(key, event["epoch"])
-                return
-            if event["event"] == "failed":
-                failures.append((missing[key].spec, event["traceback"]))
-                if missing[key].state().get("state") != "failed":  # its worker died
-                    mark_failed(missing[key], event["traceback"])
-            ended += 1
-            advance(key, missing[key].spec.epochs)
-            bar.set_description_str(f"{ended}/{len(missing)} runs", refresh=False)
-
-        bar.set_description_str(f"0/{len(missing)} runs")
-        pool.work(jobs, min(workers or most, len(jobs)), on_event)
-    if failures:
-        raise RunError(failures, len(unique))
+    most = cores() if device == "cpu" else min(4, cores())
+    crew = _Crew(missing, device, workers or most)
+    with _bar(sum(crew.cost.values()), progress) as bar:
+        crew.work(bar)
+    if crew.failures:
+        raise RunError(crew.failures, len(unique))
     return len(missing)
+
+
+def _chain(entry: Entry) -> list[Entry]:
+    """Return the entry and, before it, the teachers that it needs."""
+    return [*(_chain(entry.teacher()) if entry.spec.teacher else []), entry]
+
+
+class _Crew:
+    """One call's missing runs: their order, their cost, and which of them failed."""
+
+    def __init__(self, missing: dict[str, Entry], device: str, workers: int) -> None:
+        self.missing, self.device, self.workers = missing, device, workers
+        root = next(iter(missing.values())).folder.parent
+        costs = CostModel.of(device, root, calibrate=False)
+        self.cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
+        self.failures: list[tuple[RunSpec, str]] = []
+        self.ended = 0
+        self.reached = dict.fromkeys(missing, 0.0)
+
+    def work(self, bar: tqdm) -> None:
+        """Train all runs, one generation after another: a teacher is as deep as its chain."""
+        bar.set_description_str(f"0/{len(self.missing)} runs")
+        generations: dict[int, list[str]] = {}
+        for key in sorted(self.missing, key=lambda key: -self.cost[key]):
+            generations.setdefault(len(self.missing[key].spec.chain()), []).append(key)
+        for depth in sorted(generations):
+            jobs = [_job(self.missing[key], self.device)
+                    for key in generations[depth] if not self._orphaned(key, bar)]  # fmt: skip
+            pool.work(jobs, min(self.workers, len(jobs)), lambda j, e: self._on_event(j, e, bar))
+
+    def _orphaned(self, key: str, bar: tqdm) -> bool:
+        """Tell whether a run's teacher failed in this call, and count it as failed if so."""
+        teacher = self.missing[key].spec.teacher
+        if teacher is None or all(spec != teacher for spec, _ in self.failures):
+            return False
+        self._end(key, f"not tried: its teacher failed ({teacher.label()})", bar)
+        return True
+
+    def _on_event(self, job: pool.Job, event: pool.Event, bar: tqdm) -> None:
+        key = job["key"]
+        if event["event"] == "epoch":
+            self._advance(key, event["epoch"], bar)
+            return
+        failed = event["event"] == "failed"
+        if failed and self.missing[key].state().get("state") != "failed":  # its worker died
+            mark_failed(self.missing[key], event["traceback"])
+        self._end(key, event["traceback"] if failed else None, bar)
+
+    def _end(self, key: str, failure: str | None, bar: tqdm) -> None:
+        if failure is not None:
+            self.failures.append((self.missing[key].spec, failure))
+        self.ended += 1
+        self._advance(key, self.missing[key].spec.epochs, bar)
+        bar.set_description_str(f"{self.ended}/{len(self.missing)} runs", refresh=False)
+
+    def _advance(self, key: str, epoch: int, bar: tqdm) -> None:
+        now = self.cost[key] * epoch / self.missing[key].spec.epochs
+        bar.update(now - self.reached[key])
+        self.reached[key] = now
 
 
 def status(specs: Sequence[RunSpec], store: str | Path | None = None) -> pd.DataFrame:
@@ -119,11 +156,11 @@ def status(specs: Sequence[RunSpec], store: str | Path | None = None) -> pd.Data
     older = _older_runs(store)
     rows = []
     for spec in specs:
-        try:
-            entry = Entry.of(spec, store)
-        except FileNotFoundError as error:
-            key, state, why = "", "missing", str(error)
+        needs = missing_inputs(spec)
+        if needs:
+            key, state, why = "", "missing", reason(needs)
         else:
+            entry = Entry.of(spec, store)
             key, (state, why) = entry.key[:16], _state_of(entry, older)
         rows.append({"run": spec.label(), "state": state, "why": why, "key": key})
     return pd.DataFrame(rows, columns=["run", "state", "why", "key"])
@@ -163,22 +200,6 @@ def _job(entry: Entry, device: str) -> pool.Job:
         "store": str(entry.folder.parent),
         "device": device,
     }
-
-
-@lru_cache(maxsize=16)
-def _sizes(data: str) -> tuple[int, int, int]:
-    train_set, val_set = load_dataset(data, "train"), load_dataset(data, "val")
-    return len(train_set.labels), len(val_set.labels), len(train_set.class_names)
-
-
-def _cost(spec: RunSpec) -> int:
-    """Return a run's length in points passed forward and backward (forward is a third of it)."""
-    n_train, n_val, classes = _sizes(spec.data)
-    if spec.shots is not None:
-        n_train = spec.shots * classes
-    n_train = min(n_train, spec.train_limit or n_train)
-    n_val = min(n_val, spec.test_limit or n_val)
-    return spec.epochs * (3 * n_train + n_val) * spec.points
 
 
 def _bar(total: float, progress: bool) -> tqdm:

@@ -1,0 +1,74 @@
+"""What runs need from outside: data sets and weight files, here or not, known or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from i2p_lib.runs import store
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.store import Entry
+
+
+@dataclass(frozen=True)
+class Need:
+    """An input that a run lacks.
+
+    name: such as "data set modelnet40".  how: how to get it, or what is wrong with its name.
+    known: False where no card describes it, so that it cannot be got (or its file is damaged).
+    """
+
+    name: str
+    how: str
+    known: bool
+
+
+def missing_inputs(spec: RunSpec) -> tuple[Need, ...]:
+    """Return what a run needs and this machine lacks, its data before its weights."""
+    wanted = (
+        (f"data set {spec.data}", lambda: store.dataset_hash(spec.data)),
+        (f"{spec.weights} weights of {spec.model}",
+         lambda: store.weights_digest(spec.model, spec.weights)),
+    )  # fmt: skip
+    needs = []
+    for name, look in wanted:
+        try:
+            look()
+        except FileNotFoundError as error:
+            needs.append(Need(name, str(error), known=True))
+        except ValueError as error:
+            needs.append(Need(name, str(error), known=False))
+    return tuple(needs)
+
+
+def reason(needs: Sequence[Need]) -> str:
+    """Return why a run is skipped, in one line: "needs A (how to get it); B (...)"."""
+    return "needs " + "; ".join(f"{need.name} ({need.how})" for need in needs)
+
+
+def available(
+    specs: Sequence[RunSpec], root: str | Path | None = None
+) -> tuple[list[Entry], list[tuple[RunSpec, str]]]:
+    """Split specs into the store entries that can be trained here and [(spec, reason)] skipped.
+
+    Raises ValueError, before any work, for a name that no card knows or a damaged file.
+    """
+    entries, skipped = [], []
+    for spec in specs:
+        needs = missing_inputs(spec)
+        unknown = [need for need in needs if not need.known]
+        if unknown:
+            raise ValueError(f"{unknown[0].name}: {unknown[0].how}")
+        if needs:
+            skipped.append((spec, reason(needs)))
+        else:
+            entries.append(Entry.of(spec, root))
+    return entries, skipped
+
+
+def skipped_text(skipped: Sequence[tuple[RunSpec, str]]) -> str:
+    """Return the skipped runs counted under each reason, one line a reason."""
+    reasons = list(dict.fromkeys(why for _, why in skipped))
+    counts = {why: sum(other == why for _, other in skipped) for why in reasons}
+    return "\n".join(f"  {n} skipped: {why}" for why, n in counts.items())

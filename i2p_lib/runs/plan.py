@@ -1,0 +1,110 @@
+"""What a profile would do here, before it is done: its runs, what they lack, what they cost."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from i2p_lib.runs.cost import CostModel
+from i2p_lib.runs.needs import Need, missing_inputs
+from i2p_lib.runs.profiles import Profile
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.training import status
+
+COLUMNS = ["run", "experiments", "state", "why", "needs", "seconds", "gib"]
+
+
+def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) -> pd.DataFrame:
+    """Return one row per distinct run of a profile, teachers included (columns COLUMNS).
+
+    experiments: the names of those that use it.  state, why: as `status` says.  needs: what this
+    machine lacks.  seconds, gib: what is left to spend on it (0 where it is done, NaN where its
+    network is unknown here).  Nothing is trained but the steps that `CostModel` measures.
+    """
+    users: dict[str, list[str]] = {}
+    specs: dict[str, RunSpec] = {}
+    for name, group in profile.experiments.items():
+        for spec in (one for student in group for one in student.chain()):
+            specs[spec.key_fields()] = spec
+            users.setdefault(spec.key_fields(), [])
+            if name not in users[spec.key_fields()]:
+                users[spec.key_fields()].append(name)
+    table = status(list(specs.values()), store)
+    rows = []
+    for (key, spec), found in zip(specs.items(), table.to_dict("records"), strict=True):
+        seconds, gib = (0.0, 0.0) if found["state"] == "done" else _cost(costs, spec)
+        rows.append({
+            "run": found["run"], "experiments": tuple(users[key]), "state": found["state"],
+            "why": found["why"], "needs": missing_inputs(spec), "seconds": seconds, "gib": gib,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _cost(costs: CostModel, spec: RunSpec) -> tuple[float, float]:
+    try:
+        cost = costs.cost(spec)
+    except ValueError:  # a network that is not known here
+        return math.nan, math.nan
+    return cost.seconds, cost.gib
+
+
+def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
+    """Return a plan as text: experiments, missing inputs once each, time and memory, total."""
+    lines = [f"profile {profile.name}: {profile.description}", "", "experiments:"]
+    for name in profile.experiments:
+        mine = table[[name in users for users in table["experiments"]]]
+        shared = int((mine["experiments"].map(len) > 1).sum())
+        states = ", ".join(f"{n} {state}" for state, n in mine["state"].value_counts().items())
+        lacking = int((mine["needs"].map(len) > 0).sum())
+        lines.append(
+            f"  {name:<22} {len(mine):>3} runs, {shared} shared with others; {states}"
+            + (f"; {lacking} lack an input" if lacking else "")
+            + f"; {_cost_text(mine)}"
+        )
+    lines += ["", *_needs_lines(table), "", *_total_lines(table, costs)]
+    return "\n".join(lines)
+
+
+def _needs_lines(table: pd.DataFrame) -> list[str]:
+    waiting: dict[Need, int] = {}
+    for needs in table["needs"]:
+        for need in needs:
+            waiting[need] = waiting.get(need, 0) + 1
+    if not waiting:
+        return ["missing inputs: none"]
+    lines = ["missing inputs:"]
+    for need, runs in waiting.items():
+        mark = "" if need.known else "UNKNOWN NAME: "
+        lines.append(f"  {need.name} ({runs} runs)\n    {mark}{need.how}")
+    return lines
+
+
+def _total_lines(table: pd.DataFrame, costs: CostModel) -> list[str]:
+    ready = table[[state != "done" and not needs
+                   for state, needs in zip(table["state"], table["needs"], strict=True)]]  # fmt: skip
+    return [
+        f"total: {len(table)} runs; one after another {_cost_text(table)}",
+        f"that can be trained now: {len(ready)} runs; {_cost_text(ready)}",
+        f"the estimate is for this machine: {costs.machine()}",
+        f"how sure it is: {costs.error()}",
+    ]
+
+
+def _cost_text(part: pd.DataFrame) -> str:
+    unknown = int(part["seconds"].isna().sum())
+    if not len(part) or unknown == len(part):
+        return "no estimate" if len(part) else "0 s"
+    text = duration(part["seconds"].sum())
+    if part["gib"].max() > 0:
+        text += f", up to {part['gib'].max():.1f} GiB each"
+    return text + (f" (without {unknown} of unknown networks)" if unknown else "")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "40 s", "12 min", "3.5 h" or "21 days"."""
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
