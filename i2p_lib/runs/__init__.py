@@ -2,7 +2,7 @@
 
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import DamagedRun
-from i2p_lib.runs.tables import RunResult, histories, probes, results
+from i2p_lib.runs.tables import RunResult, histories, probes, protocols, results
 from i2p_lib.runs.training import RunError, run, run_all, status, train_missing
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "RunSpec",
     "histories",
     "probes",
+    "protocols",
     "results",
     "run",
     "run_all",

@@ -74,15 +74,19 @@ class CostModel:
 
     def machine(self) -> str:
         """Return the name of the processor or GPU that the estimates are for."""
-        return gpu_names()[0] if self.device == "cuda" else f"{cpu_name()} (one thread, no GPU)"
+        return gpu_names()[0] if self.device == "cuda" else f"{cpu_name()} (one free core, no GPU)"
 
     def error(self) -> str:
         """Say in one sentence how far the estimates may be off."""
         if not self.checked:
-            return ("no finished run in the store to check against: a single measured step may be "
-                    "off by a factor of two")  # fmt: skip
-        return (f"{self.checked} finished runs took {self.factor:.2f} times what their steps said "
-                f"({self.low:.2f} to {self.high:.2f}), and the estimates are multiplied by that")  # fmt: skip
+            return (
+                "no finished run in the store to check against; it rests on one measured step of "
+                "each network, so take it as an order of magnitude"
+            )
+        return (
+            f"{self.checked} finished runs took {self.factor:.2f} times what their steps said "
+            f"({self.low:.2f} to {self.high:.2f}), and the estimates are multiplied by that"
+        )
 
     def cost(self, spec: RunSpec) -> Cost:
         """Return what a run will cost; ValueError where its network is unknown."""
@@ -169,6 +173,7 @@ def _present(data: str) -> bool:
 def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
     """Train one batch of `setup["clouds"]` clouds twice; return the second pass' cost.
 
+    On a CPU the processor's own time is taken, so that other programs do not count.
     seconds_per_cloud (all layers trained), saved_per_cloud (bytes of activations), and
     parameter_bytes of what each regime trains.
     """
@@ -178,6 +183,7 @@ def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
     plain = spec.but(weights="random", **changes)
     net = build_network(plain, _counts(spec.data)[1]).to(device).train()
     saved: dict[int, int] = {}
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -186,14 +192,14 @@ def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
     with one_thread():
         for _ in range(2):  # the first pass compiles and warms up
             saved.clear()
-            began = time.perf_counter()
+            began = clock()
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 x = net_input(net, points, plain, device)
                 loss = logits_of(net, x, plain).logsumexp(1).sum()
             loss.backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            seconds = time.perf_counter() - began
+            seconds = clock() - began
     own = {p.untyped_storage().data_ptr() for p in net.parameters()}
     trained = {}
     for regime in REGIMES:

@@ -82,8 +82,7 @@ def _needs_lines(table: pd.DataFrame) -> list[str]:
 
 
 def _total_lines(table: pd.DataFrame, costs: CostModel) -> list[str]:
-    ready = table[[state != "done" and not needs
-                   for state, needs in zip(table["state"], table["needs"], strict=True)]]  # fmt: skip
+    ready = table[(table["state"] != "done") & (table["needs"].map(len) == 0)]
     return [
         f"total: {len(table)} runs; one after another {_cost_text(table)}",
         f"that can be trained now: {len(ready)} runs; {_cost_text(ready)}",
