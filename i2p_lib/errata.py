@@ -22,8 +22,8 @@ from i2p_lib.runs.train import learning_rate
 from i2p_lib.sparse import SparseConv3d, voxelize
 
 STARTS_WITH_ERROR = (
-    ("modelnet/34_distill.yaml", "its criterion, soft_pseudolabel_with_temperature, is not written; "
-     "pretrained, trainable_params and resume_path are missing"),
+    ("modelnet/34_distill.yaml", "its criterion, soft_pseudolabel_with_temperature, is missing, as "
+     "are pretrained, trainable_params and resume_path"),
     ("s3dis/finetune.yaml", 'pretrained_dir is "None", and the code compares with "none"'),
     ("semantic_kitti/*.yaml", "trainable_params is missing; fixed_param is no longer read"),
     ("modelnet/101_from_scratch.yaml", "the model's package does not export spvcnn101_cls"),

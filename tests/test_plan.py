@@ -73,7 +73,8 @@ def test_a_run_needs_its_data_and_its_weights_each_named(write, tmp_path, monkey
     monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     needs = missing_inputs(RunSpec(data="modelnet40", model="resnet50"))
-    assert [need.name for need in needs] == ["data set modelnet40", "imagenet1k weights of resnet50"]
+    names = [need.name for need in needs]
+    assert names == ["data set modelnet40", "imagenet1k weights of resnet50"]
     assert "resnet50-0676ba61.pth" in needs[1].how and all(need.known for need in needs)
     assert missing_inputs(SMALL) == ()
 
