@@ -134,8 +134,8 @@ def test_a_network_counts_with_its_size_and_a_measured_step_is_kept(tmp_path, mo
 
 def test_finished_runs_calibrate_the_estimate(tmp_path):
     result = run(SMALL, store=tmp_path, progress=False)
-    plain = CostModel.of("cpu", tmp_path, calibrate=False)
     checked = CostModel.of("cpu", tmp_path)
+    plain = CostModel.of("cpu", tmp_path, calibrate=False)
     assert checked.checked == 1 and "1 finished runs took" in checked.error()
     assert "no finished run" in plain.error()
     validated = plain.cost(SMALL).seconds * (8 / 3) / (16 + 8 / 3)

@@ -15,6 +15,7 @@ from docutils.nodes import make_id
 from i2p_lib.book.notebooks import Project
 from i2p_lib.paper.items import ITEMS, NOT_RUN, Item
 from i2p_lib.paper.pages import Recorded, recorded_items, verdict_counts
+from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import PACKAGE, Entry, read_json
 from i2p_lib.weights import WeightCard, weight_cards
@@ -282,7 +283,7 @@ def training(profile: Profile) -> str:
     """Return the table of the profile's runs by experiment: how many, and their seconds."""
     rows = []
     for name, specs in profile.experiments.items():
-        seconds = [_seconds(Entry.of(spec)) for spec in specs]
+        seconds = [_seconds(entry) for entry in available(specs)[0]]
         known = [value for value in seconds if value is not None]
         total = duration(sum(known)) if known else "-"
         longest = duration(max(known)) if known else "-"
