@@ -1,14 +1,36 @@
-"""Networks that no image library has, by name."""
+"""Networks on points that no image library has, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from torch import nn
 
-# name -> builder(num_classes, weights="random", seed=0, weights_dir=None)
-POINT_MODELS: dict[str, Callable[..., nn.Module]] = {}
+POINT_MODELS = {
+    "pointnet2_ssg": "i2p_lib.models.pointnet2",
+    "point_vit_b16": "i2p_lib.models.point_vit",
+    "point_vit_l16": "i2p_lib.models.point_vit",
+    "simpleview": "i2p_lib.models.views",
+}
+"""Name -> the module whose function of that name builds it.  "views:NAME", any image model on
+depth views, is a network on points as well."""
+
+VIEWS = "views:"
+_IMAGE_MODELS = {
+    "point_vit_b16": "vit_base_patch16_224",
+    "point_vit_l16": "vit_large_patch16_224",
+}
+
+
+def is_point_model(name: str) -> bool:
+    """Tell whether `name` is a network on points; image networks are inflated instead."""
+    return name in POINT_MODELS or name.startswith(VIEWS)
+
+
+def image_name(name: str) -> str:
+    """Return the model under whose name the weights of a network are carded."""
+    return _IMAGE_MODELS.get(name, name.removeprefix(VIEWS))
 
 
 def point_model(
@@ -17,8 +39,20 @@ def point_model(
     weights: str = "random",
     seed: int = 0,
     weights_dir: str | Path | None = None,
+    up: str = "z",
 ) -> nn.Module:
-    """Return a network on points by its name; ValueError for an unknown one."""
-    if name not in POINT_MODELS:
-        raise ValueError(f"point model: expected one of {', '.join(POINT_MODELS)}, got {name!r}")
-    return POINT_MODELS[name](num_classes, weights=weights, seed=seed, weights_dir=weights_dir)
+    """Return a network that maps points [B, P, 3] to logits [B, num_classes].
+
+    up: the axis that points up in the clouds, for networks that look at them.
+    Raises ValueError for an unknown name, and what `image_model` raises for its weights.
+    """
+    if not is_point_model(name):
+        known = ", ".join(POINT_MODELS)
+        raise ValueError(f"network on points: expected {known} or {VIEWS}NAME, got {name!r}")
+    settings = {"weights": weights, "seed": seed, "weights_dir": weights_dir}
+    if name.startswith(VIEWS):
+        views = import_module("i2p_lib.models.views")
+        return views.image_on_views(image_name(name), num_classes, up=up, **settings)
+    if name == "simpleview":
+        settings["up"] = up
+    return getattr(import_module(POINT_MODELS[name]), name)(num_classes, **settings)

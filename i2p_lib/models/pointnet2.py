@@ -13,7 +13,6 @@ layer and the classifier.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -21,6 +20,9 @@ from torch import Tensor, nn
 
 from i2p_lib.models.contract import describe, seeded, shapes
 from i2p_lib.models.point_ops import ball_query, farthest_points, gather
+from i2p_lib.weights.cards import is_random, weight_card
+from i2p_lib.weights.files import verified
+from i2p_lib.weights.loading import read_tensors, transfer
 
 PIXEL_CHANNELS = 3  # red, green, blue
 
@@ -125,22 +127,22 @@ def pointnet2_ssg(
     """Return PointNet++ on points [B, P, 3], random or pretrained on pixels.
 
     Args:
-        weights: None or "random", or the name of a ``.safetensors`` file with the ``state_dict``
-            of ``PointNet2(classes, channels=3)`` trained on ``image_to_points`` of images. All its
-            tensors must be there and fit; the first layer and the classifier are replaced by new
-            ones, every other tensor is kept.
+        weights: None or "random", or "imagenet1k_pixels": a file that you trained (none is
+            public), the ``state_dict`` of ``PointNet2(classes, channels=3)`` on
+            ``image_to_points`` of photos. All its tensors must be there and fit; the first layer
+            and the classifier are replaced by new ones, every other tensor is kept.
         seed: of the random layers; torch's global generator stays as it was.
-        weights_dir: folder of the file; then ``$I2P_WEIGHTS``, then the working folder.
+        weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
     Raises:
-        ValueError: weights of another name (no public file exists), or a file of another network.
+        ValueError: weights of another name, or a file of another network.
         FileNotFoundError: the file is not in the folders named.
     """
     with seeded(seed):
-        if weights is None or weights == "random":
+        if is_random(weights):
             net, image = PointNet2(num_classes), {}
         else:
-            net = _pixel_network(_find(weights, weights_dir))
+            net = _pixel_network(weights, weights_dir)
             image = shapes(net)
             net.channels = 0
             net.sa1.mlp[0] = nn.Linear(3, net.sa1.mlp[0].out_features, bias=False)
@@ -149,34 +151,11 @@ def pointnet2_ssg(
     return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], "classifier", image, new)
 
 
-def _find(weights: str, weights_dir: str | Path | None) -> Path:
-    if not weights.endswith(".safetensors"):
-        raise ValueError(
-            f"no public file of PointNet++ pretrained on {weights!r} exists (the paper's authors "
-            "trained theirs on pixels and did not release it). Use weights='random', or train "
-            "PointNet2(classes, channels=3) on image_to_points(images), save its state_dict with "
-            "safetensors and name that file"
-        )
-    folders = [weights_dir, os.environ.get("I2P_WEIGHTS"), "."]
-    paths = [Path(folder).expanduser() / weights for folder in folders if folder]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"the weights of PointNet++ are not here: expected "
-                            f"{' or '.join(map(str, paths))}. Put the file there, or name its "
-                            "folder by weights_dir or I2P_WEIGHTS")
-
-
-def _pixel_network(path: Path) -> PointNet2:
-    """The network on pixels with the file's tensors, each accounted for."""
-    from safetensors.torch import load_file
-
-    stored = load_file(path)
-    classes = len(stored.get("classifier.bias", ()))
+def _pixel_network(weights: str, weights_dir: str | Path | None) -> PointNet2:
+    """The network on pixels with the tensors of a card's file, each accounted for."""
+    card = weight_card("pointnet2_ssg", weights)
+    path, digest = verified(card, weights_dir)
+    classes = len(read_tensors(card, path).get("classifier.bias", ()))
     net = PointNet2(max(1, classes), channels=PIXEL_CHANNELS)
-    try:
-        net.load_state_dict(stored, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is not a PointNet2(classes, channels={PIXEL_CHANNELS}) trained "
-                         f"on pixels. {error}") from error
+    net.i2p_transfer = transfer(net, card, path, digest)
     return net

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.weights.cards import weight_card
+from i2p_lib.weights.files import verified
+from i2p_lib.weights.loading import read_tensors
 from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
@@ -114,33 +115,48 @@ def torchsparse_offsets(kernel: int) -> list[tuple[int, int, int]]:
     return [(x, y, z) for z, y, x in product(steps, repeat=3)]
 
 
-def load_pointcontrast(net: nn.Module, path: str | Path, order: str = "minkowski") -> pd.DataFrame:
-    """Load PointContrast's Res16UNet34 weights (nce.pth, hardest_contrastive.pth) strictly.
+def is_pointcontrast(name: str, weights: str) -> bool:
+    """Tell whether a model's weights are kernels on points, to be loaded after inflating it."""
+    return name == "res16unet34" and weights.startswith("pointcontrast")
+
+
+def load_pointcontrast(
+    net: nn.Module,
+    weights: str,
+    order: str = "minkowski",
+    weights_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
         net: what ``inflate(res16unet34(), ..., recipe=None)`` returned. Its stages and its
             downsampling layers are filled; stem and classifier stay.
-        path: .pth (read without unpickling objects) or .safetensors.
+        weights: "pointcontrast_nce" or "pointcontrast_hardest".
         order: where tap i of a file's kernel [K, C_in, C_out] goes. ``"minkowski"`` keeps each
             tap at its place in space. ``"released"`` repeats the released code of the paper,
             which copies tap i to tap i of torchsparse: the two libraries number the taps of a
             3x3x3 kernel differently, so its kernels are shuffled in space. 1x1x1 and 2x2x2
             kernels are the same in both.
+        weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
     Returns:
         One row per tensor: name, file_key, shape, state ("copied" or "left out"). In
         ``net.i2p_report`` the filled layers now count as copied.
 
     Raises:
-        ValueError: an unknown order, a file with objects besides tensors, a network or a file with
-            other tensors or shapes. Nothing has been changed then.
+        FileNotFoundError: the file is not there; says what to place where.
+        ValueError: unknown weights or order, a file with objects besides tensors, a network or a
+            file with other tensors or shapes. Nothing has been changed then.
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    card = weight_card("res16unet34", weights)
+    path, _ = verified(card, weights_dir)
     expected = {name: tensor for name, tensor in net.state_dict().items()
                 if re.match(r"(layer\d|ds\d)\.", name)}  # fmt: skip
     values, rows = {}, []
-    for key, tensor in _read(Path(path)).items():
+    for stored, tensor in read_tensors(card, path).items():
+        key = stored.removeprefix("module.")  # of data-parallel training
         name = pointcontrast_name(key)
         rows.append({"name": name or "", "file_key": key, "shape": tuple(tensor.shape),
                      "state": "copied" if name else "left out"})  # fmt: skip
@@ -153,7 +169,7 @@ def load_pointcontrast(net: nn.Module, path: str | Path, order: str = "minkowski
                if name in values and values[name].shape != tensor.shape]  # fmt: skip
     if faults:
         raise ValueError(
-            f"{len(faults)} tensors of {Path(path).name} do not fit: "
+            f"{len(faults)} tensors of {path.name} do not fit: "
             f"{', '.join(sorted(faults)[:5])}. Expected PointContrast's Res16UNet34 and a network "
             "made by inflate(res16unet34(), recipe=None)."
         )
@@ -169,22 +185,3 @@ def _to_taps(kernel: Tensor, order: str) -> Tensor:
     side = round(len(taps) ** (1 / 3))
     offsets = (minkowski_offsets if order == "minkowski" else torchsparse_offsets)(side)
     return taps[sorted(range(len(taps)), key=offsets.__getitem__)].contiguous()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without the prefix that data-parallel training adds."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        stored = load_file(path)
-    else:
-        try:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path.name} holds objects besides tensors (PointContrast stores its settings), "
-                "and those are not unpickled. Where you trust the file, save its 'state_dict' "
-                "alone, with safetensors.torch.save_file, and give that file."
-            ) from error
-        stored = stored.get("state_dict", stored)
-    return {key.removeprefix("module."): tensor for key, tensor in stored.items()}

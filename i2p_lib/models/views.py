@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.models.residual import he_init, residual_stage
-from i2p_lib.weights import image_model
-from i2p_lib.weights.files import WeightCard, is_random, verified
+from i2p_lib.weights import image_model, load_weights
+from i2p_lib.weights.cards import is_random
 from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 CAMERA = 1.4  # distance of the six cameras from the origin
@@ -178,20 +178,19 @@ def simpleview(
     hidden layer with BatchNorm, ReLU and dropout, and the linear classifier.
 
     Args:
-        weights: "random", or NAME for a file of your own, ``simpleview.NAME.safetensors`` in
-            weights_dir, with the tensors of ``resnet18_quarter()``; it is loaded strictly.
+        weights: "random", or "imagenet1k": a file that you trained (none is public), with the
+            tensors of ``resnet18_quarter()``; it is loaded strictly.
         seed, size, up: see ``image_on_views``.
 
     Raises:
-        FileNotFoundError: no such file. No public one is known: the authors must have trained
-            their own.
+        FileNotFoundError: no such file.
         ValueError: the file has other tensors than ``resnet18_quarter()``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         image = resnet18_quarter()
         if not is_random(weights):
-            _load_quarter(image, weights, weights_dir)
+            load_weights(image, "simpleview", weights, weights_dir)
         width = image.fc.in_features
         fusion = nn.Sequential(
             nn.BatchNorm1d(width), nn.Unflatten(0, (-1, len(VIEWS))), nn.Dropout(0.5),
@@ -224,25 +223,6 @@ def resnet18_quarter() -> nn.Module:
         if isinstance(block, BasicBlock):
             nn.init.zeros_(block.bn2.weight)
     return net
-
-
-def _load_quarter(image: nn.Module, weights: str, weights_dir: str | Path | None) -> None:
-    """Copy a reader's own file; every tensor of both sides must be accounted for."""
-    from safetensors.torch import load_file
-
-    name = f"simpleview.{weights}.safetensors"
-    card = WeightCard(
-        model="simpleview", weights=weights, source="a file of your own", licence="your own",
-        file_name=name, size=0, sha256="",
-        how_to_get="no public weights of a ResNet-18 of quarter width are known; train "
-        "i2p_lib.models.views.resnet18_quarter() on images, save its state_dict with safetensors "
-        f"as {name}, and name its folder by weights_dir or $I2P_WEIGHTS",
-    )  # fmt: skip
-    path, _ = verified(card, weights_dir)
-    try:
-        image.load_state_dict(load_file(path), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path.name} is not of resnet18_quarter(): {error}") from error
 
 
 def _view_size(image: nn.Module) -> int:

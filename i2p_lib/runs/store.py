@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from i2p_lib.data import dataset_hash
 from i2p_lib.files import atomic_write, sha256
+from i2p_lib.models import POINT_MODELS, image_name
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.train import State
 from i2p_lib.weights import weights_hash
+from i2p_lib.weights.cards import is_random
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = (
@@ -32,6 +34,7 @@ SOURCES = (
     "data/modelnet.py",
     "data/transforms.py",
     "inflation/*.py",
+    "models/*.py",
     "finetune.py",
     "weights/building.py",
     "weights/loading.py",
@@ -133,7 +136,9 @@ def key_parts(spec: RunSpec) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def weights_digest(model: str, weights: str) -> str:
     """Hash a weight file once a process; loading it checks it again."""
-    return weights_hash(model, weights)
+    if model in POINT_MODELS and is_random(weights):
+        return "random"
+    return weights_hash(image_name(model), weights)
 
 
 def key_of(parts: dict[str, str]) -> str:

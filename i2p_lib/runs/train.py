@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from i2p_lib.data import augment, few_shot_episode, load_dataset
+from i2p_lib.data import augment, dataset_card, few_shot_episode, load_dataset
 from i2p_lib.finetune import freeze
 from i2p_lib.inflation import inflate
-from i2p_lib.models import POINT_MODELS, point_model
+from i2p_lib.models import is_point_model, point_model
+from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
 from i2p_lib.runs.distill import distillation_loss, teacher_answers
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseTensor, voxelize
@@ -147,15 +148,23 @@ def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
 def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
     """Return the network of a spec on the CPU, with its regime's parameters frozen.
 
-    A name of `POINT_MODELS` is a network on points; any other is an image network, inflated.
+    Networks on points are built as they are, image networks are inflated.
     """
-    if spec.model in POINT_MODELS:
-        net = point_model(spec.model, num_classes, weights=spec.weights, seed=spec.seed)
-        freeze(net, spec.regime)
-        return net
-    image_net = image_model(spec.model, weights=spec.weights, seed=spec.seed)
+    if is_point_model(spec.model):
+        up = dataset_card(spec.data).up
+        net = point_model(spec.model, num_classes, spec.weights, spec.seed, up=up)
+    else:
+        net = _inflated(spec, num_classes)
+    freeze(net, spec.regime)
+    return net
+
+
+def _inflated(spec: RunSpec, num_classes: int) -> nn.Module:
+    """Inflate the spec's image network; PointContrast's kernels are 3D and come afterwards."""
+    on_points = is_pointcontrast(spec.model, spec.weights)
+    weights = "random" if on_points else spec.weights
     net = inflate(
-        image_net,
+        image_model(spec.model, weights=weights, seed=spec.seed),
         in_channels=3,
         num_classes=num_classes,
         axis=spec.axis,
@@ -163,7 +172,8 @@ def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
         recipe=spec.recipe,
         generator=generator(spec.seed, "inflate"),
     )
-    freeze(net, spec.regime)
+    if on_points:
+        load_pointcontrast(net, spec.weights)
     return net
 
 

@@ -7,7 +7,6 @@ from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from i2p_lib.inflation import inflate
@@ -71,10 +70,14 @@ def stored():
 
 
 @pytest.fixture(scope="module")
-def path(stored, tmp_path_factory):
-    target = tmp_path_factory.mktemp("pointcontrast") / "nce.pth"
-    torch.save({"curr_iter": 1, "state_dict": stored}, target)
-    return target
+def folder(stored, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pointcontrast")
+    torch.save({"curr_iter": 1, "state_dict": stored}, folder / "nce.pth")
+    return folder
+
+
+def load(net, folder, **settings):
+    return load_pointcontrast(net, "pointcontrast_nce", weights_dir=folder, **settings)
 
 
 @cache
@@ -131,10 +134,10 @@ def test_minkowski_taps_grow_from_the_centre():
     assert minkowski_offsets(1) == torchsparse_offsets(1) == [(0, 0, 0)]
 
 
-def test_each_tap_keeps_its_place_in_space(path, stored):
+def test_each_tap_keeps_its_place_in_space(folder, stored):
     """Promise: the loaded kernel joins a site to its neighbour as the file's tap of that offset."""
     net = network()
-    load_pointcontrast(net, path)
+    load(net, folder)
     kernel = stored["block3.1.conv2.kernel"]
     for number, (x, y, z) in enumerate(minkowski_offsets(3)):
         row = 9 * (x + 1) + 3 * (y + 1) + (z + 1)
@@ -148,11 +151,11 @@ def test_each_tap_keeps_its_place_in_space(path, stored):
                                rtol=1e-4, atol=1e-3)  # fmt: skip
 
 
-def test_released_order_shuffles_the_wide_kernels_only(path, stored):
+def test_released_order_shuffles_the_wide_kernels_only(folder, stored):
     """Promise: tap i of a file becomes torchsparse's tap i, whose odd kernels run x fastest."""
     right, released = network(), network()
-    load_pointcontrast(right, path)
-    load_pointcontrast(released, path, order="released")
+    load(right, folder)
+    load(released, folder, order="released")
     kernel = stored["block1.0.conv1.kernel"]
     weight = released.layer1[0].conv1.weight  # taps in row-major (x, y, z) order
     assert torch.equal(weight[9 * 2 + 3 * 1 + 0], kernel[9 * 0 + 3 * 1 + 2])
@@ -162,11 +165,11 @@ def test_released_order_shuffles_the_wide_kernels_only(path, stored):
                      if n.startswith("layer") and p.ndim == 3 and len(p) == 27}  # fmt: skip
 
 
-def test_every_tensor_is_accounted_for(path, stored):
+def test_every_tensor_is_accounted_for(folder, stored):
     """Promise: stages and downsampling are filled by name; input, decoder and output are not."""
     net = network()
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    table = load_pointcontrast(net, path)
+    table = load(net, folder)
     assert set(table["file_key"]) == set(stored) and len(table) == len(stored)
     copied = set(table.loc[table["state"] == "copied", "name"])
     assert copied == {n for n in before if re.match(r"(layer|ds)\d", n)}
@@ -183,14 +186,14 @@ def test_every_tensor_is_accounted_for(path, stored):
                        stored["block2.0.downsample.0.kernel"][0])  # fmt: skip
 
 
-def test_other_forms_of_the_file_load_alike(path, stored, tmp_path):
-    """Promise: safetensors, a data-parallel prefix and flat 1x1x1 kernels give the same."""
+def test_other_forms_of_the_file_load_alike(folder, stored, tmp_path):
+    """Promise: a data-parallel prefix and flat 1x1x1 kernels give the same."""
     first, second = network(), network()
-    load_pointcontrast(first, path)
+    load(first, folder)
     flat = {f"module.{k}": t[0].contiguous() if t.ndim == 3 and len(t) == 1 else t
             for k, t in stored.items()}  # fmt: skip
-    save_file(flat, tmp_path / "nce.safetensors")
-    load_pointcontrast(second, tmp_path / "nce.safetensors")
+    torch.save({"state_dict": flat}, tmp_path / "nce.pth")
+    load(second, tmp_path)
     for name, tensor in first.state_dict().items():
         if re.match(r"(layer|ds)\d", name):
             assert torch.equal(tensor, second.state_dict()[name])
@@ -205,25 +208,25 @@ def test_other_forms_of_the_file_load_alike(path, stored, tmp_path):
 def test_a_file_that_does_not_fit_changes_nothing(stored, tmp_path, change, message):
     tensors, net = dict(stored), network()
     change(tensors)
-    torch.save(tensors, tmp_path / "hard.pth")
+    torch.save({"state_dict": tensors}, tmp_path / "nce.pth")
     before = {n: t.clone() for n, t in net.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        load_pointcontrast(net, tmp_path / "hard.pth")
+        load(net, tmp_path)
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
 
 
 def test_objects_in_a_file_are_not_unpickled(stored, tmp_path):
     """Promise: PointContrast's stored settings are refused with what to do, not executed."""
     torch.save({"state_dict": {}, "config": pickle.Pickler}, tmp_path / "nce.pth")
-    with pytest.raises(ValueError, match="save its 'state_dict' alone"):
-        load_pointcontrast(network(), tmp_path / "nce.pth")
+    with pytest.raises(ValueError, match="convert_checkpoint"):
+        load(network(), tmp_path)
 
 
-def test_unknown_names_are_refused(path):
+def test_unknown_names_are_refused(folder):
     assert pointcontrast_name("block1.0.conv1.kernel") == "layer1.0.conv1.weight"
     with pytest.raises(ValueError, match="is no tensor of"):
         pointcontrast_name("layer1.0.conv1.weight")
     with pytest.raises(ValueError, match="order must be one of minkowski, released"):
-        load_pointcontrast(network(), path, order="spconv")
+        load(network(), folder, order="spconv")
     with pytest.raises(ValueError, match="do not fit"):
-        load_pointcontrast(res16unet34(), path)
+        load(res16unet34(), folder)

@@ -218,23 +218,23 @@ def test_simpleview_learns():
 
 def test_simpleview_without_a_file_says_that_none_is_public(tmp_path, monkeypatch):
     monkeypatch.delenv("I2P_WEIGHTS", raising=False)
-    with pytest.raises(FileNotFoundError, match="no public weights of a ResNet-18 of quarter"):
+    with pytest.raises(FileNotFoundError, match="train i2p_lib.models.views.resnet18_quarter"):
         simpleview(40, "imagenet1k", weights_dir=tmp_path)
 
 
 def test_simpleview_loads_a_file_of_its_own_strictly(tmp_path):
     """Promise: each tensor arrives, the stem summed over colours; another network is refused."""
     image = resnet18_quarter()
-    save_file(image.state_dict(), tmp_path / "simpleview.mine.safetensors")
-    net = simpleview(40, "mine", weights_dir=tmp_path)
+    save_file(image.state_dict(), tmp_path / "simpleview.imagenet1k.safetensors")
+    net = simpleview(40, "imagenet1k", weights_dir=tmp_path)
     stored, loaded = image.state_dict(), net.image.state_dict()
     assert torch.equal(loaded["conv1.weight"], stored["conv1.weight"].sum(1, keepdim=True))
     assert all(torch.equal(loaded[n], stored[n]) for n in loaded if n != "conv1.weight")
     tensors = image.state_dict()
     del tensors["layer3.0.bn1.weight"]
-    save_file(tensors, tmp_path / "simpleview.broken.safetensors")
+    save_file(tensors, tmp_path / "simpleview.imagenet1k.safetensors")
     with pytest.raises(ValueError, match="layer3.0.bn1.weight"):
-        simpleview(40, "broken", weights_dir=tmp_path)
+        simpleview(40, "imagenet1k", weights_dir=tmp_path)
 
 
 @pytest.mark.parametrize("points", [torch.zeros(5, 3), torch.zeros(1, 5, 4),
