@@ -43,8 +43,10 @@ _WEIGHT_NAMES = {
 # Names of other libraries -> the paper's names of the same networks.
 _PAPER_MODELS = {
     "wide_resnet101_2": "resnet101x2", "hrnet_w48": "hrnetv2_w48",
-    "vit_base_patch16_224": "vit_b_16", "vit_large_patch16_224": "vit_l_16",
+    "point_vit_b16": "vit_b_16", "point_vit_l16": "vit_l_16",
 }  # fmt: skip
+# Our names of weights -> what the paper's tables call their source.
+_PRETRAINING = {"random": "none", "imagenet1k_pixels": "imagenet1k"}
 # The authors trained these image networks themselves and released no file.
 _UNPUBLISHED = {("pointnet2_ssg", "imagenet1k"), ("simpleview", "imagenet1k")}
 # The released training recipe (ModelNet40).  The learning rate's schedule is given twice: the
@@ -74,8 +76,10 @@ def method_name(regime: str, weights: str | None) -> str:
 def rows_of_runs(runs: pd.DataFrame, metric: str = "top1", column: str = "top1") -> pd.DataFrame:
     """Return the rows that `compare` wants, one per run, from a table of runs (settings, metrics).
 
-    Accuracies become per cent.  A run counts as in the paper (as_in_paper) where every setting is
-    the released recipe's: `PAPER_RECIPE`, 100 epochs or more, and all of the data.
+    Accuracies become per cent.  Where a run chose its checkpoint on the test split, as the
+    released code does, that epoch's top1 is taken.  A run counts as in the paper (as_in_paper)
+    where every setting is the released recipe's: `PAPER_RECIPE`, 100 epochs or more, and all of
+    the data.
     """
     wanted = ["data", "model", "weights", "regime", column, *PAPER_RECIPE, "epochs"]
     missing = [name for name in wanted if name not in runs]
@@ -87,13 +91,19 @@ def rows_of_runs(runs: pd.DataFrame, metric: str = "top1", column: str = "top1")
     for name in ("train_limit", "test_limit"):
         if name in runs:
             same &= runs[name].isna()
+    values = runs[column]
+    if column == "top1" and "top1_best_test" in runs:
+        values = runs["top1_best_test"].fillna(values)
     methods = [method_name(r, w) for r, w in zip(runs["regime"], runs["weights"], strict=True)]
+    if "distill" in runs:  # students, by the kind of their teacher's answers
+        kinds = runs["distill"].where(runs["distill"].notna(), None)
+        methods = [f"{m}, {k} labels" if k else m for m, k in zip(methods, kinds, strict=True)]
     return pd.DataFrame(
         {
             "dataset": runs["data"], "model": runs["model"], "method": methods,
-            "pretraining": runs["weights"].replace("random", "none"),
+            "pretraining": runs["weights"].replace(_PRETRAINING),
             "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
-            "value": runs[column] * (100 if metric in PERCENT else 1), "as_in_paper": same,
+            "value": values * (100 if metric in PERCENT else 1), "as_in_paper": same,
         }
     )  # fmt: skip
 

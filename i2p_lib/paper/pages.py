@@ -74,6 +74,8 @@ def comparison_html(comparison: pd.DataFrame) -> str:
     is empty throughout is left out.  Show it with `IPython.display.HTML`.
     """
     _check_columns(comparison)
+    if comparison.empty:
+        return "<p>No run of this profile, and no number of the paper that could be seen.</p>"
     columns = _cells(comparison.to_dict("records"))
     known = comparison[comparison["verdict"] != NOT_IN_PAPER]
     common = {"data": known["dataset"].unique(), "metric": comparison["metric"].unique()}

@@ -241,6 +241,15 @@ class Lab:
         """Return one row per run of an experiment: settings and metrics."""
         return runs.results(self.results(experiment))
 
+    def any_of(self, *experiments: str) -> pd.DataFrame:
+        """Return the runs of those experiments that this profile has, each run once.
+
+        Where it has none of them, the table has columns and no rows.
+        """
+        names = [name for name in experiments if name in self.profile.experiments]
+        found = [result for name in names for result in self.results(name)]
+        return runs.results(list({result.key: result for result in found}.values()))
+
     def histories(self, experiment: str) -> pd.DataFrame:
         """Return one row per run and epoch of an experiment."""
         return runs.histories(self.results(experiment))
