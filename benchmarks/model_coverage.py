@@ -13,7 +13,7 @@ from torch import nn
 
 from i2p_lib.coverage import Coverage, examine, family, torchvision_classifiers, without_data
 from i2p_lib.files import atomic_write
-from i2p_lib.weights import ensure_torchvision
+from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 EXAMPLE = """example:
   python benchmarks/model_coverage.py torchvision \\

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from i2p_lib.inflation import AXES, InflationError, inflate
 from i2p_lib.inflation.trace import trace
 from i2p_lib.sparse import Sites, SparseTensor, voxelize
-from i2p_lib.weights import ensure_torchvision
+from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 SIDE = 64  # of the images
 TOLERANCE = 1e-6  # of the logits' response to the image, in float64

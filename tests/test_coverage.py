@@ -23,7 +23,8 @@ from i2p_lib.coverage import (
     torchvision_classifiers,
     without_data,
 )
-from i2p_lib.weights import ensure_torchvision, image_model
+from i2p_lib.weights import image_model
+from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 TABLE = Path(__file__).parents[1] / "benchmarks" / "results" / "model_coverage-torchvision.csv"
 MEMBERS = pd.read_csv(TABLE, keep_default_na=False)

@@ -62,7 +62,7 @@ def test_unknown_networks_and_weights_are_a_reason_in_a_plan_and_an_error_in_a_r
     table = plan(profile, costs)
     assert list(table["state"]) == ["missing", "missing"]
     assert "unknown image model 'resnet5O'" in table["why"][0]
-    assert "expected 'random' or one of ['imagenet1k']" in table["why"][1]
+    assert "Expected 'random' or one of ['imagenet1k']" in table["why"][1]
     assert "UNKNOWN NAME" in plan_text(profile, table, costs)
     with pytest.raises(ValueError, match="unknown image model 'resnet5O'"):
         available(profile.all_specs())
@@ -167,7 +167,7 @@ def test_the_paper_profile_holds_the_papers_grids():
     for regime in ("io", "io+bn"):
         assert {("resnet50", name, regime) for name in (*sources, "random")} <= rows
         assert {(n, w, regime) for n in networks for w in ("imagenet1k", "random")} <= rows
-    table1 = {("pointnet2_ssg", "pixels"), ("point_vit_b16", "imagenet21k"),
+    table1 = {("pointnet2_ssg", "imagenet1k_pixels"), ("point_vit_b16", "imagenet21k"),
               ("point_vit_l16", "imagenet21k"), ("simpleview", "imagenet1k"),
               *((n, "imagenet1k") for n in networks), ("resnet50", "imagenet21k")}  # fmt: skip
     assert {(n, w, "all") for name, weights in table1 for n, w in

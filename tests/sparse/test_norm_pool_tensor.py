@@ -124,7 +124,7 @@ def test_channel_functions_equal_the_dense_ones():
 
 
 def test_stochastic_depth_drops_whole_clouds():
-    from i2p_lib.weights import ensure_torchvision
+    from i2p_lib.weights.torchvision_import import ensure_torchvision
 
     ensure_torchvision()
     from torchvision.ops import stochastic_depth
