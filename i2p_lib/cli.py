@@ -220,13 +220,25 @@ def _results(options: argparse.Namespace) -> int:
         if state == "done"
     ]
     print(f"{len(entries)} of {len(specs)} runs of {profile.name} are done", file=sys.stderr)
-    text = runs.results([runs.RunResult.load(entry) for entry in entries]).to_csv(index=False)
+    table = runs.results([runs.RunResult.load(entry) for entry in entries])
+    states = [entry.state() for entry in entries]
+    table["hardware"] = [_hardware(state) for state in states]
+    table["torch"] = [state["versions"]["torch"] for state in states]
+    table["finished"] = [state["finished"][:10] for state in states]
+    text = table.to_csv(index=False)
     if options.output is None:
         print(text, end="")
         return 0
     with atomic_write(options.output) as temp:
         temp.write_text(text, encoding="utf-8")
     return 0
+
+
+def _hardware(state: dict) -> str:
+    """Return what a run was trained on, as its record says; older records say less."""
+    machine = state["machine"]
+    name = machine.get("gpu" if state["device"] == "cuda" else "processor", "")
+    return f"{name or state['device']}, {machine['cores']} cores"
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from i2p_lib.book import pages
 from i2p_lib.book.build import BookError, build_book, stage, toc_files
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.book.notebooks import Chapter, Project, execute
+from i2p_lib.book.recorded import recorded
 from i2p_lib.paper import compare
 from i2p_lib.paper.pages import record
 
@@ -84,6 +85,38 @@ def test_an_item_links_to_its_label_and_an_absent_result_says_what_it_needs(
     assert 'href="chapters/03_few_shot.html#table3"' in text
     assert "needs ModelNet40" in text
     assert "i2p-not-run" in text
+
+
+def test_the_overview_unfolds_every_row_with_our_number_where_there_is_one(
+    small_book: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I2P_BUILD", str(small_book.build))
+    ours = pd.DataFrame([{
+        "dataset": "made_up", "model": "resnet18", "method": "scratch", "pretraining": "none",
+        "shots": 5, "metric": "top1", "value": 43.21}])  # fmt: skip
+    record("table3", compare("table3", ours), "tiny")
+    text = pages.overview(small_book, small_book.profile("tiny"))
+    assert "Few-shot ModelNet40 (18 rows, 1 with our number)" in text and "43.2" in text
+    assert "ModelNet40 with all weights finetuned (17 rows, 0 with our number)" in text
+    assert text.count("<details") == text.count("</details>") == 8  # the items with known numbers
+
+
+def test_recorded_results_are_summed_up_with_their_origin(tmp_path: Path) -> None:
+    rows = [{"data": HOSTILE, "model": "m", "weights": "random", "regime": "all", "shots": None,
+             "epochs": 8, "top1": top1, "seconds_training": 60, "hardware": "one <GPU>",
+             "torch": "2.13.0", "finished": "2026-01-01"} for top1 in (0.5, 0.6)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "set-gpu.csv", index=False)
+    page = recorded(tmp_path)
+    assert "55.0 ± 7.1" in page and "2 runs, on one &lt;GPU&gt;, with torch 2.13.0" in page
+    assert "2 minutes of training" in page and "<script>" not in page and "<GPU>" not in page
+    (tmp_path / "set-gpu.csv").rename(tmp_path / "a `b`.csv")
+    with pytest.raises(ValueError, match="expected a name of letters"):
+        recorded(tmp_path)
+
+
+def test_the_recorded_grid_is_on_its_page() -> None:
+    page = recorded()
+    assert "tuning-home_objects-cpu" in page and "validation top-1" in page
 
 
 def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) -> None:

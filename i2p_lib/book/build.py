@@ -18,10 +18,11 @@ import yaml
 from i2p_lib.book import pages
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.book.notebooks import Chapter, Project
+from i2p_lib.book.recorded import recorded
 from i2p_lib.files import atomic_write
 from i2p_lib.runs.profiles import Profile
 
-GENERATED = ("overview", "networks", "weights", "execution", "code")
+GENERATED = ("overview", "networks", "weights", "recorded", "execution", "code")
 STAMP = "built-from.txt"
 
 
@@ -83,6 +84,7 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
         "execution": pages.execution(profile, records),
         "code": pages.code(project),
         "weights": pages.weights(),
+        "recorded": recorded(),
     }
     for name, text in written.items():
         with atomic_write(staged / f"{name}.md") as temp:

@@ -32,7 +32,7 @@ from i2p_lib.runs.store import PACKAGE, Entry, source_hash
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on
 PAGE_MODULES = ("book/__init__.py", "book/build.py", "book/htmlcheck.py", "book/notebooks.py",
-                "book/pages.py", "cli.py", "doctor.py", "environment.py")
+                "book/pages.py", "book/recorded.py", "cli.py", "doctor.py", "environment.py")
 
 
 class NotebookFailed(RuntimeError):

@@ -13,8 +13,16 @@ import pandas as pd
 from docutils.nodes import make_id
 
 from i2p_lib.book.notebooks import Project
-from i2p_lib.paper.items import ITEMS, NOT_RUN, Item
-from i2p_lib.paper.pages import Recorded, recorded_items, verdict_counts
+from i2p_lib.paper import (
+    ITEMS,
+    NOT_RUN,
+    Item,
+    Recorded,
+    compare,
+    comparison_html,
+    recorded_items,
+    verdict_counts,
+)
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import PACKAGE, Entry, read_json
@@ -74,7 +82,22 @@ def overview(project: Project, profile: Profile) -> str:
         f"{table(columns, rows(seen))}\n## In later versions only\n\n"
         "These belong to the conference paper, whose text could not be read; "
         "the experiments are ours after its abstract, and there is no number to compare with.\n\n"
-        f"{table(columns, rows(unseen))}"
+        f"{table(columns, rows(unseen))}\n## Row by row\n\n"
+        "Every number of the paper that is known, with ours beside it where there is one.\n\n"
+        + "".join(_rows_of_item(item, found.get(item.id)) for item in ITEMS.values())
+    )
+
+
+def _rows_of_item(item: Item, record: Recorded | None) -> str:
+    """Return an item's rows as a table to unfold; nothing where neither side has a number."""
+    rows = record.table if record else compare(item.id)
+    if rows.empty:
+        return ""
+    ours = int(rows["ours"].notna().sum())
+    title = f"{cell(item.section)}: {cell(item.title)} ({len(rows)} rows, {ours} with our number)"
+    return (
+        f"```{{raw}} html\n<details class=\"i2p-rows\"><summary>{title}</summary>\n"
+        f"{comparison_html(rows).replace('`', '&#96;')}\n</details>\n```\n\n"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import time
 import traceback
@@ -15,6 +14,7 @@ import pandas as pd
 import torch
 
 from i2p_lib.files import sha256
+from i2p_lib.machine import describe_machine
 from i2p_lib.runs import store
 from i2p_lib.runs.probing import ProbeHook, final_features
 from i2p_lib.runs.store import DamagedRun, Entry
@@ -231,5 +231,5 @@ def _versions() -> dict:
             "numpy": np.__version__,
             "numba": numba.__version__,
         },
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "machine": describe_machine(),
     }
