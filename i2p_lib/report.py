@@ -74,12 +74,13 @@ def versus_paper(
 ) -> str:
     """An item's values beside the paper's as HTML; also recorded for the overview page.
 
-    ``runs`` is a table of runs, or rows that ``paper.compare`` takes, or None where nothing ran.
+    ``runs`` is a table of runs, or rows that ``paper.compare`` takes; None or no rows where
+    nothing ran.
     ``figures`` names the figures that show the item.
     """
-    rows = runs
-    if runs is not None and "regime" in runs:
-        rows = paper.rows_of_runs(runs)
+    rows = None if runs is None or runs.empty else runs
+    if rows is not None and "regime" in rows:
+        rows = paper.rows_of_runs(rows)
     table = paper.compare(item, rows, stand_in=STAND_INS)
     paper.record(item, table, profile, figures=figures)
     return paper.comparison_html(table)

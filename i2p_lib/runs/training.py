@@ -144,7 +144,7 @@ class _Crew:
 
     def _advance(self, key: str, epoch: int, bar: tqdm) -> None:
         now = self.cost[key] * epoch / self.missing[key].spec.epochs
-        bar.update(now - self.reached[key])
+        bar.update(min(now - self.reached[key], bar.total - bar.n))  # sums of floats overshoot
         self.reached[key] = now
 
 
