@@ -51,7 +51,7 @@ def test_a_difference_within_chance_is_not_called_one():
 
 
 def test_an_experiment_without_runs_shows_what_the_paper_has(tmp_path, monkeypatch):
-    """Promise: a table with columns and no rows, which a profile without the runs gives, is fine."""
+    """Promise: columns without rows, which a profile without those runs gives, are fine."""
     monkeypatch.setenv("I2P_BUILD", str(tmp_path))
     nothing = pd.DataFrame(columns=list(RunSpec.model_fields))
     assert "57.5" in report.versus_paper("table4", nothing, "demo")
