@@ -102,9 +102,10 @@ def test_the_overview_unfolds_every_row_with_our_number_where_there_is_one(
 
 
 def test_recorded_results_are_summed_up_with_their_origin(tmp_path: Path) -> None:
-    rows = [{"data": HOSTILE, "model": "m", "weights": "random", "regime": "all", "shots": None,
-             "epochs": 8, "top1": top1, "seconds_training": 60, "hardware": "one <GPU>",
-             "torch": "2.13.0", "finished": "2026-01-01"} for top1 in (0.5, 0.6)]  # fmt: skip
+    rows = [{"data": HOSTILE, "model": "m", "weights": "random", "regime": "all", "lr": 0.01,
+             "shots": None, "epochs": 8, "top1": top1, "seconds_training": 60,
+             "hardware": "one <GPU>", "torch": "2.13.0", "finished": "2026-01-01"}
+            for top1 in (0.5, 0.6)]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "set-gpu.csv", index=False)
     page = recorded(tmp_path)
     assert "55.0 ± 7.1" in page and "2 runs, on one &lt;GPU&gt;, with torch 2.13.0" in page

@@ -208,7 +208,7 @@ def networks(results: Path = PACKAGE.parent / "benchmarks" / "results") -> str:
         best = (ran if len(ran) else group).iloc[0]
         families.append([
             cell(library), cell(name), str(len(group)), cell(best["verdict"]),
-            cell(best["deviation"]), cell(best["reason"]),
+            cell(best["deviation"]), cell(best["reason"]).replace(".", ".<wbr>"),
         ])  # fmt: skip
     rows = [
         [cell(m["library"]), cell(m["model"]), f"{m['parameters'] / 1e6:.1f}", cell(m["verdict"])]

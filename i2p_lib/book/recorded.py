@@ -11,7 +11,7 @@ from i2p_lib.plots import with_method
 from i2p_lib.runs.store import PACKAGE
 
 FOLDER = PACKAGE / "recorded"
-_GROUPS = ["data", "model", "method", "shots", "epochs"]
+_GROUPS = ["data", "model", "method", "lr", "shots", "epochs"]
 
 
 def recorded(folder: Path = FOLDER) -> str:
@@ -32,16 +32,16 @@ def _part(file: Path) -> str:
     column, what = ("top1", "test") if "top1" in runs else ("val_top1", "validation")
     grouped = runs.assign(shots=runs["shots"].fillna(0)).groupby(_GROUPS, observed=True)[column]
     rows = []
-    for (data, model, method, shots, epochs), values in grouped:
+    for (data, model, method, lr, shots, epochs), values in grouped:
         spread = f" ± {100 * values.std():.1f}" if len(values) > 1 else ""
         rows.append([
-            cell(data), cell(model), cell(method), str(int(shots)) if shots else "all",
+            cell(data), cell(model), cell(method), f"{lr:g}", str(int(shots)) if shots else "all",
             str(epochs), str(len(values)), f"{100 * values.mean():.1f}{spread}",
         ])  # fmt: skip
-    columns = ["data", "network", "method", "shots", "epochs", "runs", f"{what} top-1 (%)"]
+    columns = ["data", "network", "method", "rate", "shots", "epochs", "runs", f"{what} top-1 (%)"]
     return (
         f"## {_title(file)}\n\n```{{raw}} html\n<p>{_provenance(file, runs)}</p>\n```\n\n"
-        f"{table(columns, rows, [3, 4, 5, 6])}"
+        f"{table(columns, rows, [3, 4, 5, 6, 7])}"
     )
 
 
