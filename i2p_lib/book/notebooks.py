@@ -24,7 +24,7 @@ from nbformat import NotebookNode
 
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import describe_machine, package_versions
-from i2p_lib.runs.needs import available, skipped_text
+from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
 from i2p_lib.runs.spec import RunSpec, unknown_key
 from i2p_lib.runs.store import PACKAGE, Entry, source_hash
@@ -114,23 +114,17 @@ class Chapter:
 
     def entries(self) -> list[Entry]:
         """Return the store entries of the chapter's runs that can be trained here."""
-        return self._available()[0]
-
-    def skipped(self) -> list[tuple[RunSpec, str]]:
-        """Return [(spec, reason)] of the chapter's runs that cannot be trained here."""
-        return self._available()[1]
+        return available(self._specs())[0]
 
     def lacks(self) -> str | None:
-        """Return why the chapter cannot be executed here: it has runs, and none can be trained."""
-        entries, skipped = self._available()
-        if entries or not skipped:
-            return None
-        return f"none of its {len(skipped)} runs can be trained here\n{skipped_text(skipped)}"
+        """Return why the chapter cannot be executed here: no run of it can be trained.
 
-    def _available(self) -> tuple[list[Entry], list[tuple[RunSpec, str]]]:
-        if self.name not in self.profile.chapters:
-            return [], []
-        return available(self.profile.all_specs(self.name))
+        A chapter without runs shows the profile's data, so it lacks what all runs lack.
+        """
+        return lacking_text(self._specs() or self.profile.all_specs())
+
+    def _specs(self) -> list[RunSpec]:
+        return self.profile.all_specs(self.name) if self.name in self.profile.chapters else []
 
 
 def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, str]:

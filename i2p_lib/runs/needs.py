@@ -47,10 +47,13 @@ def reason(needs: Sequence[Need]) -> str:
     return "needs " + "; ".join(f"{need.name} ({need.how})" for need in needs)
 
 
+Skipped = list[tuple[RunSpec, tuple[Need, ...]]]
+
+
 def available(
     specs: Sequence[RunSpec], root: str | Path | None = None
-) -> tuple[list[Entry], list[tuple[RunSpec, str]]]:
-    """Split specs into the store entries that can be trained here and [(spec, reason)] skipped.
+) -> tuple[list[Entry], Skipped]:
+    """Split specs into the store entries that can be trained here and [(spec, needs)] skipped.
 
     Raises ValueError, before any work, for a name that no card knows or a damaged file.
     """
@@ -61,14 +64,26 @@ def available(
         if unknown:
             raise ValueError(f"{unknown[0].name}: {unknown[0].how}")
         if needs:
-            skipped.append((spec, reason(needs)))
+            skipped.append((spec, needs))
         else:
             entries.append(Entry.of(spec, root))
     return entries, skipped
 
 
-def skipped_text(skipped: Sequence[tuple[RunSpec, str]]) -> str:
-    """Return the skipped runs counted under each reason, one line a reason."""
-    reasons = list(dict.fromkeys(why for _, why in skipped))
-    counts = {why: sum(other == why for _, other in skipped) for why in reasons}
-    return "\n".join(f"  {n} skipped: {why}" for why, n in counts.items())
+def skipped_text(skipped: Skipped) -> str:
+    """Return what skipped runs lack, one line for each input with the number of such runs."""
+    counts: dict[Need, int] = {}
+    for _, needs in skipped:
+        for need in needs:
+            counts[need] = counts.get(need, 0) + 1
+    return "\n".join(f"  {n} skipped: needs {need.name} ({need.how})"
+                     for need, n in counts.items())  # fmt: skip
+
+
+def lacking_text(specs: Sequence[RunSpec]) -> str | None:
+    """Return why nothing of these specs can be trained here; None where something can."""
+    entries, skipped = available(specs)
+    if entries or not skipped:
+        return None
+    names = dict.fromkeys(need.name for _, needs in skipped for need in needs)
+    return f"none of its {len(skipped)} runs can be trained here, needs {', '.join(names)}"

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from i2p_lib import runs
-from i2p_lib.runs.needs import available, skipped_text
+from i2p_lib.runs.needs import available, reason, skipped_text
 from i2p_lib.runs.spec import RunSpec, spec_from, unknown_key
 from i2p_lib.runs.store import project_root
 from i2p_lib.runs.tables import RunResult
@@ -261,7 +261,9 @@ class Lab:
     def skipped(self, experiment: str) -> pd.DataFrame:
         """Return the runs of an experiment that cannot be trained here, and what they need."""
         _, skipped = available(self.profile.experiment(experiment), self.store)
-        return pd.DataFrame([(spec.label(), why) for spec, why in skipped], columns=["run", "why"])
+        return pd.DataFrame(
+            [(spec.label(), reason(needs)) for spec, needs in skipped], columns=["run", "why"]
+        )
 
     def status(self, chapter: str | None = None) -> pd.DataFrame:
         """Return which runs of a chapter, or of the profile, are there, and why others are not."""
