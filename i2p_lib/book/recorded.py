@@ -8,6 +8,7 @@ import pandas as pd
 
 from i2p_lib.book.pages import cell, table
 from i2p_lib.plots import with_method
+from i2p_lib.runs.profiles import load_profile, profile_names
 from i2p_lib.runs.store import PACKAGE
 
 FOLDER = PACKAGE / "recorded"
@@ -23,7 +24,8 @@ def recorded(folder: Path = FOLDER) -> str:
         "this book may or another machine.\n"
         "They were not run together with this book; `i2p run --profile NAME` runs them anew, and "
         "`i2p results --profile NAME -o FILE` writes such a table.\n"
-        "Each file holds one row per run with all of its settings.\n\n" + "\n".join(parts)
+        "Each file holds one row per run with all of its settings; its name begins with the "
+        "profile's.\n\n" + "\n".join(parts)
     )
 
 
@@ -54,7 +56,11 @@ def _title(file: Path) -> str:
 
 def _provenance(file: Path, runs: pd.DataFrame) -> str:
     """Return where, with what and when a file's runs were carried out, as far as it says."""
+    profile = file.stem.split("-")[0]
     known = [f"i2p_lib/recorded/{cell(file.name)}: {len(runs)} runs"]
+    if profile in profile_names():
+        planned = len(load_profile(profile).all_specs())
+        known = [f"{known[0]} of the {planned} of profile {cell(profile)}"]
     for column, title in (("hardware", "on"), ("torch", "with torch"), ("finished", "finished")):
         if column in runs:
             values = sorted(runs[column].dropna().astype(str).unique())
