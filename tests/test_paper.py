@@ -208,6 +208,8 @@ def test_the_html_shows_numbers_and_verdicts():
     fig3 = Texts(paper.comparison_html(paper.compare("fig3"))).texts
     assert "122" in fig3 and "epochs to 90" in fig3
     assert "No run of this profile" in paper.comparison_html(paper.compare("collapse"))
+    alone = ours(values=[0.5, 0.6], metric="cdnv_test")
+    assert "our setting" not in Texts(paper.comparison_html(paper.compare("collapse", alone))).texts
     with pytest.raises(ValueError, match="compare\\(\\)"):
         paper.comparison_html(pd.DataFrame({"a": [1]}))
 

@@ -37,13 +37,14 @@ def _part(file: Path) -> str:
     for (data, model, method, lr, shots, epochs), values in grouped:
         spread = f" ± {100 * values.std():.1f}" if len(values) > 1 else ""
         rows.append([
-            cell(data), cell(model), cell(method), f"{lr:g}", str(int(shots)) if shots else "all",
-            str(epochs), str(len(values)), f"{100 * values.mean():.1f}{spread}",
+            f"{cell(data)},<br>{cell(model)}", cell(method), f"{lr:g}",
+            str(int(shots)) if shots else "all", str(epochs), str(len(values)),
+            f"{100 * values.mean():.1f}{spread}",
         ])  # fmt: skip
-    columns = ["data", "network", "method", "rate", "shots", "epochs", "runs", f"{what} top-1 (%)"]
+    columns = ["data, network", "method", "rate", "shots", "epochs", "runs", f"{what} top-1 (%)"]
     return (
         f"## {_title(file)}\n\n```{{raw}} html\n<p>{_provenance(file, runs)}</p>\n```\n\n"
-        f"{table(columns, rows, [3, 4, 5, 6, 7])}"
+        f"{table(columns, rows, [2, 3, 4, 5, 6])}"
     )
 
 

@@ -79,6 +79,8 @@ def comparison_html(comparison: pd.DataFrame) -> str:
     columns = _cells(comparison.to_dict("records"))
     known = comparison[comparison["verdict"] != NOT_IN_PAPER]
     common = {"data": known["dataset"].unique(), "metric": comparison["metric"].unique()}
+    if known.empty:  # nothing that our setting could differ from; data and model say it all
+        del columns["our setting"]
     common = {name: texts[0] for name, texts in common.items() if len(texts) == 1}
     columns = {name: column for name, column in columns.items() if name not in common}
     title = escape(", ".join(common.values()).replace("_", " "))
