@@ -78,7 +78,7 @@ CARDS = {
             embedded=False,
             folder="kicad_parts",
             how_to_get="build it with `python data_scripts/build_kicad_parts.py` "
-            "(a Debian package of 379 MB, a few minutes)",
+            "(a Debian package of 379 MB)",
         ),
     )
 }

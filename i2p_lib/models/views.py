@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.models.contract import seeded
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.weights import image_model, load_weights
 from i2p_lib.weights.cards import is_random
@@ -157,8 +158,7 @@ def image_on_views(
             and a last linear classifier.
     """
     image = image_model(image_name, weights, seed, weights_dir)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         fusion = nn.Sequential(nn.Unflatten(0, (-1, len(VIEWS))), nn.Flatten())
         features = len(VIEWS) * _last_linear(image)[1].in_features
         return ViewNet(image, fusion, features, num_classes, size, up)
@@ -186,8 +186,7 @@ def simpleview(
         FileNotFoundError: no such file.
         ValueError: the file has other tensors than ``resnet18_quarter()``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         image = resnet18_quarter()
         if not is_random(weights):
             load_weights(image, "simpleview", weights, weights_dir)

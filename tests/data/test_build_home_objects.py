@@ -140,16 +140,6 @@ def test_unreadable_models_are_skipped_and_said(script, tmp_path):
     assert list(clouds) == [item.id] and "gone.obj" in skipped[broken.id]
 
 
-@pytest.mark.parametrize("content", [None, b"no archive"])
-def test_a_wrong_source_ends_with_a_sentence(script, tmp_path, capsys, content):
-    source = tmp_path / "package.deb"
-    if content:
-        source.write_bytes(content)
-    assert script.main([str(source), "--output", str(tmp_path / "out")]) == 1
-    assert str(source) in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_help_has_examples(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["--help"])

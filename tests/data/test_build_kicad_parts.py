@@ -216,16 +216,6 @@ def test_a_debian_package_is_unpacked_as_its_folder_is(script, library, tmp_path
         script.package_files(deb, tmp_path / "other")
 
 
-@pytest.mark.parametrize("content", [None, b"no archive"])
-def test_a_wrong_source_ends_with_a_sentence(script, tmp_path, capsys, content):
-    source = tmp_path / "package.deb"
-    if content:
-        source.write_bytes(content)
-    assert script.main([str(source), "--output", str(tmp_path / "out")]) == 1
-    assert str(source) in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.skipif(
     not dataset_root("kicad_parts").is_dir(),
     reason="needs kicad_parts: python data_scripts/build_kicad_parts.py",

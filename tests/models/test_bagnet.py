@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from i2p_lib.coverage import extrude
 from i2p_lib.inflation import inflate
 from i2p_lib.models.bagnet import bagnet17, bagnet33
-from i2p_lib.sparse import Sites, SparseTensor, voxelize
+from i2p_lib.sparse import voxelize
 from i2p_lib.weights import image_model
 
 NETS = [(bagnet17, 17, 3), (bagnet33, 33, 4)]
@@ -131,12 +132,8 @@ def test_inflate_takes_it_unchanged(builder, _, wide_stages):
     """Promise: on a volume that is constant along z the inflated net gives the 2D logits."""
     net = build(builder)
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    coords = torch.zeros(32 * 32, 4, dtype=torch.int64)
-    coords[:, 1], coords[:, 2] = columns.flatten(), rows.flatten()
-    volume = SparseTensor(image[0].flatten(1).T.contiguous(), Sites(coords, 1, extruded=2))
     with torch.no_grad():
-        expected, got = net(image), inflate(net, None, None).eval()(volume)
+        expected, got = net(image), inflate(net, None, None).eval()(extrude(image, "z"))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 

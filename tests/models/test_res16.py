@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from i2p_lib.coverage import extrude
 from i2p_lib.inflation import inflate
 from i2p_lib.models.res16 import (
     load_pointcontrast,
@@ -113,12 +114,8 @@ def test_the_inflated_twin_repeats_the_image_network():
         torch.manual_seed(0)
         model = res16unet34().eval()
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    coords = torch.zeros(32 * 32, 4, dtype=torch.int64)
-    coords[:, 1], coords[:, 2] = columns.flatten(), rows.flatten()
-    volume = SparseTensor(image[0].flatten(1).T.contiguous(), Sites(coords, 1, extruded=2))
     with torch.no_grad():
-        expected, got = model(image), inflate(model, None, None).eval()(volume)
+        expected, got = model(image), inflate(model, None, None).eval()(extrude(image, "z"))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
