@@ -70,7 +70,7 @@ def method_bars(
                  METHODS[method])
         axis.set_xticks(range(len(methods)), [_wrapped(m) for m in methods])
         axis.set_title(str(name))
-        _chance_line(axis, chance)
+    _chance_line(chance, *axes[0])
     axes[0, 0].set_ylabel(label)
     axes[0, 0].set_ylim(0, 115 * runs[value].max())
     return figure
@@ -86,13 +86,16 @@ def _bar(axis: Axes, place: float, values: np.ndarray, colour: str, width: float
                   textcoords="offset points", fontsize=10, fontweight="bold", color="#1f2937")
 
 
-def _chance_line(axis: Axes, chance: float | None) -> None:
-    axis.grid(axis="x", visible=False)
+def _chance_line(chance: float | None, *axes: Axes) -> None:
+    """The accuracy of guessing as a line through all panels, named right of the last one."""
+    for axis in axes:
+        axis.grid(axis="x", visible=False)
+        if chance is not None:
+            axis.axhline(100 * chance, color="#6b7280", linestyle=":", linewidth=1.2, zorder=4)
     if chance is not None:
-        axis.axhline(100 * chance, color="#6b7280", linestyle=":", linewidth=1.2, zorder=4)
-        axis.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"),
-                      xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8.5,
-                      color="#6b7280", zorder=4)
+        axes[-1].annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"),
+                          xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5,
+                          color="#6b7280", annotation_clip=False)
 
 
 def _wrapped(method: str) -> str:
@@ -120,8 +123,8 @@ def curves(
             axis.plot(mean.index, 100 * mean, color=colour, linewidth=2.6, label=method)
         if name in targets:
             axis.axhline(100 * targets[name], color="#111827", linestyle="--", linewidth=1)
-            axis.annotate(f"target {100 * targets[name]:.0f} %", (1, 100 * targets[name]),
-                          xycoords=("axes fraction", "data"), xytext=(0, 4), ha="right",
+            axis.annotate(f"target {100 * targets[name]:.0f} %", (0, 100 * targets[name]),
+                          xycoords=("axes fraction", "data"), xytext=(5, 4),
                           textcoords="offset points", fontsize=9)
         _epochs(axis)
         axis.set_title(name)
@@ -183,7 +186,7 @@ def shots(runs: pd.DataFrame, value: str = "top1", chance: float | None = None) 
     axis.set_xticks(range(len(levels)), [f"{int(n)}-shot" for n in levels])
     axis.set_ylabel("top-1 accuracy on test clouds (%)")
     axis.set_ylim(0, 115 * runs[value].max())
-    _chance_line(axis, chance)
+    _chance_line(chance, axis)
     axis.legend(loc="upper left")
     return figure
 
@@ -248,7 +251,7 @@ def setting_bars(runs: pd.DataFrame, setting: str, chance: float | None = None) 
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel("top-1 accuracy on test clouds (%)")
     axis.set_ylim(0, 115 * runs["top1"].max())
-    _chance_line(axis, chance)
+    _chance_line(chance, axis)
     return figure
 
 
