@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from i2p_lib.sparse.depthwise import depthwise_conv
+from i2p_lib.sparse import gathered
 from i2p_lib.sparse.kernel_map import KernelMap, Triple
 from i2p_lib.sparse.tensor import SparseTensor
-
-BLOCK_VALUES = 2**17  # values in a block of gathered rows (512 KiB in float32)
-LEAST_ROWS = 1024  # shorter blocks would leave the matrix products inefficient
 
 
 def triple(value: int | tuple[int, ...]) -> Triple:
@@ -26,125 +23,55 @@ def triple(value: int | tuple[int, ...]) -> Triple:
 
 
 class _Convolution(torch.autograd.Function):
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] @ weight[k], group by group.
+    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only.
 
-    Gather, multiply, scatter-add, one block of pairs after the other, over existing pairs only.
-    Saves the input, the weight and the map; nothing that a block makes outlives it.
+    Saves the input, the weight and the map.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.kmap = kmap
-        taps = weight.unbind()
-        out = _start(x, taps, kmap.identity, kmap.n_out)
-        blocks, inputs, products = _blocks(x, weight, kmap)
-        for rows_in, rows_out, pieces in blocks:
-            n = len(rows_in)
-            torch.index_select(x, 0, rows_in, out=inputs[:n])
-            for k, a, b in pieces:
-                _multiply(inputs[a:b], taps[k], products[a:b])
-            _scatter_add(out, rows_out, products)
-        return out.to(x.dtype)
+        return _multiply(x, weight, kmap)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        kmap: KernelMap = ctx.kmap
         need_x, need_w, _ = ctx.needs_input_grad
         grad = grad.contiguous()
-        taps = weight.transpose(-2, -1).unbind()
-        grad_x = _start(grad, taps, kmap.identity, kmap.n_in) if need_x else None
-        grad_w = torch.zeros_like(weight) if need_w else None
-        if need_w and kmap.identity is not None:
-            _accumulate(grad_w[kmap.identity], x, grad)
-        blocks, inputs, grads = _blocks(x, weight, kmap)
-        for rows_in, rows_out, pieces in blocks:
-            n = len(rows_in)
-            torch.index_select(grad, 0, rows_out, out=grads[:n])
-            if need_w:
-                torch.index_select(x, 0, rows_in, out=inputs[:n])
-                for k, a, b in pieces:
-                    _accumulate(grad_w[k], inputs[a:b], grads[a:b])
-            if need_x:
-                for k, a, b in pieces:
-                    _multiply(grads[a:b], taps[k], inputs[a:b])
-                _scatter_add(grad_x, rows_in, inputs)
-        return None if grad_x is None else grad_x.to(x.dtype), grad_w, None
+        turned = weight if weight.ndim == 2 else weight.mT
+        grad_x = _multiply(grad, turned, ctx.kmap.transposed()) if need_x else None
+        grad_w = _weight_gradient(x, grad, weight, ctx.kmap) if need_w else None
+        return grad_x, grad_w, None
 
 
-def _start(x: Tensor, taps: tuple[Tensor, ...], identity: int | None, n: int) -> Tensor:
-    """What the identity tap gives, or zeros; float32 for 16-bit formats, whose sums need it."""
-    exact = torch.promote_types(x.dtype, torch.float32)
-    width = math.prod(taps[0].shape[:-2]) * taps[0].shape[-1]
-    if identity is None:
-        return x.new_zeros(n, width, dtype=exact)
-    out = x.new_empty(n, width)
-    _multiply(x, taps[identity], out)
-    return out.to(exact)
+def _multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+    engine, wide = _engine(x)
+    function = engine.weighted_sum if weight.ndim == 2 else engine.multiply
+    return function(x.to(wide), weight.to(wide), kmap).to(x.dtype)
 
 
-def _multiply(x: Tensor, tap: Tensor, out: Tensor) -> None:
-    """out = x @ tap; with a tap [G, c_in, c_out] one batched product serves all groups."""
-    if tap.ndim == 2:
-        torch.mm(x, tap, out=out)
+def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+    engine, wide = _engine(x)
+    x, grad = x.to(wide), grad.to(wide)
+    if weight.ndim == 2:
+        made = engine.weighted_gradient(x, grad, kmap)
     else:
-        _by_group(out, tap).copy_(torch.bmm(_by_group(x, tap), tap))
+        made = engine.weight_gradient(x, grad, kmap, weight.shape[1])
+    return made.to(weight.dtype)
 
 
-def _accumulate(grad_tap: Tensor, x: Tensor, grad: Tensor) -> None:
-    """grad_tap += x.T @ grad, group by group."""
-    if grad_tap.ndim == 2:
-        grad_tap.addmm_(x.T, grad)
-    else:
-        grad_tap.baddbmm_(_by_group(x, grad_tap).transpose(1, 2), _by_group(grad, grad_tap))
+def _engine(x: Tensor) -> tuple[ModuleType, torch.dtype]:
+    """The functions for the device, and the number format that they work in.
 
-
-def _by_group(rows: Tensor, tap: Tensor) -> Tensor:
-    """Rows [n, G * c] as one matrix per group, [G, n, c], without a copy."""
-    return rows.unflatten(1, (len(tap), -1)).transpose(0, 1)
-
-
-def _blocks(x: Tensor, weight: Tensor, kmap: KernelMap):
-    """The blocks of the map, and two buffers for the rows of a block that all blocks reuse.
-
-    On the CPU, blocks fit the second-level cache. Elsewhere each tap is a block: no row occurs
-    twice in it, so that parallel sums do not depend on an order.
+    A CPU computes 16-bit formats in float32, which is faster there than the products of torch.
     """
-    groups = math.prod(weight.shape[1:-2])
-    wide_in, wide_out = groups * weight.shape[-2], groups * weight.shape[-1]
     if x.device.type == "cpu":
-        rows = max(LEAST_ROWS, BLOCK_VALUES // max(wide_in, wide_out))
-        blocks = kmap.blocks(rows, rows)
-    else:
-        blocks = kmap.blocks(max(kmap.n_in, kmap.n_out, 1), 0)
-    longest = max((len(block[0]) for block in blocks), default=0)
-    return blocks, x.new_empty(longest, wide_in), x.new_empty(longest, wide_out)
+        from i2p_lib.sparse import cpu  # compiles, so that importing the package stays quick
 
-
-def _scatter_add(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    """out[rows[p]] += values[p] for each p, in order; rows may repeat on the CPU only."""
-    if out.device.type == "cpu":
-        _compiled_scatter()(out.numpy(), rows.numpy(), values.to(out.dtype).numpy())
-    else:
-        out.index_add_(0, rows, values[: len(rows)].to(out.dtype))
-
-
-@cache
-def _compiled_scatter():
-    """Compiled on first use; half the time of index_add_ on rows of 64 channels."""
-    from numba import njit
-
-    @njit(cache=True, nogil=True)
-    def scatter_add(out, rows, values):
-        channels = values.shape[1]
-        for p in range(len(rows)):
-            o = rows[p]
-            for c in range(channels):
-                out[o, c] += values[p, c]
-
-    return scatter_add
+        return cpu, torch.promote_types(x.dtype, torch.float32)
+    return gathered, x.dtype
 
 
 class _SparseKernel(nn.Module):
@@ -200,10 +127,9 @@ class _SparseKernel(nn.Module):
 
     def _apply_kernel(self, feats: Tensor, kmap: KernelMap) -> Tensor:
         weight = self.weight.to(feats.dtype)
-        if self.depthwise:
-            out = depthwise_conv(feats, weight, kmap)
-        else:
-            out = _Convolution.apply(feats, weight, kmap)
+        if self.groups == 1:
+            weight = weight[:, None]
+        out = _Convolution.apply(feats.contiguous(), weight, kmap)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def extra_repr(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import product
 
 import torch
@@ -51,60 +50,27 @@ class KernelMap:
     n_in: int
     n_out: int
     identity: int | None = None
-    _lists: dict = field(default_factory=dict, repr=False, compare=False)
+    lists: dict = field(default_factory=dict, repr=False, compare=False)
 
     def taps(self) -> list[tuple[int, Tensor, Tensor]]:
         """(tap, input rows, output rows) of each tap that has pairs, the identity tap left out."""
-        if "taps" not in self._lists:
+        if "taps" not in self.lists:
             groups = zip(self.rows_in.split(self.sizes), self.rows_out.split(self.sizes),
                          strict=True)
-            self._lists["taps"] = [
+            self.lists["taps"] = [
                 (k, i, o)
                 for k, (i, o) in enumerate(groups)
                 if len(i) and k != self.identity
             ]
-        return self._lists["taps"]
-
-    def blocks(self, tile: int, rows: int) -> list[tuple[Tensor, Tensor, list]]:
-        """The pairs of ``taps()`` in blocks that stay in a processor's cache.
-
-        Every tap is cut into the same number of pieces, of at most ``tile`` pairs. All first
-        pieces come first, then all second ones, and so on: the taps then meet the same part of
-        the rows while it is at hand. Successive pieces share a block of up to ``rows`` pairs.
-
-        Returns (input rows, output rows, [(tap, first, last + 1) of each piece]) of each block.
-        """
-        key = ("blocks", tile, rows)
-        if key not in self._lists:
-            taps = self.taps()
-            count = -(-max((len(i) for _, i, _ in taps), default=0) // tile)
-            cut = [(k, i.tensor_split(count), o.tensor_split(count)) for k, i, o in taps]
-            blocks = []
-            for t, (k, i, o) in product(range(count), cut):
-                filled = blocks[-1][2][-1][2] if blocks else rows
-                if filled + len(i[t]) > rows:
-                    blocks.append(([], [], []))
-                    filled = 0
-                blocks[-1][0].append(i[t])
-                blocks[-1][1].append(o[t])
-                blocks[-1][2].append((k, filled, filled + len(i[t])))
-            self._lists[key] = [(torch.cat(i), torch.cat(o), p) for i, o, p in blocks]
-        return self._lists[key]
-
-    @cached_property
-    def tap_of_pair(self) -> Tensor:
-        """The tap of each pair, int32 [P]."""
-        sizes = torch.tensor(self.sizes, device=self.rows_in.device)
-        taps = torch.arange(len(self.sizes), dtype=torch.int32, device=self.rows_in.device)
-        return torch.repeat_interleave(taps, sizes)
+        return self.lists["taps"]
 
     def transposed(self) -> KernelMap:
         """The same pairs with input and output exchanged (for a transposed convolution)."""
-        if "transposed" not in self._lists:
-            self._lists["transposed"] = KernelMap(
+        if "transposed" not in self.lists:
+            self.lists["transposed"] = KernelMap(
                 self.rows_out, self.rows_in, self.sizes, self.n_out, self.n_in, self.identity
             )
-        return self._lists["transposed"]
+        return self.lists["transposed"]
 
 
 def build_kernel_map(

@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2p_lib.sparse import SparseConv3d, SparseConvTranspose3d, SparseTensor, voxelize
-from i2p_lib.sparse.depthwise import depthwise_conv
+from i2p_lib.sparse import (
+    SparseConv3d,
+    SparseConvTranspose3d,
+    SparseTensor,
+    cpu,
+    gathered,
+    voxelize,
+)
 from i2p_lib.sparse.kernel_map import build_kernel_map
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -172,7 +178,47 @@ def test_transposed_convolution_equals_dense(kernel, stride):
     torch.testing.assert_close(out.feats, dense[:, i, j, k].T, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(27, 2, 3), (27, 2), (27, 2, 1, 3)],
+SHAPES = [(1, 3, 64), (1, 64, 64), (1, 7, 37), (1, 130, 100), (4, 6, 5), (16, 1, 1)]
+
+
+@pytest.mark.parametrize("groups, depth, width", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.float64, 1e-12)],
+                         ids=str)
+def test_register_tiles_equal_gathered_products(groups, depth, width, dtype, tolerance):
+    random = torch.Generator().manual_seed(groups + depth)
+    cells = torch.randperm(16**3, generator=random)[:2500]  # more than two windows
+    coords = torch.stack([cells * 0, cells // 256, cells // 16 % 16, cells % 16], 1)
+    kmap = build_kernel_map(coords, coords, (3, 3, 3), 1, (1, 1, 1))
+    x = torch.randn(2500, groups * depth, dtype=dtype, generator=random)
+    grad = torch.randn(2500, groups * width, dtype=dtype, generator=random)
+    weight = torch.randn(27, groups, depth, width, dtype=dtype, generator=random)
+    calls = [("multiply", (x, weight, kmap)), ("weight_gradient", (x, grad, kmap, groups))]
+    if depth == width == 1:
+        weight = weight.flatten(1)
+        calls = [("weighted_sum", (x, weight, kmap)), ("weighted_gradient", (x, grad, kmap))]
+    for name, arguments in calls:
+        ours, torchs = (getattr(engine, name)(*arguments) for engine in (cpu, gathered))
+        assert (ours - torchs).abs().max() <= tolerance * torchs.abs().max()
+
+
+@pytest.mark.parametrize("groups", [1, 64], ids=["full", "depthwise"])
+def test_any_number_of_threads_gives_the_same_bits(groups):
+    def results(threads: int) -> list[torch.Tensor]:
+        random = torch.Generator().manual_seed(3)
+        x = random_tensor(random, 5000, 64, dtype=torch.float32)
+        layer = SparseConv3d(64, 64, 3, groups=groups, generator=random)
+        torch.set_num_threads(threads)
+        try:
+            out = layer(x.replace(x.feats.requires_grad_())).feats
+            return [out, *torch.autograd.grad(out.square().sum(), (x.feats, layer.weight))]
+        finally:
+            torch.set_num_threads(1)
+
+    for one, three in zip(results(1), results(3), strict=True):
+        assert torch.equal(one, three)
+
+
+@pytest.mark.parametrize("shape", [(27, 1, 2, 3), (27, 2), (27, 2, 1, 3)],
                          ids=["full", "depthwise", "grouped"])
 def test_gradcheck(shape):
     x = random_tensor(torch.Generator().manual_seed(2), 12, 2, 3)
@@ -180,8 +226,8 @@ def test_gradcheck(shape):
     weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     from i2p_lib.sparse.conv import _Convolution
 
-    function = depthwise_conv if len(shape) == 2 else _Convolution.apply
-    assert torch.autograd.gradcheck(lambda a, w: function(a, w, kmap), (x.feats, weight))
+
+    assert torch.autograd.gradcheck(lambda a, w: _Convolution.apply(a, w, kmap), (x.feats, weight))
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])

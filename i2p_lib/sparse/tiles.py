@@ -1,0 +1,204 @@
+"""Register tiles: products of gathered rows in this CPU's vectors, without gathered copies.
+
+Each function below emits loops whose sums stay in vector registers; numba compiles them into the
+loop around them.  An address is that of a first byte, a step is the bytes from a row to the next,
+and lists of rows are int32.  The literal shape is (bytes of a real, lanes of a vector, vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+INDEX, ROW = ir.IntType(64), ir.IntType(32)
+REALS = {4: ir.FloatType(), 8: ir.DoubleType()}
+
+
+def vector_bytes() -> int:
+    """Bytes of this CPU's vector registers."""
+    features = llvm.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+
+
+VECTOR_BYTES = vector_bytes()
+VECTORS = 2 if VECTOR_BYTES == 32 else 4
+"""Vectors side by side in a tile of 6 rows: its sums fill three quarters of the registers."""
+HEIGHTS = {4: (6, 2, 1), 3: (8, 2, 1), 2: (6, 2, 1) if VECTORS == 2 else (12, 4, 1), 1: (12, 4, 1)}
+
+
+class _Code:
+    """The few instructions that a tile is made of."""
+
+    def __init__(self, builder: ir.IRBuilder, real: int, lanes: int):
+        self.builder, self.bytes, self.real = builder, real, REALS[real]
+        self.type, self.lanes, self.size = ir.VectorType(self.real, lanes), lanes, real * lanes
+        kind = ir.FunctionType(self.type, [self.type] * 3)
+        self.fma = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.fma.v{lanes}f{8 * real}"
+        )
+
+    def plus(self, address, *steps):
+        """An address moved by numbers of bytes, or by pairs of values to be multiplied."""
+        for step in steps:
+            if isinstance(step, tuple):
+                factors = [INDEX(f) if isinstance(f, int) else f for f in step]
+                step = self.builder.mul(*factors)
+            address = self.builder.add(address, INDEX(step) if isinstance(step, int) else step)
+        return address
+
+    def load(self, address, kind=None):
+        """The vector (or other kind of value) at an address."""
+        pointer = self.builder.inttoptr(address, (kind or self.type).as_pointer())
+        return self.builder.load(pointer, align=4)
+
+    def row(self, base, step, rows, place):
+        """The address of the row that the list ``rows`` names at ``place``."""
+        number = self.load(self.plus(rows, (place, 4)), ROW)
+        return self.plus(base, (self.builder.sext(number, INDEX), step))
+
+    def spread(self, address):
+        """A vector whose lanes all hold the real at an address."""
+        first = self.type(ir.Undefined)
+        first = self.builder.insert_element(first, self.load(address, self.real), ROW(0))
+        lanes = ir.VectorType(ROW, self.lanes)(None)
+        return self.builder.shuffle_vector(first, self.type(ir.Undefined), lanes)
+
+    def sums(self, address, vectors: int) -> list:
+        """Variables that start as the vectors at an address, or as zeros where it is None."""
+        made = [cgutils.alloca_once(self.builder, self.type) for _ in range(vectors)]
+        for v, variable in enumerate(made):
+            zero = self.type(None)
+            start = zero if address is None else self.load(self.plus(address, v * self.size))
+            self.builder.store(start, variable)
+        return made
+
+    def add_product(self, variable, a, b) -> None:
+        """variable += a * b"""
+        total = self.builder.call(self.fma, [a, b, self.builder.load(variable)])
+        self.builder.store(total, variable)
+
+    def write(self, sums: list, address) -> None:
+        """Store the vectors of a row."""
+        for v, variable in enumerate(sums):
+            pointer = self.builder.inttoptr(self.plus(address, v * self.size),
+                                            self.type.as_pointer())
+            self.builder.store(self.builder.load(variable), pointer, align=4)
+
+    def tiled(self, count, vectors: int, emit: Callable) -> None:
+        """Call ``emit(first, rows)`` for tiles that cover ``range(count)``, the highest first."""
+        done = INDEX(0)
+        for rows in HEIGHTS[vectors]:
+            tiles = self.builder.sdiv(self.builder.sub(count, done), INDEX(rows))
+            with cgutils.for_range(self.builder, tiles) as loop:
+                emit(self.plus(done, (loop.index, rows)), rows)
+            done = self.plus(done, (tiles, rows))
+
+
+def _typed(kinds: tuple, numbers: int, emit: Callable):
+    """Signature and generator of an intrinsic: addresses and sizes, then literals."""
+    literals = kinds[numbers:]
+    if not all(isinstance(kind, types.IntegerLiteral) for kind in literals):
+        return None
+    real, lanes, *shape = (kind.literal_value for kind in literals)
+
+    def generate(context, builder, signature, values):
+        emit(_Code(builder, real, lanes), *shape, *values[:numbers])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * numbers, *literals), generate
+
+
+@intrinsic
+def multiply_rows(context, out, x, weight, to, origin, count, depth, out_step, x_step,
+                  real, lanes, vectors):  # fmt: skip
+    """out[to[p]] += x[origin[p]] @ weight for ``count`` pairs.
+
+    ``weight`` is [depth, vectors * lanes] without gaps; no output row occurs twice.
+    """
+
+    def emit(code, vectors, out, x, weight, to, origin, count, depth, out_step, x_step):
+        def tile(first, rows):
+            places = [code.plus(first, r) for r in range(rows)]
+            sources = [code.row(x, x_step, origin, place) for place in places]
+            targets = [code.row(out, out_step, to, place) for place in places]
+            sums = [code.sums(target, vectors) for target in targets]
+            with cgutils.for_range(code.builder, depth) as loop:
+                down = code.plus(weight, (loop.index, vectors * code.size))
+                right = [code.load(code.plus(down, v * code.size)) for v in range(vectors)]
+                for source, row in zip(sources, sums, strict=True):
+                    left = code.spread(code.plus(source, (loop.index, code.bytes)))
+                    for variable, vector in zip(row, right, strict=True):
+                        code.add_product(variable, left, vector)
+            for row, target in zip(sums, targets, strict=True):
+                code.write(row, target)
+
+        code.tiled(count, vectors, tile)
+
+    kinds = (out, x, weight, to, origin, count, depth, out_step, x_step, real, lanes, vectors)
+    return _typed(kinds, 9, emit)
+
+
+@intrinsic
+def outer_rows(context, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step,
+               real, lanes, vectors):  # fmt: skip
+    """out [depth, vectors * lanes] += x[origin[p]].T @ grad[to[p]] over ``count`` pairs."""
+
+    def emit(code, vectors, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step):
+        def tile(first, rows):
+            targets = [code.plus(out, (code.plus(first, r), out_step)) for r in range(rows)]
+            columns = code.plus(x, (first, code.bytes))
+            sums = [code.sums(target, vectors) for target in targets]
+            with cgutils.for_range(code.builder, count) as loop:
+                source = code.row(columns, x_step, origin, loop.index)
+                side = code.row(grad, grad_step, to, loop.index)
+                right = [code.load(code.plus(side, v * code.size)) for v in range(vectors)]
+                for r, row in enumerate(sums):
+                    left = code.spread(code.plus(source, r * code.bytes))
+                    for variable, vector in zip(row, right, strict=True):
+                        code.add_product(variable, left, vector)
+            for row, target in zip(sums, targets, strict=True):
+                code.write(row, target)
+
+        code.tiled(depth, vectors, tile)
+
+    kinds = (out, x, grad, origin, to, count, depth, out_step, x_step, grad_step,
+             real, lanes, vectors)  # fmt: skip
+    return _typed(kinds, 10, emit)
+
+
+@intrinsic
+def weighted_rows(context, out, a, b, rows_a, rows_b, count, a_step, b_step,
+                  real, lanes, vectors, copies, fresh):  # fmt: skip
+    """out = (0 if fresh else out) + sum over ``count`` pairs of a[rows_a[p]] * b[rows_b[p]].
+
+    ``copies`` sums take turns, so that no product waits for the sum before it.
+    """
+
+    def emit(code, vectors, copies, fresh, out, a, b, rows_a, rows_b, count, a_step, b_step):
+        builder = code.builder
+        sums = [code.sums(None if fresh or copy else out, vectors) for copy in range(copies)]
+
+        def add(place, row):
+            left, right = code.row(a, a_step, rows_a, place), code.row(b, b_step, rows_b, place)
+            for v, variable in enumerate(row):
+                here = v * code.size
+                code.add_product(variable, code.load(code.plus(left, here)),
+                                 code.load(code.plus(right, here)))
+
+        turns = builder.sdiv(count, INDEX(copies))
+        with cgutils.for_range(builder, turns) as loop:
+            for copy, row in enumerate(sums):
+                add(code.plus(INDEX(copy), (loop.index, copies)), row)
+        with cgutils.for_range(builder, count, builder.mul(turns, INDEX(copies))) as loop:
+            add(loop.index, sums[0])
+        for row in sums[1:]:
+            for total, part in zip(sums[0], row, strict=True):
+                builder.store(builder.fadd(builder.load(total), builder.load(part)), total)
+        code.write(sums[0], out)
+
+    kinds = (out, a, b, rows_a, rows_b, count, a_step, b_step, real, lanes, vectors, copies, fresh)
+    return _typed(kinds, 8, emit)
