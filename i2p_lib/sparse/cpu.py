@@ -16,15 +16,20 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from i2p_lib.sparse import gathered
 from i2p_lib.sparse.kernel_map import KernelMap
-from i2p_lib.sparse.tiles import VECTOR_BYTES, VECTORS, multiply_rows, outer_rows, weighted_rows
+from i2p_lib.sparse.tiles import (
+    VECTOR_BYTES,
+    VECTORS,
+    copy_rows,
+    multiply_rows,
+    outer_rows,
+    turn_square,
+    weighted_rows,
+)
 
 WINDOW = 1024  # output rows
 DEPTH = 128  # input channels whose weights stay in the first-level cache
 PAIRS = 128  # pairs whose rows stay in a cache for a gradient of weights
-FEW = 64  # pairs per tap below which the order of large weights is not changed for them
-LARGE = 2**15  # weights of a tap
 
 
 def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
@@ -34,16 +39,15 @@ def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
     [M, G * c_out].
     """
     taps, groups, depth, width = weight.shape
-    if len(kmap.rows_in) < FEW * taps and depth * width > LARGE:
-        return gathered.multiply(x, weight, kmap)
+    turned = not weight.is_contiguous() and weight.mT.is_contiguous()
+    stored = _array(weight.mT if turned else weight)
     out = x.new_zeros(kmap.n_out, groups * width)
     lists = _windows(kmap)
     for group in range(groups):
-        for column, lanes, vectors in _panels(width, x.element_size()):
-            panel = _array(weight[:, group, :, column : column + lanes * vectors])
+        for left, right, lanes, vectors in _panels(width, x.element_size()):
             run = _kernels(x.element_size(), lanes, vectors)[0]
-            _share((len(lists[0]) - 1) // taps, run, out.numpy(), _array(x), panel, *lists,
-                   group * width + column, group * depth)  # fmt: skip
+            _share((len(lists[0]) - 1) // taps, run, out.numpy(), _array(x), stored, *lists,
+                   group, left, right, turned)  # fmt: skip
     return out
 
 
@@ -53,29 +57,31 @@ def weight_gradient(x: Tensor, grad: Tensor, kmap: KernelMap, groups: int) -> Te
     ``x`` [N, G * c_in], ``grad`` [M, G * c_out]; the result is [K, G, c_in, c_out].
     """
     taps, width = len(kmap.sizes), grad.shape[1] // groups
-    out = x.new_zeros(taps, groups, x.shape[1] // groups, width)
+    out = x.new_empty(taps, groups, x.shape[1] // groups, width)
     for group in range(groups):
-        for column, lanes, vectors in _panels(width, x.element_size()):
+        for left, right, lanes, vectors in _panels(width, x.element_size()):
             run = _kernels(x.element_size(), lanes, vectors)[1]
-            _share(taps, run, out.numpy(), _array(x), _array(grad), *_windows(kmap), group, column)
+            _share(taps, run, out.numpy(), _array(x), _array(grad), *_windows(kmap), group,
+                   left, right)  # fmt: skip
     return out
 
 
 def weighted_sum(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
     """out[o] = sum over taps k and pairs (i, o) of k: x[i] * weight[k]; [N, C] to [M, C]."""
     out = x.new_empty(kmap.n_out, x.shape[1])
-    for column, lanes, vectors in _panels(x.shape[1], x.element_size(), 2 * VECTORS):
+    for left, right, lanes, vectors in _panels(x.shape[1], x.element_size(), 2 * VECTORS):
         run = _weighted_kernels(x.element_size(), lanes, vectors)[0]
-        _share(kmap.n_out, run, out.numpy(), _array(x), _array(weight), *_by_output(kmap), column)
+        _share(kmap.n_out, run, out.numpy(), _array(x), _array(weight), *_by_output(kmap),
+               left, right)  # fmt: skip
     return out
 
 
 def weighted_gradient(x: Tensor, grad: Tensor, kmap: KernelMap) -> Tensor:
     """grad_weight[k] = sum over pairs (i, o) of tap k: x[i] * grad[o]; [K, C]."""
     out = x.new_zeros(len(kmap.sizes), x.shape[1])
-    for column, lanes, vectors in _panels(x.shape[1], x.element_size(), 2 * VECTORS):
+    for left, right, lanes, vectors in _panels(x.shape[1], x.element_size(), 2 * VECTORS):
         run = _weighted_kernels(x.element_size(), lanes, vectors)[1]
-        _share(len(out), run, out.numpy(), _array(x), _array(grad), *_windows(kmap), column)
+        _share(len(out), run, out.numpy(), _array(x), _array(grad), *_windows(kmap), left, right)
     return out
 
 
@@ -83,8 +89,8 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int, int, int]]:
-    """(first column, lanes, vectors) of blocks of columns, the widest first."""
+def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int, int, int, int]]:
+    """(first column, last + 1, lanes, vectors) of columns in blocks, the widest blocks first."""
     column, lanes = 0, VECTOR_BYTES // real
     while column < width:
         while lanes * vectors > width - column:
@@ -92,8 +98,9 @@ def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int
                 vectors -= 1
             else:
                 lanes //= 2
-        yield column, lanes, vectors
-        column += lanes * vectors
+        end = width - (width - column) % (lanes * vectors)
+        yield column, end, lanes, vectors
+        column = end
 
 
 def _windows(kmap: KernelMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -157,39 +164,65 @@ def _sort_by_output(rows_in, rows_out, sizes, n_out):
 @cache
 def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
     """The loops of full kernels for panels of columns; compiled on first use, then kept on disk."""
+    columns = lanes * vectors
 
     @njit(cache=True, nogil=True)
-    def multiply(first, last, out, x, weight, start, to, origin, out_column, x_column):
-        taps, depth, width = weight.shape
-        for window in range(first, last):
-            for tap in range(taps):
-                p = start[window * taps + tap]
-                count = start[window * taps + tap + 1] - p
+    def multiply(first, last, out, x, weight, start, to, origin, group, left, right, turned):
+        taps, groups, depth, width = weight.shape
+        if turned:
+            depth, width = width, depth
+        panel = np.empty((DEPTH, columns), weight.dtype)
+        for place in range(first * taps, last * taps):
+            tap, p = place % taps, start[place]
+            if p == start[place + 1]:
+                continue
+            for column in range(left, right, columns):
                 for c in range(0, depth, DEPTH):
+                    size = min(DEPTH, depth - c)
+                    if turned:
+                        square = size // lanes * lanes
+                        for i in range(0, square, lanes):
+                            for n in range(0, columns, lanes):
+                                turn_square(
+                                    panel[i, n:].ctypes.data,
+                                    weight[tap, group, column + n, c + i :].ctypes.data,
+                                    panel.strides[0], weight.strides[2], real, lanes,
+                                )  # fmt: skip
+                        for i in range(square, size):
+                            for n in range(columns):
+                                panel[i, n] = weight[tap, group, column + n, c + i]
+                    else:
+                        copy_rows(panel.ctypes.data, weight[tap, group, c, column:].ctypes.data,
+                                  size, weight.strides[2], real, lanes, vectors)  # fmt: skip
                     multiply_rows(
-                        out.ctypes.data + out_column * real,
-                        x.ctypes.data + (x_column + c) * real,
-                        weight.ctypes.data + (tap * depth + c) * width * real,
+                        out.ctypes.data + (group * width + column) * real,
+                        x.ctypes.data + (group * depth + c) * real, panel.ctypes.data,
                         to.ctypes.data + 4 * p, origin.ctypes.data + 4 * p,
-                        count, min(DEPTH, depth - c), out.strides[0], x.strides[0],
+                        start[place + 1] - p, size, out.strides[0], x.strides[0],
                         real, lanes, vectors,
                     )  # fmt: skip
 
     @njit(cache=True, nogil=True)
-    def outer(first, last, out, x, grad, start, to, origin, group, column):
+    def outer(first, last, out, x, grad, start, to, origin, group, left, right):
         taps, _, depth, width = out.shape
+        fresh = np.ones(taps, np.int64)
         for window in range((len(start) - 1) // taps):
             for tap in range(first, last):
                 end = start[window * taps + tap + 1]
                 for p in range(start[window * taps + tap], end, PAIRS):
-                    outer_rows(
-                        out[tap, group].ctypes.data + column * real,
-                        x.ctypes.data + group * depth * real,
-                        grad.ctypes.data + (group * width + column) * real,
-                        origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
-                        min(PAIRS, end - p), depth, width * real, x.strides[0], grad.strides[0],
-                        real, lanes, vectors,
-                    )  # fmt: skip
+                    for column in range(left, right, columns):
+                        outer_rows(
+                            out[tap, group].ctypes.data + column * real,
+                            x.ctypes.data + group * depth * real,
+                            grad.ctypes.data + (group * width + column) * real,
+                            origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
+                            min(PAIRS, end - p), depth, width * real, x.strides[0],
+                            grad.strides[0], fresh[tap], real, lanes, vectors,
+                        )  # fmt: skip
+                    fresh[tap] = 0
+        for tap in range(first, last):
+            if fresh[tap]:
+                out[tap, group, :, left:right] = 0
 
     return multiply, outer
 
@@ -197,32 +230,34 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
 @cache
 def _weighted_kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
     """The loops of depthwise kernels."""
-    copies = max(1, 8 // vectors)
+    columns, copies = lanes * vectors, max(1, 8 // vectors)
 
     @njit(cache=True, nogil=True)
-    def accumulate(first, last, out, x, weight, start, origin, taps, column):
+    def accumulate(first, last, out, x, weight, start, origin, taps, left, right):
         for o in range(first, last):
-            weighted_rows(
-                out.ctypes.data + o * out.strides[0] + column * real,
-                x.ctypes.data + column * real, weight.ctypes.data + column * real,
-                origin.ctypes.data + 4 * start[o], taps.ctypes.data + 4 * start[o],
-                start[o + 1] - start[o], x.strides[0], weight.strides[0],
-                real, lanes, vectors, copies, 1,
-            )  # fmt: skip
+            for column in range(left, right, columns):
+                weighted_rows(
+                    out.ctypes.data + o * out.strides[0] + column * real,
+                    x.ctypes.data + column * real, weight.ctypes.data + column * real,
+                    origin.ctypes.data + 4 * start[o], taps.ctypes.data + 4 * start[o],
+                    start[o + 1] - start[o], x.strides[0], weight.strides[0],
+                    real, lanes, vectors, copies, 1,
+                )  # fmt: skip
 
     @njit(cache=True, nogil=True)
-    def gradient(first, last, out, x, grad, start, to, origin, column):
+    def gradient(first, last, out, x, grad, start, to, origin, left, right):
         taps = len(out)
         for window in range((len(start) - 1) // taps):
             for tap in range(first, last):
                 p = start[window * taps + tap]
-                weighted_rows(
-                    out.ctypes.data + tap * out.strides[0] + column * real,
-                    x.ctypes.data + column * real, grad.ctypes.data + column * real,
-                    origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
-                    start[window * taps + tap + 1] - p, x.strides[0], grad.strides[0],
-                    real, lanes, vectors, copies, 0,
-                )  # fmt: skip
+                for column in range(left, right, columns):
+                    weighted_rows(
+                        out.ctypes.data + tap * out.strides[0] + column * real,
+                        x.ctypes.data + column * real, grad.ctypes.data + column * real,
+                        origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
+                        start[window * taps + tap + 1] - p, x.strides[0], grad.strides[0],
+                        real, lanes, vectors, copies, 0,
+                    )  # fmt: skip
 
     return accumulate, gradient
 

@@ -67,26 +67,39 @@ class _Code:
         lanes = ir.VectorType(ROW, self.lanes)(None)
         return self.builder.shuffle_vector(first, self.type(ir.Undefined), lanes)
 
-    def sums(self, address, vectors: int) -> list:
-        """Variables that start as the vectors at an address, or as zeros where it is None."""
+    def sums(self, vectors: int) -> list:
+        """Variables that start as zero vectors."""
         made = [cgutils.alloca_once(self.builder, self.type) for _ in range(vectors)]
-        for v, variable in enumerate(made):
-            zero = self.type(None)
-            start = zero if address is None else self.load(self.plus(address, v * self.size))
-            self.builder.store(start, variable)
+        for variable in made:
+            self.builder.store(self.type(None), variable)
         return made
+
+    def read(self, sums: list, address) -> None:
+        """Start a row of sums from the vectors at an address."""
+        for v, variable in enumerate(sums):
+            self.builder.store(self.load(self.plus(address, v * self.size)), variable)
 
     def add_product(self, variable, a, b) -> None:
         """variable += a * b"""
         total = self.builder.call(self.fma, [a, b, self.builder.load(variable)])
         self.builder.store(total, variable)
 
+    def store(self, value, address) -> None:
+        """Write a vector to an address."""
+        pointer = self.builder.inttoptr(address, self.type.as_pointer())
+        self.builder.store(value, pointer, align=4)
+
     def write(self, sums: list, address) -> None:
-        """Store the vectors of a row."""
+        """Store the vectors of a row of sums."""
         for v, variable in enumerate(sums):
-            pointer = self.builder.inttoptr(self.plus(address, v * self.size),
-                                            self.type.as_pointer())
-            self.builder.store(self.builder.load(variable), pointer, align=4)
+            self.store(self.builder.load(variable), self.plus(address, v * self.size))
+
+    def exchanged(self, a, b, distance: int) -> tuple:
+        """Two rows of a square whose blocks beside its diagonal have changed places."""
+        lanes, kind = range(self.lanes), ir.VectorType(ROW, self.lanes)
+        first = [j + self.lanes - distance if j & distance else j for j in lanes]
+        second = [j + self.lanes if j & distance else j + distance for j in lanes]
+        return tuple(self.builder.shuffle_vector(a, b, kind(places)) for places in (first, second))
 
     def tiled(self, count, vectors: int, emit: Callable) -> None:
         """Call ``emit(first, rows)`` for tiles that cover ``range(count)``, the highest first."""
@@ -125,7 +138,9 @@ def multiply_rows(context, out, x, weight, to, origin, count, depth, out_step, x
             places = [code.plus(first, r) for r in range(rows)]
             sources = [code.row(x, x_step, origin, place) for place in places]
             targets = [code.row(out, out_step, to, place) for place in places]
-            sums = [code.sums(target, vectors) for target in targets]
+            sums = [code.sums(vectors) for _ in targets]
+            for row, target in zip(sums, targets, strict=True):
+                code.read(row, target)
             with cgutils.for_range(code.builder, depth) as loop:
                 down = code.plus(weight, (loop.index, vectors * code.size))
                 right = [code.load(code.plus(down, v * code.size)) for v in range(vectors)]
@@ -143,15 +158,22 @@ def multiply_rows(context, out, x, weight, to, origin, count, depth, out_step, x
 
 
 @intrinsic
-def outer_rows(context, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step,
+def outer_rows(context, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step, fresh,
                real, lanes, vectors):  # fmt: skip
-    """out [depth, vectors * lanes] += x[origin[p]].T @ grad[to[p]] over ``count`` pairs."""
+    """out = (0 if fresh else out) + x[origin[p]].T @ grad[to[p]] summed over ``count`` pairs.
 
-    def emit(code, vectors, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step):
+    ``out`` has ``depth`` rows of ``vectors * lanes`` columns.
+    """
+
+    def emit(code, vectors, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step,
+             fresh):  # fmt: skip
         def tile(first, rows):
             targets = [code.plus(out, (code.plus(first, r), out_step)) for r in range(rows)]
             columns = code.plus(x, (first, code.bytes))
-            sums = [code.sums(target, vectors) for target in targets]
+            sums = [code.sums(vectors) for _ in targets]
+            with code.builder.if_then(code.builder.icmp_signed("==", fresh, INDEX(0))):
+                for row, target in zip(sums, targets, strict=True):
+                    code.read(row, target)
             with cgutils.for_range(code.builder, count) as loop:
                 source = code.row(columns, x_step, origin, loop.index)
                 side = code.row(grad, grad_step, to, loop.index)
@@ -165,9 +187,9 @@ def outer_rows(context, out, x, grad, origin, to, count, depth, out_step, x_step
 
         code.tiled(depth, vectors, tile)
 
-    kinds = (out, x, grad, origin, to, count, depth, out_step, x_step, grad_step,
+    kinds = (out, x, grad, origin, to, count, depth, out_step, x_step, grad_step, fresh,
              real, lanes, vectors)  # fmt: skip
-    return _typed(kinds, 10, emit)
+    return _typed(kinds, 11, emit)
 
 
 @intrinsic
@@ -180,7 +202,9 @@ def weighted_rows(context, out, a, b, rows_a, rows_b, count, a_step, b_step,
 
     def emit(code, vectors, copies, fresh, out, a, b, rows_a, rows_b, count, a_step, b_step):
         builder = code.builder
-        sums = [code.sums(None if fresh or copy else out, vectors) for copy in range(copies)]
+        sums = [code.sums(vectors) for _ in range(copies)]
+        if not fresh:
+            code.read(sums[0], out)
 
         def add(place, row):
             left, right = code.row(a, a_step, rows_a, place), code.row(b, b_step, rows_b, place)
@@ -202,3 +226,35 @@ def weighted_rows(context, out, a, b, rows_a, rows_b, count, a_step, b_step,
 
     kinds = (out, a, b, rows_a, rows_b, count, a_step, b_step, real, lanes, vectors, copies, fresh)
     return _typed(kinds, 8, emit)
+
+
+@intrinsic
+def copy_rows(context, out, x, count, x_step, real, lanes, vectors):
+    """Copy ``count`` rows of ``vectors * lanes`` columns into ``out``, without gaps."""
+
+    def emit(code, vectors, out, x, count, x_step):
+        with cgutils.for_range(code.builder, count) as loop:
+            source = code.plus(x, (loop.index, x_step))
+            target = code.plus(out, (loop.index, vectors * code.size))
+            for v in range(vectors):
+                here = v * code.size
+                code.store(code.load(code.plus(source, here)), code.plus(target, here))
+
+    return _typed((out, x, count, x_step, real, lanes, vectors), 4, emit)
+
+
+@intrinsic
+def turn_square(context, out, x, out_step, x_step, real, lanes):
+    """The transpose of a square of ``lanes`` rows: out[j, i] = x[i, j]."""
+
+    def emit(code, out, x, out_step, x_step):
+        rows = [code.load(code.plus(x, (x_step, i))) for i in range(code.lanes)]
+        distance = 1
+        while distance < code.lanes:
+            for i in (i for i in range(code.lanes) if not i & distance):
+                rows[i], rows[i + distance] = code.exchanged(rows[i], rows[i + distance], distance)
+            distance *= 2
+        for j, row in enumerate(rows):
+            code.store(row, code.plus(out, (out_step, j)))
+
+    return _typed((out, x, out_step, x_step, real, lanes), 4, emit)
