@@ -223,6 +223,7 @@ def _results(options: argparse.Namespace) -> int:
     table = runs.results([runs.RunResult.load(entry) for entry in entries])
     states = [entry.state() for entry in entries]
     table["hardware"] = [_hardware(state) for state in states]
+    table["backend"] = [state.get("backend", "torch") for state in states]
     table["torch"] = [state["versions"]["torch"] for state in states]
     table["finished"] = [state["finished"][:10] for state in states]
     text = table.to_csv(index=False)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from i2p_lib.environment import installed_version, python_problem, torchvision_for
 from i2p_lib.machine import cores, cpu_name, gpu_names, memory_gib
-
-ENGINES = ("torchsparse", "spconv")
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Finding:
 
 def examine(folder: Path) -> list[Finding]:
     """Return the findings on this machine; `folder` is where the disk is measured."""
-    return [*_software(), *_hardware(folder), *map(engine, ENGINES), *_inputs()]
+    return [*_software(), *_hardware(folder), *_backends(), *_inputs()]
 
 
 def _software() -> Iterator[Finding]:
@@ -56,17 +52,17 @@ def _hardware(folder: Path) -> Iterator[Finding]:
     yield Finding("ok" if gpus else "note", "GPU", text)
 
 
-def engine(name: str) -> Finding:
-    """Return whether another sparse convolution engine can be imported here, or why not."""
-    if find_spec(name) is None:
-        return Finding("note", name, "not installed; the book's own engine does not need it")
-    try:
-        importlib.import_module(name)
-    except (ImportError, AssertionError, RuntimeError, OSError, AttributeError) as error:
-        reason = str(error) or type(error).__name__
-        return Finding("note", name, f"installed, but cannot be imported: {reason[:200]}")
-    version = installed_version(name) or "installed"
-    return Finding("ok", name, f"{version}, importable; the book does not need it")
+def _backends() -> Iterator[Finding]:
+    """Say of each optional engine of `sparse.backends` where it computes, or why it cannot."""
+    from i2p_lib.sparse.backends import BACKENDS
+
+    for name, backend in BACKENDS.items():
+        if problem := backend.problem():
+            yield Finding("note", name, f"not usable: {problem}; the book does not need it")
+        else:
+            formats = ", ".join(str(kind).removeprefix("torch.") for kind in backend.formats)
+            where = f"{backend.version()}, usable on {' and '.join(backend.devices())}"
+            yield Finding("ok", name, f"{where} in {formats}; the default is torch")
 
 
 def _inputs() -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from i2p_lib.runs.probing import ProbeHook, final_features
 from i2p_lib.runs.store import DamagedRun, Entry
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.runs.train import Hook, State, start, train
+from i2p_lib.sparse import use_backend
 
 CHECKPOINT_SECONDS = 20.0
 HISTORY_COLUMNS = [
@@ -47,11 +48,11 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
         about = {"state": "running", "started": _now(), "device": device} | _versions()
         store.write_json(entry.folder / "state.json", about)
         try:
-            with one_thread():
+            with one_thread(), use_backend() as backend:
                 state = _resume_or_start(entry, torch.device(resolve_device(device)))
                 inner = [ProbeHook(), _history_hook(entry), _checkpoint_hook(entry)]
                 train(state, [*inner, *hooks])
-                _finish(entry, state, about)
+                _finish(entry, state, about | backend.record())
         except Exception:
             text = traceback.format_exc()
             mark_failed(entry, text)

@@ -1,5 +1,6 @@
 """Sparse 3D tensors and layers. Knows nothing of the paper and imports nothing else of ours."""
 
+from i2p_lib.sparse.backends import use_backend
 from i2p_lib.sparse.conv import SparseConv3d, SparseConvTranspose3d
 from i2p_lib.sparse.functions import window
 from i2p_lib.sparse.kernel_map import KernelMap, build_kernel_map, grid_padding
@@ -20,6 +21,7 @@ __all__ = [
     "SparseTensor",
     "build_kernel_map",
     "grid_padding",
+    "use_backend",
     "voxelize",
     "window",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from i2p_lib.sparse import gathered
+from i2p_lib.sparse.backends import convolve
 from i2p_lib.sparse.kernel_map import KernelMap, Triple
 from i2p_lib.sparse.tensor import SparseTensor
 
@@ -129,7 +130,7 @@ class _SparseKernel(nn.Module):
         weight = self.weight.to(feats.dtype)
         if self.groups == 1:
             weight = weight[:, None]
-        out = _Convolution.apply(feats.contiguous(), weight, kmap)
+        out = convolve(_Convolution.apply, feats.contiguous(), weight, kmap)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def extra_repr(self) -> str:

@@ -55,8 +55,9 @@ class Sites:
 
     @cached_property
     def counts(self) -> Tensor:
-        """Sites per sample, int64 [B]."""
-        return torch.bincount(self.batch, minlength=self.batch_size)
+        """Sites per sample, int64 [B]; `bincount` would make a GPU wait for its largest value."""
+        ones = torch.ones_like(self.batch)
+        return ones.new_zeros(self.batch_size).index_add_(0, self.batch, ones)
 
     def level(self, stride: int) -> Sites:
         """The cached level of that stride.

@@ -1,0 +1,308 @@
+"""Optional engines for the sparse convolutions behind one small interface; torch is the default.
+
+A backend is given our own kernel map, so the output sites and the order of the taps are ours
+whichever engine computes.  What an engine lacks stays on torch, layer by layer, so that every
+network runs whole: depthwise and grouped layers, number formats and devices that it does not have,
+maps without a single pair.  `Use` counts what was computed where, and why not on the engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from types import FunctionType, ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
+
+from i2p_lib.sparse.kernel_map import KernelMap
+
+CHANNELS_16_BIT = 8  # 16-bit kernels on a GPU read so many channels at a time
+
+
+class Backend(ABC):
+    """An engine for full (not grouped) convolutions, with gradients for input and weight."""
+
+    name: str
+    install: str
+    formats: tuple[torch.dtype, ...] = (torch.float32, torch.float16)
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return the engine's version; raise ImportError with the reason where it is unusable."""
+
+    @abstractmethod
+    def devices(self) -> tuple[str, ...]:
+        """Return the types of device that this build of the engine computes on."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        """Return [n_out, C_out] of `x` [n_in, C_in] and `weight` [K, C_in, C_out]."""
+
+    @abstractmethod
+    def backward(
+        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of `x` and `weight` for `grad` [n_out, C_out]."""
+
+    def problem(self) -> str | None:
+        """Return why the engine cannot be used here and what helps, or None where it can."""
+        try:
+            self.version()
+        except (ImportError, AssertionError, RuntimeError, OSError, AttributeError) as error:
+            return f"{str(error)[:200] or type(error).__name__} ({self.install})"
+        return None
+
+    def lacks(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> str | None:
+        """Return why this convolution stays on torch, or None where the engine computes it."""
+        if weight.ndim != 3:
+            return "depthwise" if weight.ndim == 2 else "grouped"
+        if x.device.type not in self.devices():
+            return f"on {x.device.type}"
+        if x.dtype not in self.formats:
+            return str(x.dtype).removeprefix("torch.")
+        if x.is_cuda and x.dtype == torch.float16 and any(
+            channels % CHANNELS_16_BIT for channels in weight.shape[1:]
+        ):
+            return f"channels no multiple of {CHANNELS_16_BIT} in float16"
+        return None if any(kmap.sizes) else "no pairs"
+
+
+class Spconv(Backend):
+    """spconv 2.3 (CPU or CUDA) or spconv-triton (CUDA), by their lists of pairs per tap.
+
+    Their weights are [C_out, K, C_in], their pairs int32 [2, K, longest tap], filled up with -1.
+    """
+
+    name = "spconv"
+    install = "pip install spconv on a CPU; spconv-cu126 or spconv-triton on a GPU"
+
+    def version(self) -> str:
+        package = _spconv()
+        if package.__name__ == "spconv" and not package.__version__.startswith("2.3"):
+            raise ImportError(f"expected spconv 2.3, got {package.__version__}")
+        if self.devices() == ("cuda",) and not torch.cuda.is_available():
+            raise ImportError(f"{package.__name__} needs a CUDA device")
+        return package.__version__
+
+    def devices(self) -> tuple[str, ...]:
+        if _spconv().__name__ == "spconv_triton":
+            return ("cuda",)
+        only_cpu = importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
+        return ("cpu",) if only_cpu else ("cpu", "cuda")
+
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        filters = weight.permute(2, 0, 1).contiguous()
+        pairs, counts, submanifold = _padded_pairs(kmap)
+        return _spconv_ops().indice_conv(
+            x, filters, pairs, counts, kmap.n_out, False, submanifold
+        )
+
+    def backward(
+        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
+    ) -> tuple[Tensor, Tensor]:
+        filters = weight.permute(2, 0, 1).contiguous()
+        pairs, counts, submanifold = _padded_pairs(kmap)
+        function = _spconv_ops().indice_conv_backward if x.is_cuda else _backward_without_cuda()
+        grad_x, grad_filters = function(x, filters, grad, pairs, counts, False, submanifold)
+        return grad_x, grad_filters.permute(1, 2, 0)
+
+
+@cache
+def _spconv() -> ModuleType:
+    for name in ("spconv", "spconv_triton"):
+        if find_spec(name):
+            return importlib.import_module(name)
+    raise ImportError("not installed")
+
+
+@cache
+def _spconv_ops() -> ModuleType:
+    return importlib.import_module(f"{_spconv().__name__}.pytorch.ops")
+
+
+@cache
+def _backward_without_cuda() -> Callable:
+    """spconv's backward asks for a CUDA stream even on the CPU: a copy of it that sees stream 0.
+
+    The copy has its own global names, so that spconv itself stays as it is.
+    """
+    original = _spconv_ops().indice_conv_backward
+    names = original.__globals__ | {"get_current_stream": lambda: 0}
+    return FunctionType(original.__code__, names, original.__name__, original.__defaults__)
+
+
+def _padded_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor, bool]:
+    """spconv's form of a map: pairs, pairs per tap (on the CPU), and whether it is submanifold.
+
+    In a submanifold map the middle tap is the identity and the taps are mirrored about it.
+    """
+    if "spconv" not in kmap.lists:
+        rows = (rows.split(kmap.sizes) for rows in (kmap.rows_in, kmap.rows_out))
+        pairs = torch.stack([pad_sequence(r, batch_first=True, padding_value=-1) for r in rows])
+        counts = torch.tensor(kmap.sizes, dtype=torch.int32)
+        submanifold = kmap.identity == len(kmap.sizes) // 2
+        kmap.lists["spconv"] = pairs.int(), counts, submanifold
+    return kmap.lists["spconv"]
+
+
+class TorchSparse(Backend):
+    """torchsparse 2.1 by its gather-scatter kernels: int32 [P, 2] pairs, tap after tap, on CUDA."""
+
+    name = "torchsparse"
+    install = "build mit-han-lab/torchsparse v2.1.0 from source, on a machine with CUDA"
+
+    def version(self) -> str:
+        if find_spec("torchsparse") is None:
+            raise ImportError("not installed")
+        if not torch.cuda.is_available():
+            raise ImportError("needs a CUDA device")  # its import would fail without saying so
+        version = importlib.import_module("torchsparse").__version__
+        if not version.startswith("2.1"):
+            raise ImportError(f"expected torchsparse 2.1, got {version}")
+        return version
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cuda",)
+
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        pairs, counts = _listed_pairs(kmap)
+        # It takes the middle of an odd number of taps for the identity wherever there are as many
+        # outputs as inputs. Where that is wrong, a spare output row keeps the two numbers apart.
+        odd = len(weight) % 2 == 1 and kmap.n_in == kmap.n_out
+        spare = int(odd and (kmap.identity != len(weight) // 2 or len(weight) == 1))
+        unused = x.new_empty(0)
+        out = importlib.import_module("torchsparse.backend").conv_forward_gather_scatter_cuda(
+            x, weight, pairs, counts, unused, unused, kmap.n_out + spare, 0.0, 0, 0, False, unused
+        )
+        return out[: kmap.n_out]
+
+    def backward(
+        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
+    ) -> tuple[Tensor, Tensor]:
+        pairs, counts = _listed_pairs(kmap)
+        grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
+        importlib.import_module("torchsparse.backend").conv_backward_gather_scatter_cuda(
+            x, grad_x, grad, weight, grad_weight, pairs, counts, False
+        )
+        return grad_x, grad_weight
+
+
+def _listed_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor]:
+    """torchsparse's form of a map: (input row, output row) pairs, and pairs per tap on the CPU."""
+    if "torchsparse" not in kmap.lists:
+        pairs = torch.stack([kmap.rows_in, kmap.rows_out], 1).int()
+        kmap.lists["torchsparse"] = pairs, torch.tensor(kmap.sizes, dtype=torch.int32)
+    return kmap.lists["torchsparse"]
+
+
+BACKENDS: dict[str, Backend] = {engine.name: engine for engine in (Spconv(), TorchSparse())}
+
+
+@dataclass
+class Use:
+    """What one block of `use_backend` computed where; `backend` is None for torch alone."""
+
+    backend: Backend | None
+    computed: int = 0
+    on_torch: Counter[str] = field(default_factory=Counter)
+
+    def description(self) -> str:
+        """Return the engine, its number of convolutions, and how many stayed on torch, and why."""
+        if self.backend is None:
+            return f"torch {torch.__version__}"
+        text = f"{self.backend.name} {self.backend.version()}: {self.computed} convolutions"
+        if not self.on_torch:
+            return text
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.on_torch.most_common())
+        return f"{text}; on torch: {reasons}"
+
+    def record(self) -> dict[str, str]:
+        """Return what a run keeps of its backend: nothing where it is torch alone."""
+        return {} if self.backend is None else {"backend": self.description()}
+
+
+_IN_USE: ContextVar[Use | None] = ContextVar("backend in use", default=None)
+
+
+@contextmanager
+def use_backend(name: str | None = None) -> Iterator[Use]:
+    """Let an engine compute the sparse convolutions that run inside the block.
+
+    Args:
+        name: "torch", "spconv" or "torchsparse"; default: $I2P_BACKEND, else "torch".
+
+    The gradients of a convolution are computed by the engine that computed it, wherever `backward`
+    is called.  Blocks may be nested; the inner one counts.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: the engine cannot be used here; the message says why and what helps.
+
+    >>> with use_backend("torch") as use:
+    ...     pass  # net(x)
+    >>> use.on_torch
+    Counter()
+    """
+    name = name or os.environ.get("I2P_BACKEND") or "torch"
+    if name != "torch" and name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; known are torch, {', '.join(BACKENDS)}")
+    backend = BACKENDS.get(name)
+    if backend is not None and (problem := backend.problem()):
+        raise RuntimeError(f"the backend {name} cannot be used here: {problem}; or use torch")
+    use = Use(backend)
+    token = _IN_USE.set(use)
+    try:
+        yield use
+    finally:
+        _IN_USE.reset(token)
+
+
+def convolve(
+    ours: Callable[[Tensor, Tensor, KernelMap], Tensor],
+    feats: Tensor,
+    weight: Tensor,
+    kmap: KernelMap,
+) -> Tensor:
+    """Compute a convolution by the backend in use, or by `ours` where it lacks it.
+
+    `feats` [n_in, C_in]; `weight` [K, C_in, C_out], [K, G, ...] in groups or [K, C] depthwise.
+    """
+    use = _IN_USE.get()
+    if use is None or use.backend is None:
+        return ours(feats, weight, kmap)
+    if reason := use.backend.lacks(feats, weight, kmap):
+        use.on_torch[reason] += 1
+        return ours(feats, weight, kmap)
+    use.computed += 1
+    return _Engine.apply(feats, weight, kmap, use.backend)
+
+
+class _Engine(torch.autograd.Function):
+    """A backend's convolution; its matrix products keep the format that they are given."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap, backend: Backend) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.kmap, ctx.backend = kmap, backend
+        with torch.autocast(x.device.type, enabled=False):
+            return backend.forward(x, weight, kmap)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            grads = ctx.backend.backward(x, weight, grad.contiguous(), ctx.kmap)
+        return *grads, None, None
