@@ -65,14 +65,16 @@ class Backend(ABC):
 
     def lacks(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> str | None:
         """Return why this convolution stays on torch, or None where the engine computes it."""
-        if weight.ndim != 3:
-            return "depthwise" if weight.ndim == 2 else "grouped"
+        if weight.ndim == 2:
+            return "depthwise"
+        if weight.ndim == 4 and weight.shape[1] > 1:
+            return "grouped"
         if x.device.type not in self.devices():
             return f"on {x.device.type}"
         if x.dtype not in self.formats:
             return str(x.dtype).removeprefix("torch.")
         if x.is_cuda and x.dtype == torch.float16 and any(
-            channels % CHANNELS_16_BIT for channels in weight.shape[1:]
+            channels % CHANNELS_16_BIT for channels in weight.shape[-2:]
         ):
             return f"channels no multiple of {CHANNELS_16_BIT} in float16"
         return None if any(kmap.sizes) else "no pairs"
@@ -276,7 +278,8 @@ def convolve(
 ) -> Tensor:
     """Compute a convolution by the backend in use, or by `ours` where it lacks it.
 
-    `feats` [n_in, C_in]; `weight` [K, C_in, C_out], [K, G, ...] in groups or [K, C] depthwise.
+    `feats` [n_in, C_in]; `weight` [K, C_in, C_out], [K, G, C_in / G, C_out / G], or [K, C] for a
+    depthwise layer.
     """
     use = _IN_USE.get()
     if use is None or use.backend is None:
@@ -285,7 +288,7 @@ def convolve(
         use.on_torch[reason] += 1
         return ours(feats, weight, kmap)
     use.computed += 1
-    return _Engine.apply(feats, weight, kmap, use.backend)
+    return _Engine.apply(feats, weight.flatten(0, -3), kmap, use.backend)
 
 
 class _Engine(torch.autograd.Function):
