@@ -107,10 +107,11 @@ class Sites:
         return self.pyramid[key]
 
     def to(self, device: torch.device | str) -> Sites:
-        """The same sites on another device, without the cached maps."""
-        if self.coords.device == torch.device(device):
+        """These sites, maps included, where they lie there already; else new ones without maps."""
+        coords = self.coords.to(device)
+        if coords is self.coords:
             return self
-        return Sites(self.coords.to(device), self.batch_size, self.stride, self.extruded)
+        return Sites(coords, self.batch_size, self.stride, self.extruded)
 
 
 class SparseTensor:

@@ -229,6 +229,7 @@ def test_a_step_on_known_maps_never_waits_for_the_gpu():
     finally:
         torch.cuda.set_sync_debug_mode(before)
     assert counts.sum() == len(x.coords)
+    assert x.to("cuda").sites is x.sites  # and with them their maps
 
 
 def test_under_autocast_an_engine_keeps_the_format_of_the_features(engine):
