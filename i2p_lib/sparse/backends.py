@@ -64,10 +64,13 @@ class Backend(ABC):
         return None
 
     def lacks(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> str | None:
-        """Return why this convolution stays on torch, or None where the engine computes it."""
+        """Return why a convolution stays on torch, or None where the engine computes it.
+
+        `weight` as in `convolve`.
+        """
         if weight.ndim == 2:
             return "depthwise"
-        if weight.ndim == 4 and weight.shape[1] > 1:
+        if weight.shape[1] > 1:
             return "grouped"
         if x.device.type not in self.devices():
             return f"on {x.device.type}"
@@ -278,8 +281,7 @@ def convolve(
 ) -> Tensor:
     """Compute a convolution by the backend in use, or by `ours` where it lacks it.
 
-    `feats` [n_in, C_in]; `weight` [K, C_in, C_out], [K, G, C_in / G, C_out / G], or [K, C] for a
-    depthwise layer.
+    `feats` [n_in, C_in], contiguous; `weight` [K, G, C_in / G, C_out / G], or [K, C] depthwise.
     """
     use = _IN_USE.get()
     if use is None or use.backend is None:
@@ -288,7 +290,7 @@ def convolve(
         use.on_torch[reason] += 1
         return ours(feats, weight, kmap)
     use.computed += 1
-    return _Engine.apply(feats, weight.flatten(0, -3), kmap, use.backend)
+    return _Engine.apply(feats, weight[:, 0], kmap, use.backend)
 
 
 class _Engine(torch.autograd.Function):
@@ -296,7 +298,7 @@ class _Engine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap, backend: Backend) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
+        weight = weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.kmap, ctx.backend = kmap, backend
         with torch.autocast(x.device.type, enabled=False):
