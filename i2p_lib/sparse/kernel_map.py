@@ -9,6 +9,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from i2p_lib.sparse import occupancy
+
 Triple = tuple[int, int, int]
 
 TABLE_CELLS = 2**25  # largest direct lookup table, in int32 cells (128 MiB)
@@ -102,10 +104,14 @@ def build_kernel_map(
     mirror = same and centred and extruded is None and len(offsets) > 1
     searched = offsets[: len(offsets) // 2] if mirror else offsets
 
-    find, keys_out, weights = _index(sites_in, sites_out, stride, offsets)
+    keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, offsets)
     deltas = (searched * weights).sum(1)
-    taps, rows_in, rows_out = _search(find, keys_out, deltas)
-    sizes = torch.bincount(taps, minlength=len(searched)).tolist()
+    if occupancy.fits(keys_in, cells):
+        rows_in, rows_out, sizes = occupancy.find_pairs(keys_in, cells, keys_out, deltas)
+    else:
+        find = (_table if cells <= TABLE_CELLS else _sorted)(keys_in, cells)
+        taps, rows_in, rows_out = _search(find, keys_out, deltas)
+        sizes = torch.bincount(taps, minlength=len(searched)).tolist()
     if mirror:
         rows_in, rows_out, sizes = _mirror(rows_in, rows_out, sizes, len(sites_in))
     identity = len(offsets) // 2 if mirror else None
@@ -121,8 +127,11 @@ def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return coords, empty, empty
     low = coords.amin(0)
     extent = (coords.amax(0) - low + 1).tolist()
-    if math.prod(extent) >= KEY_LIMIT:
+    cells = math.prod(extent)
+    if cells >= KEY_LIMIT:
         return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
+    if occupancy.fits(coords, cells):
+        return occupancy.unique_rows(coords, low.tolist(), extent)
     keys = coords[:, 0] - low[0]
     for axis in (1, 2, 3):
         keys = keys * extent[axis] + coords[:, axis] - low[axis]
@@ -160,14 +169,14 @@ def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
     )
 
 
-def _index(sites_in: Tensor, sites_out: Tensor, stride: int, offsets: Tensor):
-    """A lookup from keys to input rows, the keys of the outputs, and the key weights of x, y, z."""
+def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, offsets: Tensor):
+    """The inputs' keys, how many keys there are, the outputs' keys, the weights of x, y and z."""
     reach = int(offsets.abs().max()) if len(offsets) else 0
-    scaled = sites_out.clone()
-    scaled[:, 1:] *= stride
-    every = torch.cat([sites_in, scaled])
+    every = sites_in
+    if sites_in is not sites_out or stride > 1:
+        every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
     if not len(every):
-        return (lambda keys: keys), scaled[:, 0], offsets.new_ones(3)
+        return every[:, 0], 0, every[:, 0], offsets.new_ones(3)
     low, high = every.amin(0), every.amax(0)
     if _cells(low, high, reach) >= KEY_LIMIT:
         every = torch.stack([_squeeze(column, reach) for column in every.T], 1)
@@ -183,8 +192,7 @@ def _index(sites_in: Tensor, sites_out: Tensor, stride: int, offsets: Tensor):
     start = low[1:] - reach
     keys = every[:, 0] - low[0]
     keys = keys * (wide * deep * tall) + ((every[:, 1:] - start) * weights).sum(1)
-    keys_in, keys_out = keys[: len(sites_in)], keys[len(sites_in) :]
-    return (_table(keys_in, cells) if cells <= TABLE_CELLS else _sorted(keys_in)), keys_out, weights
+    return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
 
 
 def _cells(low: Tensor, high: Tensor, reach: int) -> int:
@@ -206,7 +214,7 @@ def _table(keys_in: Tensor, cells: int):
     return lambda keys: table[keys]
 
 
-def _sorted(keys_in: Tensor):
+def _sorted(keys_in: Tensor, cells: int):
     """Lookup by binary search in the sorted keys."""
     ordered, rows = keys_in.sort()
 

@@ -51,7 +51,8 @@ def voxelize(
     elif not torch.isfinite(features).all():
         raise ValueError("the features hold NaN or infinite values")
     grid = torch.floor(xyz / voxel_size)
-    if len(grid) and float(grid.abs().max()) > COORD_LIMIT:
+    if len(grid) and not float(grid.abs().max()) <= COORD_LIMIT:
+        _check_finite(xyz, batch)
         raise ValueError(
             f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: "
             "use a larger one or centre the points"
@@ -76,11 +77,15 @@ def _concatenate(points) -> tuple[Tensor, Tensor, int]:
         raise ValueError("an empty batch cannot be voxelised: give at least one cloud")
     sizes = torch.tensor([len(cloud) for cloud in clouds])
     xyz = torch.cat(clouds)
-    if not torch.isfinite(xyz).all():
-        sample = next(i for i, cloud in enumerate(clouds) if not torch.isfinite(cloud).all())
-        raise ValueError(f"cloud {sample} has NaN or infinite coordinates: remove those points")
     batch = torch.repeat_interleave(torch.arange(len(clouds)), sizes).to(xyz.device)
     return xyz, batch, len(clouds)
+
+
+def _check_finite(xyz: Tensor, batch: Tensor) -> None:
+    wrong = ~torch.isfinite(xyz).all(1)
+    if wrong.any():
+        sample = int(batch[wrong][0])
+        raise ValueError(f"cloud {sample} has NaN or infinite coordinates: remove those points")
 
 
 def _cloud(cloud, index: int) -> Tensor:

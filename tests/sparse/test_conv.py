@@ -14,7 +14,7 @@ from i2p_lib.sparse import (
     gathered,
     voxelize,
 )
-from i2p_lib.sparse.kernel_map import build_kernel_map
+from i2p_lib.sparse.kernel_map import build_kernel_map, unique_rows
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -148,16 +148,32 @@ def test_far_coordinates_give_what_near_ones_give(stride):
         torch.testing.assert_close(out.feats[rows], reference)
 
 
-def test_sorted_lookup_and_table_find_the_same_pairs(monkeypatch):
-    x = random_tensor(torch.Generator().manual_seed(5), 80)
-    arguments = (x.coords, x.coords, (3, 3, 3), 1, (1, 1, 1))
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 1), (3, 2), (2, 2)])
+def test_bits_table_and_sorted_lookup_find_the_same_pairs(monkeypatch, kernel, stride):
+    generator = torch.Generator().manual_seed(5)
+    x = random_tensor(generator, 80)
+    order = torch.randperm(len(x.coords), generator=generator)
+    sites = SparseTensor(x.feats[order], x.coords[order]).sites
+    sites_out = sites.downsample(stride).coords
+    arguments = (sites.coords, sites_out, (kernel,) * 3, stride, ((kernel - 1) // 2,) * 3)
+    by_bits = build_kernel_map(*arguments)
+    monkeypatch.setattr("i2p_lib.sparse.occupancy.MOST_CELLS", 0)
     by_table = build_kernel_map(*arguments)
     monkeypatch.setattr("i2p_lib.sparse.kernel_map.TABLE_CELLS", 0)
     monkeypatch.setattr("i2p_lib.sparse.kernel_map.LOOKUPS", 7)
     by_search = build_kernel_map(*arguments)
-    assert by_table.sizes == by_search.sizes
-    assert torch.equal(by_table.rows_in, by_search.rows_in)
-    assert torch.equal(by_table.rows_out, by_search.rows_out)
+    for found in (by_bits, by_table):
+        assert found.sizes == by_search.sizes and found.identity == by_search.identity
+        assert torch.equal(found.rows_in, by_search.rows_in)
+        assert torch.equal(found.rows_out, by_search.rows_out)
+
+
+@pytest.mark.parametrize("spread", [3, 40, 2**20])
+def test_unique_rows_are_those_of_torch(spread):
+    rows = torch.randint(-spread, spread, (500, 4), generator=torch.Generator().manual_seed(1))
+    expected = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    for found, wanted in zip(unique_rows(rows), expected, strict=True):
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("kernel, stride", [(2, 2), (3, 2), (3, 3)])

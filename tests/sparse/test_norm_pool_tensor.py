@@ -59,6 +59,23 @@ def test_norm_equals_torchs_norm_and_activation(training, activation):
     assert ours.num_batches_tracked == theirs.num_batches_tracked
 
 
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.ReLU6(), nn.SiLU()])
+def test_a_frozen_norm_sends_back_torchs_gradient(activation):
+    generator = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(700, 5, generator=generator) + 2).requires_grad_()
+    tensor = SparseTensor(x, torch.arange(700)[:, None] * torch.tensor([[0, 1, 0, 0]]))
+    norm = SparseBatchNorm(5, activation=activation).requires_grad_(False)
+    norm.frozen_stats = True
+    norm.running_mean.copy_(torch.linspace(1, 3, 5))
+    norm.running_var.copy_(torch.linspace(2, 9, 5))
+    norm.weight.copy_(torch.linspace(-1, 2, 5))
+    reference = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    reference = (activation or nn.Identity())(reference)
+    grad = torch.randn(reference.shape, generator=generator)
+    (ours,) = torch.autograd.grad(norm(tensor).feats, x, grad)
+    torch.testing.assert_close(ours, torch.autograd.grad(reference, x, grad)[0])
+
+
 def test_norm_lets_nan_through():
     coords = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0]])
     tensor = SparseTensor(torch.tensor([[1.0], [float("nan")]]), coords)
