@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 
 import torch
@@ -18,6 +19,7 @@ KEY_LIMIT = 2**62  # keys are int64; one bit is kept free for the added offsets
 LOOKUPS = 2**23  # lookups done at a time, which bounds the memory of a map
 
 
+@cache
 def kernel_offsets(kernel: Triple, padding: Triple, dilation: int) -> Tensor:
     """Offsets [K, 3] of the taps from ``stride * output``, in row-major (x, y, z) order."""
     axes = [[(i - p) * dilation for i in range(k)] for k, p in zip(kernel, padding, strict=True)]
@@ -96,24 +98,27 @@ def build_kernel_map(
     Raises:
         ValueError: the coordinates span more cells than int64 keys can number.
     """
-    offsets = kernel_offsets(kernel, padding, dilation).to(sites_in.device)
+    offsets = kernel_offsets(kernel, padding, dilation)
     if extruded is not None:
+        offsets = offsets.clone()
         offsets[:, extruded] = 0
     same = sites_in is sites_out and stride == 1
     centred = all(2 * p == (k - 1) for k, p in zip(kernel, padding, strict=True))
     mirror = same and centred and extruded is None and len(offsets) > 1
     searched = offsets[: len(offsets) // 2] if mirror else offsets
 
-    keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, offsets)
-    deltas = (searched * weights).sum(1)
+    reach = int(offsets.abs().max())
+    keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, reach)
+    deltas = (searched * searched.new_tensor(weights)).sum(1).to(sites_in.device)
     if occupancy.fits(keys_in, cells):
-        rows_in, rows_out, sizes = occupancy.find_pairs(keys_in, cells, keys_out, deltas)
+        found = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
+        rows_in, rows_out, sizes = found
     else:
         find = (_table if cells <= TABLE_CELLS else _sorted)(keys_in, cells)
         taps, rows_in, rows_out = _search(find, keys_out, deltas)
         sizes = torch.bincount(taps, minlength=len(searched)).tolist()
-    if mirror:
-        rows_in, rows_out, sizes = _mirror(rows_in, rows_out, sizes, len(sites_in))
+        if mirror:
+            rows_in, rows_out, sizes = _mirror(rows_in, rows_out, sizes, len(sites_in))
     identity = len(offsets) // 2 if mirror else None
     if len(offsets) == 1 and same and not offsets.any():
         identity = 0
@@ -125,16 +130,16 @@ def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not len(coords):
         empty = coords.new_zeros(0)
         return coords, empty, empty
-    low = coords.amin(0)
-    extent = (coords.amax(0) - low + 1).tolist()
+    columns = coords.T.contiguous()
+    low, extent = _extent(columns, 0)
     cells = math.prod(extent)
     if cells >= KEY_LIMIT:
         return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
     if occupancy.fits(coords, cells):
-        return occupancy.unique_rows(coords, low.tolist(), extent)
-    keys = coords[:, 0] - low[0]
+        return occupancy.unique_rows(coords, low, extent)
+    keys = columns[0] - low[0]
     for axis in (1, 2, 3):
-        keys = keys * extent[axis] + coords[:, axis] - low[axis]
+        keys = keys * extent[axis] + (columns[axis] - low[axis])
     keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
     columns = []
     for axis in (3, 2, 1):
@@ -169,35 +174,40 @@ def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
     )
 
 
-def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, offsets: Tensor):
-    """The inputs' keys, how many keys there are, the outputs' keys, the weights of x, y and z."""
-    reach = int(offsets.abs().max()) if len(offsets) else 0
+def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
+    """The inputs' keys, how many keys there are, the outputs' keys, the weights of x, y and z.
+
+    The cells have a margin of ``reach`` on all sides.
+    """
     every = sites_in
     if sites_in is not sites_out or stride > 1:
         every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
     if not len(every):
-        return every[:, 0], 0, every[:, 0], offsets.new_ones(3)
-    low, high = every.amin(0), every.amax(0)
-    if _cells(low, high, reach) >= KEY_LIMIT:
-        every = torch.stack([_squeeze(column, reach) for column in every.T], 1)
-        low, high = every.amin(0), every.amax(0)
-    cells = _cells(low, high, reach)
+        return every[:, 0], 0, every[:, 0], (1, 1, 1)
+    columns = every.T.contiguous()
+    low, extent = _extent(columns, reach)
+    if math.prod(extent) >= KEY_LIMIT:
+        columns = torch.stack([_squeeze(column, reach) for column in columns])
+        low, extent = _extent(columns, reach)
+    cells = math.prod(extent)
     if cells >= KEY_LIMIT:
         raise ValueError(
             f"the coordinates span {cells:.3g} cells, more than the {KEY_LIMIT:.3g} that can be "
             "numbered: use a larger voxel size or a smaller batch"
         )
-    _, wide, deep, tall = (high - low + 1 + 2 * reach).tolist()
-    weights = torch.tensor([deep * tall, tall, 1], device=every.device)
-    start = low[1:] - reach
-    keys = every[:, 0] - low[0]
-    keys = keys * (wide * deep * tall) + ((every[:, 1:] - start) * weights).sum(1)
+    keys = columns[0] - low[0]
+    for column, first, size in zip(columns[1:], low[1:], extent[1:], strict=True):
+        keys = keys * size + (column - first)
+    weights = extent[2] * extent[3], extent[3], 1
     return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
 
 
-def _cells(low: Tensor, high: Tensor, reach: int) -> int:
-    batch, *extent = (high - low + 1).tolist()
-    return batch * math.prod(side + 2 * reach for side in extent)
+def _extent(columns: Tensor, reach: int) -> tuple[list[int], list[int]]:
+    """The lowest batch, x, y, z of integer columns [4, N] less the margin, and the cells along."""
+    low, high = torch.stack([columns.amin(1), columns.amax(1)]).tolist()
+    first = [low[0], *(value - reach for value in low[1:])]
+    last = [high[0], *(value + reach for value in high[1:])]
+    return first, [b - a + 1 for a, b in zip(first, last, strict=True)]
 
 
 def _squeeze(values: Tensor, reach: int) -> Tensor:

@@ -25,20 +25,24 @@ def unique_rows(
 
 
 def find_pairs(
-    keys_in: Tensor, cells: int, keys_out: Tensor, deltas: Tensor
+    keys_in: Tensor, cells: int, keys_out: Tensor, deltas: Tensor, mirror: bool
 ) -> tuple[Tensor, Tensor, list[int]]:
     """The pairs with ``keys_in[i] == keys_out[o] + deltas[k]``, ordered by k, then by o.
 
     All sums must lie in 0..cells-1, and no key twice in ``keys_in``.
+    With ``mirror`` every row with itself follows, and then the pairs the other way round, from the
+    last k to the first.
     Returns the rows i, the rows o, and how many pairs each k has.
     """
+    rising = bool((keys_in[1:] > keys_in[:-1]).all())
+    order = keys_in[:0] if rising else keys_in.argsort()
     rows_in, rows_out, sizes = _kernels()[1](
-        keys_in.numpy(), cells, keys_out.numpy(), deltas.numpy()
+        *(tensor.numpy() for tensor in (keys_in, order, keys_out, deltas)), cells, mirror
     )
-    rows_in, rows_out = torch.from_numpy(rows_in), torch.from_numpy(rows_out)
-    if not bool((keys_in[1:] > keys_in[:-1]).all()):
-        rows_in = keys_in.argsort()[rows_in]
-    return rows_in, rows_out, sizes.tolist()
+    sizes = sizes.tolist()
+    if mirror:
+        sizes += [len(keys_in), *sizes[::-1]]
+    return torch.from_numpy(rows_in), torch.from_numpy(rows_out), sizes
 
 
 @cache
@@ -89,25 +93,41 @@ def _kernels():
         return found, keys, counts
 
     @njit(cache=True, nogil=True)
-    def pairs(keys_in, cells, keys_out, deltas):
+    def pairs(keys_in, order, keys_out, deltas, cells, mirror):
         words, before = mark(keys_in, cells)
-        sizes = np.zeros(len(deltas), np.int64)
+        n = len(keys_out)
+        ends = np.empty(len(deltas), np.int64)
+        total = 0
         for k in range(len(deltas)):
             hits = np.uint64(0)
-            for o in range(len(keys_out)):
+            for o in range(n):
                 key = keys_out[o] + deltas[k]
                 hits += (words[key >> 6] >> np.uint64(key & 63)) & one
-            sizes[k] = hits
-        rows_in = np.empty(sizes.sum() + 1, np.int64)  # one more, which a miss may write to
+            total += np.int64(hits)
+            ends[k] = total
+        rows_in = np.empty((2 * total + n if mirror else total) + 1, np.int64)
         rows_out = np.empty(len(rows_in), np.int64)
         p = 0
         for k in range(len(deltas)):
-            for o in range(len(keys_out)):
+            for o in range(n):  # a miss is written too, and the next hit over it
                 key = keys_out[o] + deltas[k]
                 w, bit = key >> 6, np.uint64(key & 63)
                 rows_in[p] = before[w] + ones(words[w] & ((one << bit) - one))
                 rows_out[p] = o
                 p += np.int64((words[w] >> bit) & one)
-        return rows_in[:p], rows_out[:p], sizes
+        if len(order):
+            for p in range(total):
+                rows_in[p] = order[rows_in[p]]
+        if mirror:
+            for o in range(n):
+                rows_in[total + o] = rows_out[total + o] = o
+            start = 0
+            for end in ends:
+                back, size = 2 * total + n - end, end - start
+                rows_in[back : back + size] = rows_out[start:end]
+                rows_out[back : back + size] = rows_in[start:end]
+                start = end
+        ends[1:] -= ends[:-1].copy()
+        return rows_in[:-1], rows_out[:-1], ends
 
     return unique, pairs
