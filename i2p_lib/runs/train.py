@@ -278,7 +278,7 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
     Hooks are also called before the first epoch (`state.epoch` 0).
     The validation split is measured after every epoch, in few-shot runs (whose epochs are many
     and short) after the last one; the test split only where the protocol validates on it.
-    Raises Diverged when a loss is not finite.
+    Raises Diverged after an epoch in which a loss was not finite.
     """
     spec = state.spec
     if state.epoch == 0:
@@ -316,7 +316,7 @@ def _train_epoch(state: State, epoch: int) -> dict[str, float]:
     """
     spec, net, data = state.spec, state.net, state.splits.train
     began = time.perf_counter()
-    loss_sum = right = voxels = 0.0
+    done, right, voxels = [], 0, 0.0  # losses and hits stay on the device, which nobody waits for
     net.train()
     with _dropout_seed(seed_for(spec.seed, "dropout", epoch), state.device):
         for step, rate, points, labels in _epoch_batches(state, epoch):
@@ -331,25 +331,31 @@ def _train_epoch(state: State, epoch: int) -> dict[str, float]:
             else:
                 answers = teacher_answers(state.teacher, x)
                 loss = distillation_loss(logits, answers, spec.distill, spec.temperature)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "
-                    f"of {rate:.3g}: lower lr, or check that the points are finite"
-                )
             loss.backward()
             state.optimizer.step()
-            loss_sum += value * len(labels)
-            right += float((logits.argmax(1) == target).sum())
+            done.append((step, rate, len(labels), loss.detach()))
+            right = right + (logits.argmax(1) == target).sum()
             voxels += len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
     count = len(data)
     return {
-        "train_loss": loss_sum / count,
-        "train_top1": right / count,
+        "train_loss": _summed(done, epoch) / count,
+        "train_top1": float(right) / count,
         "lr": rate,
         "seconds": time.perf_counter() - began,
         "voxels": voxels / count,
     }
+
+
+def _summed(done: list[tuple[int, float, int, Tensor]], epoch: int) -> float:
+    """Sum the losses of an epoch's steps, (step, rate, clouds, mean loss); Diverged names one."""
+    values = torch.stack([loss for *_, loss in done]).tolist()
+    for (step, rate, *_), value in zip(done, values, strict=True):
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "
+                f"of {rate:.3g}: lower lr, or check that the points are finite"
+            )
+    return sum(value * clouds for (_, _, clouds, _), value in zip(done, values, strict=True))
 
 
 def _epoch_batches(state: State, epoch: int) -> Iterator[tuple[int, float, Tensor, Tensor]]:

@@ -30,6 +30,8 @@ def main() -> None:
     jobs: queue.Queue = queue.Queue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
 
+    _keep_memory()
+
     def tell(**event: object) -> None:
         answers.write(json.dumps(event) + "\n")
 
@@ -56,6 +58,15 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
         )
 
     train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what a step frees for the next step, which is slow to get from the system."""
+    trim_threshold, map_threshold = -1, -3  # names of malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not on every system
+        libc = ctypes.CDLL(None)
+        libc.mallopt(map_threshold, 2**25)
+        libc.mallopt(trim_threshold, 2**30)
 
 
 def _give_back_memory() -> None:

@@ -98,6 +98,15 @@ def test_rotation_is_proper():
     assert torch.allclose(torch.linalg.det(changed(points, Augment(rotate="z"))), torch.ones(16))
 
 
+def test_shuffle_follows_the_order_of_its_random_numbers_also_where_two_are_equal():
+    points = clouds(16, 2048)
+    drawn = torch.rand(16, 2048, generator=torch.Generator().manual_seed(3))
+    assert any(len(row.unique()) < 2048 for row in drawn)
+    order = drawn.argsort(dim=1, stable=True)
+    expected = torch.stack([cloud[places] for cloud, places in zip(points, order, strict=True)])
+    assert torch.equal(changed(points, Augment(shuffle=True), seed=3), expected)
+
+
 def test_shuffle_keeps_the_points_and_draws_each_cloud_on_its_own():
     points = clouds(2, 100)
     points[1] = points[0]
