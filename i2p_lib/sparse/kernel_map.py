@@ -6,15 +6,16 @@ import math
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from i2p_lib.sparse import occupancy
-
 Triple = tuple[int, int, int]
 
 TABLE_CELLS = 2**25  # largest direct lookup table, in int32 cells (128 MiB)
+BIT_CELLS = 2**30  # largest grid with a bit per cell (192 MiB with the running counts)
+CELLS_PER_ROW = 2**14  # emptier grids than this are better sorted than walked through
 KEY_LIMIT = 2**62  # keys are int64; one bit is kept free for the added offsets
 LOOKUPS = 2**23  # lookups done at a time, which bounds the memory of a map
 
@@ -110,7 +111,7 @@ def build_kernel_map(
     reach = int(offsets.abs().max())
     keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, reach)
     deltas = (searched * searched.new_tensor(weights)).sum(1).to(sites_in.device)
-    if occupancy.fits(keys_in, cells):
+    if occupancy := _occupancy(keys_in, cells):
         found = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
         rows_in, rows_out, sizes = found
     else:
@@ -125,6 +126,15 @@ def build_kernel_map(
     return KernelMap(rows_in, rows_out, tuple(sizes), len(sites_in), len(sites_out), identity)
 
 
+def _occupancy(rows: Tensor, cells: int) -> ModuleType | None:
+    """The compiled functions over one bit per cell, where they suit these rows of a grid."""
+    if rows.device.type != "cpu" or cells > min(BIT_CELLS, CELLS_PER_ROW * len(rows)):
+        return None
+    from i2p_lib.sparse import occupancy  # compiles, so that importing the package stays quick
+
+    return occupancy
+
+
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
     if not len(coords):
@@ -135,7 +145,7 @@ def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cells = math.prod(extent)
     if cells >= KEY_LIMIT:
         return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
-    if occupancy.fits(coords, cells):
+    if occupancy := _occupancy(coords, cells):
         return occupancy.unique_rows(coords, low, extent)
     keys = columns[0] - low[0]
     for axis in (1, 2, 3):

@@ -157,7 +157,7 @@ def test_bits_table_and_sorted_lookup_find_the_same_pairs(monkeypatch, kernel, s
     sites_out = sites.downsample(stride).coords
     arguments = (sites.coords, sites_out, (kernel,) * 3, stride, ((kernel - 1) // 2,) * 3)
     by_bits = build_kernel_map(*arguments)
-    monkeypatch.setattr("i2p_lib.sparse.occupancy.MOST_CELLS", 0)
+    monkeypatch.setattr("i2p_lib.sparse.kernel_map.BIT_CELLS", 0)
     by_table = build_kernel_map(*arguments)
     monkeypatch.setattr("i2p_lib.sparse.kernel_map.TABLE_CELLS", 0)
     monkeypatch.setattr("i2p_lib.sparse.kernel_map.LOOKUPS", 7)
