@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   i2p results --profile demo -o demo.csv the finished runs as a tidy table
   i2p data list                          the data sets, their licences, where they are looked for
   i2p weights get resnet50               fetch image weights, check their hash
+  i2p run --scheduler tcp://host:8786    train on the workers of a Dask cluster
   i2p doctor                             what this machine has and lacks
 """
 DATA_EXAMPLES = """examples:
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--profile", default="demo", help="smoke, demo, gpu, paper, tuning ...")
     for sub in (run, book):
         sub.add_argument("--workers", type=int, help="training processes (default: by profile)")
+        sub.add_argument("--scheduler", metavar="ADDRESS", help="train on a Dask cluster")
         sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
     data = command("data", _data, "data sets: list, get, check")
     _store_parser(data, "a data set", "NAME", DATA_EXAMPLES)
@@ -135,6 +137,8 @@ def _book(options: argparse.Namespace) -> int:
     from i2p_lib.book.build import build_book
     from i2p_lib.book.notebooks import Project
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Complaint("i2p book is one process: train with torchrun ... run, then call it alone")
     project = Project.default()
     profile = project.profile(options.profile)
     times = _execute(project, profile, project.chapters(), options, force=False)
@@ -149,9 +153,13 @@ def _book(options: argparse.Namespace) -> int:
 
 
 def _execute(project, profile, chapters, options, force: bool) -> dict[str, float]:  # noqa: ANN001
-    """Train the runs of the chapters, then execute them; return the seconds of each step."""
+    """Train the runs of the chapters, then execute them; return the seconds of each step.
+
+    Of processes that train together, the main one alone executes.
+    """
     from i2p_lib import runs
     from i2p_lib.book.notebooks import Chapter, chapter_state, execute
+    from i2p_lib.runs import distributed
     from i2p_lib.runs.needs import available, skipped_text
 
     parameters = {"profile": profile.name}
@@ -165,7 +173,11 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
     entries, skipped = available(list({spec.key_fields(): spec for spec in specs}.values()))
     workers = options.workers or profile.workers
     missing = sum(not entry.done() for entry in entries)
-    runs.train_missing(entries, workers, progress=True, device=profile.device)
+    with distributed.joined(profile.device):
+        runs.train_missing(entries, workers, True, profile.device, options.scheduler)
+        others = distributed.rank() > 0
+    if others:
+        return times
     times[f"train {missing} of {len(entries)} runs"] = time.perf_counter() - began
     print(f"runs: {len(entries) - missing} found, {missing} trained", flush=True)
     if skipped:
@@ -239,7 +251,9 @@ def _hardware(state: dict) -> str:
     """Return what a run was trained on, as its record says; older records say less."""
     machine = state["machine"]
     name = machine.get("gpu" if state["device"] == "cuda" else "processor", "")
-    return f"{name or state['device']}, {machine['cores']} cores"
+    processes = state.get("processes", 1)
+    together = "" if processes == 1 else f"{processes} processes, the first on "
+    return f"{together}{name or state['device']}, {machine['cores']} cores"
 
 
 def _data(options: argparse.Namespace) -> int:

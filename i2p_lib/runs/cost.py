@@ -219,6 +219,8 @@ def _finished(root: Path, device: str) -> list[tuple[RunSpec, float]]:
         state = store.read_json(folder / "state.json") or {}
         if state.get("state") != "done" or state.get("device") != device:
             continue
+        if state.get("processes", 1) > 1:  # its seconds are those of several
+            continue
         try:
             spec = RunSpec(**json.loads(parts["spec"]))
         except ValueError:

@@ -15,7 +15,7 @@ import torch
 
 from i2p_lib.files import sha256
 from i2p_lib.machine import describe_machine
-from i2p_lib.runs import store
+from i2p_lib.runs import distributed, store
 from i2p_lib.runs.probing import ProbeHook, final_features
 from i2p_lib.runs.store import DamagedRun, Entry
 from i2p_lib.runs.tables import RunResult
@@ -36,43 +36,66 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
 
     Its teacher is trained first where it is not done.  Waits where another process trains the same
     run.  A failure is kept in state.json with its traceback, and raised.
+    Processes that train together all call this; the main one alone locks and writes.
     """
     if entry.spec.teacher is not None:
         train_entry(entry.teacher(), device)
-    with entry.lock():
-        if entry.done():
+    device, main = resolve_device(device), distributed.rank() == 0
+    with entry.lock() if main else contextlib.nullcontext():
+        if distributed.agreed(entry.done()):
             return
         _refuse_edited_sources(entry)
-        store.write_json(entry.folder / "spec.json", entry.spec.model_dump(mode="json"))
-        store.write_json(entry.folder / "parts.json", entry.parts)
         about = {"state": "running", "started": _now(), "device": device} | _versions()
-        store.write_json(entry.folder / "state.json", about)
+        if main:
+            store.write_json(entry.folder / "spec.json", entry.spec.model_dump(mode="json"))
+            store.write_json(entry.folder / "parts.json", entry.parts)
+            store.write_json(entry.folder / "state.json", about)
         try:
             with one_thread(), use_backend() as backend:
-                state = _resume_or_start(entry, torch.device(resolve_device(device)))
-                inner = [ProbeHook(), _history_hook(entry), _checkpoint_hook(entry)]
-                train(state, [*inner, *hooks])
-                _finish(entry, state, about | backend.record())
+                state = _resume_together(entry, torch.device(device))
+                writing = [_history_hook(entry), _checkpoint_hook(entry)] if main else []
+                train(state, [ProbeHook(), *writing, *hooks])
+                kept = final_features(state)
+                if main:
+                    _finish(entry, state, kept, about | backend.record())
         except Exception:
             text = traceback.format_exc()
-            mark_failed(entry, text)
+            if main:
+                mark_failed(entry, text)
             raise
+
+
+def _resume_together(entry: Entry, device: torch.device) -> State:
+    """Resume or start in every process, the main one first, which drops a broken checkpoint."""
+    with distributed.main_first():
+        state = _resume_or_start(entry, device)
+    if state.epoch != (epoch := distributed.agreed(state.epoch)):
+        raise RuntimeError(
+            f"process {distributed.rank()} found epoch {state.epoch} in {entry.folder}, the main "
+            f"process {epoch}: set I2P_RUNS to one folder that all machines share"
+        )
+    return state
 
 
 def _resume_or_start(entry: Entry, device: torch.device) -> State:
     checkpoint = entry.folder / "checkpoint.safetensors"
     state = _start(entry, device)
     if not checkpoint.exists():
-        entry.log("start")
+        _log(entry, "start")
         return state
     try:
         store.read_checkpoint(checkpoint, state)
     except DamagedRun as error:
-        entry.log(f"start anew: {error}")
+        _log(entry, f"start anew: {error}")
         checkpoint.unlink()
         return _start(entry, device)
-    entry.log(f"go on after epoch {state.epoch}")
+    _log(entry, f"go on after epoch {state.epoch}")
     return state
+
+
+def _log(entry: Entry, text: str) -> None:
+    if distributed.rank() == 0:
+        entry.log(text)
 
 
 def _start(entry: Entry, device: torch.device) -> State:
@@ -106,10 +129,14 @@ def _checkpoint_hook(entry: Entry) -> Hook:
     return hook
 
 
-def _finish(entry: Entry, state: State, about: dict) -> None:
-    """Measure what the protocol reads, write all results, and last of all say it is done."""
+def _finish(
+    entry: Entry, state: State, kept: dict[str, torch.Tensor], about: dict
+) -> None:
+    """Measure what the protocol reads, write all results, and last of all say it is done.
+
+    kept: what `final_features` returns.
+    """
     folder = entry.folder
-    kept = final_features(state)
     metrics = _metrics(state, kept)
     kept = {name: _compact(values) for name, values in kept.items()}
     store.write_json(folder / "metrics.json", metrics)
@@ -233,4 +260,5 @@ def _versions() -> dict:
             "numba": numba.__version__,
         },
         "machine": describe_machine(),
+        "processes": distributed.size(),
     }

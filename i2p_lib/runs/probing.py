@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.collapse import collapse_report
+from i2p_lib.runs import distributed
 from i2p_lib.runs.train import Split, State, evaluate
 from i2p_lib.sparse import SparseTensor
 
@@ -81,7 +82,8 @@ def features(state: State, split: Split, stages: list[str]) -> tuple[dict[str, T
     """Return ({layer: [N, C]}, logits [N, classes]) of a split in eval mode, in one pass."""
     with taps(state.net, stages) as seen:
         scores = evaluate(state.net, split, state.spec, state.device)
-    return {name: torch.cat(parts) for name, parts in seen.items()}, scores.logits
+    layers = {name: distributed.gather(parts) for name, parts in seen.items()}
+    return layers, scores.logits
 
 
 class ProbeHook:

@@ -40,6 +40,8 @@ SOURCES = (
     "weights/loading.py",
     "runs/train.py",
     "runs/distill.py",
+    "runs/distributed.py",
+    "runs/global_norm.py",
 )
 PROBE_SOURCES = ("runs/probing.py", "collapse.py")
 RESULTS = (
@@ -242,6 +244,24 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = No
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temp:
         save_file(plain, temp, metadata={"note": json.dumps(note or {})})
+
+
+def packed(folder: Path) -> dict[str, bytes]:
+    """Return the files of a finished run as {name: content}."""
+    return {name: (folder / name).read_bytes() for name in (*RESULTS, "state.json")}
+
+
+def unpack(entry: Entry, files: dict[str, bytes]) -> None:
+    """Put the files of a run that was finished in another store into its place in this one.
+
+    Raises DamagedRun where they are not what was written there.
+    """
+    with entry.lock():
+        for name in (*RESULTS, "state.json"):  # the last says that the others are whole
+            with atomic_write(entry.folder / name) as temp:
+                temp.write_bytes(files[name])
+        entry.done()
+        (entry.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def learned_tensors(net: nn.Module) -> dict[str, Tensor]:

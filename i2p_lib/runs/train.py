@@ -23,6 +23,7 @@ from i2p_lib.finetune import freeze
 from i2p_lib.inflation import inflate
 from i2p_lib.models import is_point_model, point_model
 from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
+from i2p_lib.runs import distributed
 from i2p_lib.runs.distill import distillation_loss, teacher_answers
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseTensor, voxelize
@@ -72,6 +73,7 @@ class State:
     splits: Splits
     device: torch.device
     teacher: nn.Module | None = None
+    team: distributed.Team = field(default_factory=distributed.Team)
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     probes: list[dict] = field(default_factory=list)
@@ -250,17 +252,20 @@ def logits_of(net: nn.Module, x: SparseTensor | Tensor, spec: RunSpec) -> Tensor
 
 @torch.no_grad()
 def evaluate(net: nn.Module, split: Split, spec: RunSpec, device: torch.device) -> Scores:
-    """Measure a network in eval mode on a split without augmentation, and leave its mode alone."""
+    """Measure a network in eval mode on a split without augmentation, and leave its mode alone.
+
+    Processes that train together share out the batches, and all get the whole answer.
+    """
     was_training = net.training
     net.eval()
     try:
         logits = [
             logits_of(net, net_input(net, split.points[part], spec, device), spec).cpu()
-            for part in torch.arange(len(split)).split(spec.batch_size)
+            for part in distributed.shard(torch.arange(len(split)).split(spec.batch_size))
         ]
     finally:
         net.train(was_training)
-    every = torch.cat(logits)
+    every = distributed.gather(logits)
     right = (every.argmax(1) == split.labels).double().mean()
     return Scores(float(cross_entropy(every, split.labels)), float(right), every)
 
@@ -283,9 +288,10 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
     spec = state.spec
     if state.epoch == 0:
         _call(hooks, state)
+    replica = state.team.replica(state.net)
     while state.epoch < spec.epochs:
         epoch = state.epoch + 1
-        row = {"epoch": epoch} | _train_epoch(state, epoch)
+        row = {"epoch": epoch} | _train_epoch(state, replica, epoch)
         began = time.perf_counter()
         if spec.rules.validate_on == "test":
             scores = _measure(state, "test")
@@ -309,36 +315,39 @@ def _measure(state: State, split: str) -> dict[str, float]:
     return {f"{split}_loss": scores.loss, f"{split}_top1": scores.top1}
 
 
-def _train_epoch(state: State, epoch: int) -> dict[str, float]:
+def _train_epoch(state: State, replica: nn.Module, epoch: int) -> dict[str, float]:
     """Train one epoch; return its loss, accuracy, last rate, seconds and voxels per cloud.
 
-    A network on points counts points instead.
+    A network on points counts points instead.  Of a team, each process draws its own dropout.
     """
-    spec, net, data = state.spec, state.net, state.splits.train
+    spec, net, data, team = state.spec, state.net, state.splits.train, state.team
     began = time.perf_counter()
     done, right, voxels = [], 0, 0.0  # losses and hits stay on the device, which nobody waits for
     net.train()
-    with _dropout_seed(seed_for(spec.seed, "dropout", epoch), state.device):
+    with _dropout_seed(seed_for(spec.seed, "dropout", epoch, *team.salt), state.device):
         for step, rate, points, labels in _epoch_batches(state, epoch):
-            x = net_input(net, points, spec, state.device)
-            target = labels.to(state.device)
+            mine = team.share(len(labels))
+            x = net_input(net, points[mine], spec, state.device)
+            target = labels[mine].to(state.device)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             state.optimizer.zero_grad(set_to_none=True)
-            logits = logits_of(net, x, spec)
+            logits = logits_of(replica, x, spec)
             if state.teacher is None:
                 loss = cross_entropy(logits, target, label_smoothing=spec.label_smoothing)
             else:
                 answers = teacher_answers(state.teacher, x)
                 loss = distillation_loss(logits, answers, spec.distill, spec.temperature)
+            loss = team.weighted(loss)
             loss.backward()
             state.optimizer.step()
             done.append((step, rate, len(labels), loss.detach()))
-            right = right + (logits.argmax(1) == target).sum()
-            voxels += len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
-    count = len(data)
+            if team.counts:
+                right = right + (logits.argmax(1) == target).sum()
+                voxels += len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
+    count, (right, voxels) = len(data), team.total(right, voxels)
     return {
-        "train_loss": _summed(done, epoch) / count,
+        "train_loss": _summed(done, epoch, team) / count,
         "train_top1": float(right) / count,
         "lr": rate,
         "seconds": time.perf_counter() - began,
@@ -346,9 +355,11 @@ def _train_epoch(state: State, epoch: int) -> dict[str, float]:
     }
 
 
-def _summed(done: list[tuple[int, float, int, Tensor]], epoch: int) -> float:
+def _summed(
+    done: list[tuple[int, float, int, Tensor]], epoch: int, team: distributed.Team
+) -> float:
     """Sum the losses of an epoch's steps, (step, rate, clouds, mean loss); Diverged names one."""
-    values = torch.stack([loss for *_, loss in done]).tolist()
+    values = team.mean(torch.stack([loss for *_, loss in done])).tolist()
     for (step, rate, *_), value in zip(done, values, strict=True):
         if not math.isfinite(value):
             raise Diverged(

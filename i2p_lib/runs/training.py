@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from i2p_lib.machine import cores
-from i2p_lib.runs import pool
+from i2p_lib.runs import cluster, distributed, pool
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
 from i2p_lib.runs.needs import missing_inputs, reason
@@ -69,24 +71,70 @@ def run_all(
 
 
 def train_missing(
-    entries: Sequence[Entry], workers: int | None, progress: bool, device: str
+    entries: Sequence[Entry],
+    workers: int | None,
+    progress: bool,
+    device: str,
+    scheduler: str | None = None,
 ) -> int:
     """Train what is not in the store, teachers first and then longest first; return how many.
 
     A student whose teacher failed is not tried.
+    scheduler: address of a Dask scheduler whose workers train instead of processes here; `device`
+    is then theirs.  Processes that torchrun joined train one run after another together instead.
     """
     unique = {one.key: one for entry in entries for one in _chain(entry)}
     missing = {key: entry for key, entry in unique.items() if not entry.done()}
+    if distributed.size() > 1:
+        if scheduler is not None:
+            raise ValueError("torchrun and --scheduler exclude each other: use one of them")
+        return _train_together(unique, missing, progress, device)
     if not missing:
         return 0
-    device = resolve_device(device)
-    most = cores() if device == "cpu" else min(4, cores())
-    crew = _Crew(missing, device, workers or most)
-    with _bar(sum(crew.cost.values()), progress) as bar:
-        crew.work(bar)
+    with _labour(scheduler, workers, device) as labour:
+        costs = CostModel.of("auto" if scheduler else device, entries[0].folder.parent, False)
+        crew = _Crew(missing, device, labour, costs)
+        with _bar(sum(crew.cost.values()), progress) as bar:
+            crew.work(bar)
     if crew.failures:
         raise RunError(crew.failures, len(unique))
     return len(missing)
+
+
+def _train_together(
+    unique: dict[str, Entry], missing: dict[str, Entry], progress: bool, device: str
+) -> int:
+    """Train the runs that the main process lacks in all processes; the first failure ends it."""
+    keys = distributed.agreed(list(missing))
+    if not unique.keys() >= set(keys):
+        raise RuntimeError(
+            f"process {distributed.rank()} would train other runs than process 0: give all "
+            "machines the same version of the project, the data and the weights"
+        )
+    todo = [unique[key] for key in keys]
+    distributed.refuse_small_batches([entry.spec for entry in todo], distributed.size())
+    shown = progress and distributed.rank() == 0
+    with _bar(sum(entry.spec.epochs for entry in todo), shown) as bar:
+        for number, entry in enumerate(todo):
+            bar.set_description_str(f"{number}/{len(todo)} runs")
+            before = bar.n
+            train_entry(entry, device, [_epoch_bar(bar, before)])
+            bar.update(before + entry.spec.epochs - bar.n)
+    return len(todo)
+
+
+Labour = Callable[[list[pool.Job], Callable[[pool.Job, pool.Event], None]], None]
+
+
+@contextmanager
+def _labour(scheduler: str | None, workers: int | None, device: str) -> Iterator[Labour]:
+    """Yield what does jobs and reports their events: processes here, or a Dask cluster."""
+    if scheduler is not None:
+        with cluster.connected(scheduler) as client:
+            yield partial(cluster.work, client)
+        return
+    most = cores() if resolve_device(device) == "cpu" else min(4, cores())
+    yield lambda jobs, on_event: pool.work(jobs, min(workers or most, len(jobs)), on_event)
 
 
 def _chain(entry: Entry) -> list[Entry]:
@@ -97,10 +145,10 @@ def _chain(entry: Entry) -> list[Entry]:
 class _Crew:
     """One call's missing runs: their order, their cost, and which of them failed."""
 
-    def __init__(self, missing: dict[str, Entry], device: str, workers: int) -> None:
-        self.missing, self.device, self.workers = missing, device, workers
-        root = next(iter(missing.values())).folder.parent
-        costs = CostModel.of(device, root, calibrate=False)
+    def __init__(
+        self, missing: dict[str, Entry], device: str, labour: Labour, costs: CostModel
+    ) -> None:
+        self.missing, self.device, self.labour = missing, device, labour
         self.cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
         self.failures: list[tuple[RunSpec, str]] = []
         self.ended = 0
@@ -115,7 +163,7 @@ class _Crew:
         for depth in sorted(generations):
             jobs = [_job(self.missing[key], self.device)
                     for key in generations[depth] if not self._orphaned(key, bar)]  # fmt: skip
-            pool.work(jobs, min(self.workers, len(jobs)), lambda j, e: self._on_event(j, e, bar))
+            self.labour(jobs, lambda job, event: self._on_event(job, event, bar))
 
     def _orphaned(self, key: str, bar: tqdm) -> bool:
         """Tell whether a run's teacher failed in this call, and count it as failed if so."""
@@ -196,6 +244,7 @@ def _state_of(entry: Entry, older: dict[str, dict[str, str]]) -> tuple[str, str]
 def _job(entry: Entry, device: str) -> pool.Job:
     return {
         "key": entry.key,
+        "parts": entry.parts,
         "spec": entry.spec.model_dump(mode="json"),
         "store": str(entry.folder.parent),
         "device": device,
@@ -214,10 +263,13 @@ def _bar(total: float, progress: bool) -> tqdm:
     )
 
 
-def _epoch_bar(bar: tqdm) -> Hook:
+def _epoch_bar(bar: tqdm, before: int = 0) -> Hook:
+    """Return a hook that moves a bar of epochs, `before` of which belong to earlier runs."""
+
     def hook(state: State) -> None:
-        bar.update(state.epoch - bar.n)
-        if state.history:
-            bar.set_postfix_str(f"val top1 {state.history[-1]['val_top1']:.3f}", refresh=False)
+        bar.update(before + state.epoch - bar.n)
+        top1 = state.history[-1].get("val_top1") if state.history else None
+        if top1 is not None:  # few-shot runs are validated at their end
+            bar.set_postfix_str(f"val top1 {top1:.3f}", refresh=False)
 
     return hook

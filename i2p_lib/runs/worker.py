@@ -21,7 +21,7 @@ from collections.abc import Callable
 def main() -> None:
     """Serve jobs until stdin closes.
 
-    A job is {"spec": {...}, "key": ..., "store": ..., "device": ...}.
+    A job is {"spec": {...}, "key": ..., "parts": {...}, "store": ..., "device": ...}.
     Ctrl-C is left to the parent, which ends its workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -53,10 +53,13 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
 
     entry = Entry.of(RunSpec(**job["spec"]), job["store"])
     if entry.key != job["key"]:
+        names = sorted(job["parts"].keys() | entry.parts.keys())
+        other = [name for name in names if job["parts"].get(name) != entry.parts.get(name)]
         raise RuntimeError(
-            "sources, data or weights changed after the runs were planned: start them again"
+            f"this worker would train another run than the one planned; other are: "
+            f"{', '.join(other)}. If files changed meanwhile, start again; on a cluster, give "
+            "every worker the version of project, data and weights that starts the runs"
         )
-
     train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
 
 

@@ -1,0 +1,140 @@
+"""Runs on many machines: jobs go to a Dask scheduler, and finished runs come back as files.
+
+A worker trains each job in a process of its own, as `pool` does here, so that a Dask worker with
+n threads trains n runs at a time.  It keeps runs in its own store ($I2P_RUNS there); where that is
+also the caller's, nothing is sent back and a broken-off run goes on from its checkpoint.
+Dask itself gives the runs of a worker that dies to another one.
+"""
+
+from __future__ import annotations
+
+import queue
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from i2p_lib.runs import pool, store
+from i2p_lib.runs.spec import RunSpec
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+PATIENCE = 10.0  # seconds to wait for a scheduler and its first worker
+
+
+class RemoteFailure(RuntimeError):
+    """A run failed on a worker; the message is the traceback there."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """Connect to a scheduler that has workers.
+
+    Raises ImportError where Dask is not installed, and ConnectionError where no scheduler answers
+    at the address or no worker has joined it; both within seconds.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError(
+            "a scheduler needs Dask, which is not installed here: "
+            "pip install 'distributed>=2026', which is this project's extra 'cluster'"
+        ) from error
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler`, "
+            "which prints its address, and workers with `dask worker ADDRESS`"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise ConnectionError(
+                f"the scheduler at {address} has no workers: start some with "
+                f"`dask worker {address} --nthreads N`, each for N runs at a time"
+            ) from error
+        yield client
+
+
+def work(
+    client: Client, jobs: list[pool.Job], on_event: Callable[[pool.Job, pool.Event], None]
+) -> None:
+    """Let the scheduler's workers do the jobs, longest first; returns when each has ended.
+
+    Events are those of `pool.work`; a run is in the store of its job before it is "done".
+    Stopping this call lets the runs that workers have begun go on; they keep them.
+    """
+    if not jobs:
+        return
+    events: queue.Queue = queue.Queue()
+    topic = f"i2p-{uuid.uuid4().hex}"
+    waiting = {job["key"]: job for job in jobs}
+    client.subscribe_topic(topic, lambda event: events.put(event[1]))
+    with _marker(Path(jobs[0]["store"]), topic) as marker:
+        futures = [
+            client.submit(train_on_worker, job, topic, marker, key=f"{topic}-{job['key']}")
+            for job in jobs
+        ]
+        for future, key in zip(futures, list(waiting), strict=True):
+            future.add_done_callback(lambda future, key=key: events.put((key, future)))
+        try:
+            while waiting:
+                key, what = events.get()
+                if isinstance(what, int) and key in waiting:
+                    on_event(waiting[key], {"event": "epoch", "epoch": what})
+                elif not isinstance(what, int):
+                    job = waiting.pop(key)
+                    on_event(job, _last_event(job, what))
+        finally:
+            client.unsubscribe_topic(topic)
+            client.cancel(futures)
+
+
+@contextmanager
+def _marker(root: Path, name: str) -> Iterator[str]:
+    """Keep a file in the caller's store, by which a worker sees that its store is the same."""
+    root.mkdir(parents=True, exist_ok=True)
+    file = root / f".{name}"
+    file.touch()
+    try:
+        yield file.name
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _last_event(job: pool.Job, future: Future) -> pool.Event:
+    """Fetch and keep what a worker trained; return "done", or "failed" with the reason."""
+    try:
+        files = future.result()
+        if files is not None:
+            store.unpack(store.Entry.of(RunSpec(**job["spec"]), job["store"]), files)
+    except ModuleNotFoundError as error:
+        reason = f"{error}: install this project where the scheduler and every worker run"
+        return {"event": "failed", "traceback": reason}
+    except Exception as error:
+        return {"event": "failed", "traceback": str(error) or repr(error)}
+    return {"event": "done"}
+
+
+def train_on_worker(job: pool.Job, topic: str, marker: str) -> dict[str, bytes] | None:
+    """Train one job in a process of its own; return its files, None where the caller sees them.
+
+    Called by Dask on a worker; tells the caller of each epoch under `topic`.
+    """
+    from distributed import get_worker
+
+    worker, root, last = get_worker(), store.store_root(), {}
+
+    def on_event(job: pool.Job, event: pool.Event) -> None:
+        last.update(event)
+        if event["event"] == "epoch":
+            worker.log_event(topic, (job["key"], event["epoch"]))
+
+    pool.work([job | {"store": str(root)}], 1, on_event)
+    if last["event"] == "failed":
+        raise RemoteFailure(last["traceback"])
+    return None if (root / marker).exists() else store.packed(root / job["key"][:16])
