@@ -6,12 +6,15 @@ import argparse
 import csv
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from time import process_time
 
 import torch
 from torch import nn
 
-from i2p_lib.coverage import Coverage, examine, family, torchvision_classifiers, without_data
+from i2p_lib.coverage import REFUSED, examine, family, torchvision_classifiers, without_data
 from i2p_lib.files import atomic_write
 from i2p_lib.weights.torchvision_import import ensure_torchvision
 
@@ -20,10 +23,12 @@ EXAMPLE = """example:
       --output benchmarks/results/model_coverage-torchvision.csv
   python benchmarks/model_coverage.py timm --models dla34 hrnet_w18_small
 
-One thread, a few minutes and 4 GB of memory. The weights are random; nothing is downloaded.
-Models that are named are run. Without names, which is for torchvision only, the smallest member of
-each family is run, and the others are inflated without data.
+The weights are random; nothing is downloaded. Without names, every classifier of torchvision is
+examined, or the smallest member of each of timm's modules. One thread, about ten minutes and 8 GB
+of memory for each library. The file is written after each network. One that it holds already,
+measured with the installed version of the library, is not measured again.
 """
+
 
 def main() -> None:
     """Examine the models, print each, and write the table where ``--output`` says."""
@@ -31,49 +36,68 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("library", choices=("torchvision", "timm"))
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all of torchvision")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: see below")
     parser.add_argument("--output", type=Path, metavar="FILE.csv", help="also write a CSV")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     library = arguments.library
-    if library == "timm" and not arguments.models:
-        parser.error("name the models of timm with --models")
-    run = arguments.models or smallest_members()
-    found = []
-    for model in arguments.models or torchvision_classifiers():
-        found.append(covered(library, model, model in run))
-        print(*found[-1].row().values(), sep=" | ", flush=True)
-    counts = Counter(result.verdict for result in found)
+    rows = _known(arguments.output, library)
+    for group, name in wanted(library, arguments.models, {row["family"] for row in rows}):
+        if name in {row["model"] for row in rows}:
+            continue
+        rows.append(covered(library, group, name))
+        print(*rows[-1].values(), sep=" | ", flush=True)
+        if arguments.output is not None:
+            _write(arguments.output, sorted(rows, key=lambda row: (row["family"], row["model"])))
+    counts = Counter(row["verdict"] for row in rows)
     print(*(f"{count} {verdict}" for verdict, count in counts.items()), sep=", ")
-    if arguments.output is not None:
-        rows = [result.row() for result in found]
-        for row in rows:
-            row["deviation"] = "" if row["deviation"] is None else f"{row['deviation']:.1e}"
-        with atomic_write(arguments.output) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
 
 
-def covered(library: str, name: str, run: bool) -> Coverage:
-    """Examine one model, with data or without."""
-    group = family(name) if library == "torchvision" else name
-    if not run:
+def covered(library: str, group: str, name: str) -> dict:
+    """The row of one model: without data first, which is enough for one that is refused."""
+    started = process_time()
+    found = examine(empty(library, name), library, group, name)
+    if found.verdict != REFUSED:
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(0)
+            found = examine(create(library, name), library, group, name)
+    row = found.row() | {"seconds": f"{process_time() - started:.1f}", "version": version(library)}
+    for figure in ("deviation", "gradient"):
+        row[figure] = "" if row[figure] is None else f"{row[figure]:.1e}"
+    return row
+
+
+def wanted(library: str, names: list[str] | None, done: set[str]) -> Iterator[tuple[str, str]]:
+    """Family and name of each model to examine; timm's families in ``done`` are left out."""
+    if library == "torchvision":
+        yield from ((family(name), name) for name in names or torchvision_classifiers())
+        return
+    ensure_torchvision()
+    import timm
+
+    members = {module: [name for name in timm.list_models(module=module)
+                        if not name.startswith("test_")] for module in timm.list_modules()}
+    if names:
+        yield from ((module, name) for name in names
+                    for module, found in members.items() if name in found)
+        return
+    for module, found in members.items():
+        if found and module not in done:
+            yield module, min(found, key=_size)
+
+
+def _size(name: str) -> int:
+    return sum(p.numel() for p in empty("timm", name).parameters())
+
+
+def empty(library: str, name: str) -> nn.Module:
+    """Build a model without data, buffers included where it computes with its parameters."""
+    try:
         with without_data():
-            return examine(create(library, name), library, group, name)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
-        return examine(create(library, name), library, group, name)
-
-
-def smallest_members() -> set[str]:
-    """The member of fewest parameters of each of torchvision's families."""
-    sizes = {}
-    for name in torchvision_classifiers():
-        with without_data():
-            sizes[name] = sum(p.numel() for p in create("torchvision", name).parameters())
-    ordered = sorted(sizes, key=sizes.get, reverse=True)
-    return set({family(name): name for name in ordered}.values())
+            return create(library, name)
+    except (NotImplementedError, RuntimeError):
+        with torch.device("meta"):
+            return create(library, name)
 
 
 def create(library: str, name: str) -> nn.Module:
@@ -86,6 +110,27 @@ def create(library: str, name: str) -> nn.Module:
     import timm
 
     return timm.create_model(name)
+
+
+def version(library: str) -> str:
+    """The installed version of a library, without the name of a build."""
+    return metadata.version(library).partition("+")[0]
+
+
+def _known(file: Path | None, library: str) -> list[dict]:
+    """The rows of a file that were measured with the installed version of the library."""
+    if file is None or not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [row for row in rows if row.get("version") == version(library)]
+
+
+def _write(file: Path, rows: list[dict]) -> None:
+    with atomic_write(file) as part, part.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from torch import nn
 
 from i2p_lib.coverage import SameBorders, extrude
 from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, to_taps
+from i2p_lib.inflation.trace import trace
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, voxelize
 from i2p_lib.weights import image_model
 
@@ -154,6 +155,12 @@ class Attention(nn.Module):
         return (x.flatten(2).mT @ x.flatten(2)).mT.unflatten(2, (1, -1))
 
 
+class Fixed(nn.Module):
+    def forward(self, x):
+        assert x.shape[-1] == 224, "must be 224 wide"
+        return x
+
+
 @pytest.mark.parametrize("layer, reason", [
     (nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'"),
     (nn.Conv2d(3, 3, 3, padding=1, stride=(1, 2)), "differ between height and width"),
@@ -161,8 +168,13 @@ class Attention(nn.Module):
     (nn.MaxPool2d((3, 2), 2), "uneven pooling window"),
     (nn.AvgPool2d(1, 2), "leave sites out"),
     (ScaledConv(3, 3, 3, padding=1), "ScaledConv is no plain convolution"),
-    (nn.GroupNorm(1, 3), "no sparse 3D twin of GroupNorm"),
+    (nn.InstanceNorm2d(3, affine=True), "'instance_norm' has no meaning"),
+    (nn.Upsample(scale_factor=2), "no finer than the input"),
     (nn.LocalResponseNorm(2), "'local_response_norm' has no meaning on a SparseTensor"),
+    (Fixed(), "must be 224 wide"),
+    (nn.Linear(224, 224), "linear works on the last axis"),
+    (nn.ZeroPad2d((-1, 1, -1, 1)), "only zeros around an image"),
+    (nn.ReflectionPad2d(1), "only zeros around an image"),
     (nn.PixelUnshuffle(1), "'pixel_unshuffle' has no meaning on a SparseTensor"),
     (Attention(), "attention"),
 ])  # fmt: skip
@@ -186,9 +198,94 @@ def test_a_kernel_of_any_shape_repeats_its_2d_activations(layer, axis):
     torch.testing.assert_close(net(extrude(image, axis)), model(image))
 
 
+class Selected(nn.Module):
+    """Branches stacked, weighed by what their sum says, and summed."""
+
+    def forward(self, x):
+        both = torch.stack([x, x.sigmoid()], dim=1)
+        weight = both.sum(1).mean((2, 3), keepdim=True)[:, None].softmax(2)
+        return (both * weight).sum(dim=1)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation with a norm between its convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2),
+                                  nn.ReLU(), nn.Conv2d(2, 3, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        return x * self.gate(x)
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        first, second, third = x[:, :1], x[:, 1:2, :, :], x[:, 2:]
+        return torch.cat([first - third, second / 3 - 0.5, first.mul(2).clamp(0, 1).div(2)], 1)
+
+
+class Enlarged(nn.Module):
+    """Two coarser levels brought back to the finest."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, 2, 1), nn.Conv2d(3, 3, 3, 2, 1)
+        self.enlarge = nn.Upsample(scale_factor=2.0, mode="nearest")
+
+    def forward(self, x):
+        half = self.first(x)
+        quarter = self.second(half)
+        return x + self.enlarge(half) + nn.functional.interpolate(quarter, scale_factor=4)
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("layer", [Selected(), Gated(), Cut(), Enlarged(), nn.GroupNorm(3, 3),
+                                   nn.GroupNorm(1, 3)],
+                         ids=lambda layer: str(layer).partition("\n")[0])
+def test_what_stands_between_the_layers_repeats_its_2d_result(layer, axis):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), around(layer)).double().eval()
+    net = inflate(model, None, None, axis=axis)
+    image = torch.randn(1, 3, 12, 16, dtype=torch.float64)
+    torch.testing.assert_close(net(extrude(image, axis)), model(image))
+
+
+def test_layers_behind_the_pooling_run_as_they_are():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 1, 3, padding=1), nn.Flatten(),
+                          nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
+    image = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    net = inflate(model, None, None)
+    torch.testing.assert_close(net(extrude(image, "z")), model(image))
+
+
+@pytest.mark.parametrize("layers", [
+    (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 3, 2)), (nn.ZeroPad2d(1), nn.Conv2d(3, 3, 3)),
+    (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 3, 3, 2)),
+], ids=["2x2", "3x3", "strided"])  # fmt: skip
+def test_zeros_around_an_image_are_the_padding_of_the_layer_behind(layers):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), around(nn.Sequential(*layers))).double()
+    image = torch.randn(1, 3, 12, 16, dtype=torch.float64)
+    torch.testing.assert_close(inflate(model, None, None)(extrude(image, "z")), model(image))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_inflated_network_shares_no_memory_with_the_image_network(normalize):
+    model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=4),
+                          nn.BatchNorm2d(4), nn.PReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(4, 2))
+    net = inflate(model, None, None, normalize=normalize)
+
+    def memory(network):
+        return {t.untyped_storage().data_ptr() for t in network.state_dict().values()}
+
+    assert not memory(net) & memory(model)
+
+
 @pytest.mark.parametrize("layer", [
     nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, 2), nn.Conv2d(3, 3, 11, 4, 2), nn.Conv2d(3, 3, 1, 1, 1),
     nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(3),
+    nn.Sequential(nn.ZeroPad2d(2), nn.Conv2d(3, 3, 3)),
 ])  # fmt: skip
 def test_without_a_border_a_layer_repeats_the_padded_2d_layer(layer):
     last = nn.Linear(27, 2) if isinstance(layer, nn.AdaptiveAvgPool2d) else nn.Linear(3, 2)
@@ -213,6 +310,33 @@ def test_a_classifier_of_convolutions_gives_way_to_a_linear_one_behind_the_pooli
     assert report["classifier.1"] == "dropped" and report[net.i2p_classifier] == "new"
 
 
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)
+        self.first, self.second = nn.Linear(4, 7), nn.Linear(4, 7)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x)).flatten(1)
+        return (self.first(x) + self.second(x)) / 2
+
+
+def test_a_network_is_traced_on_an_image_of_the_size_that_it_expects():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, 2, 1), around(Fixed()))
+    model.pretrained_cfg = {"input_size": (3, 448, 448)}
+    strides = [(step.stride_in, step.stride_out) for step in trace(model)]
+    assert strides[0] == (1, 2)
+    model.pretrained_cfg = {"input_size": (3, 260, 260)}
+    model[1][0] = nn.Sequential(*(nn.Conv2d(3, 3, 3, 2, 1) for _ in range(4)))
+    assert [step.stride_out for step in trace(model)][:5] == [2, 4, 8, 16, 32]
+
+
+def test_a_single_one_of_several_classifiers_is_not_replaced():
+    assert inflate(TwoHeads(), 3)(voxelize(torch.rand(2, 9, 3), 0.1)).shape == (2, 7)
+    with pytest.raises(InflationError, match="second: first gives logits as well"):
+        inflate(TwoHeads(), 3, 5)
+
+
 def test_what_runs_in_training_only_is_left_out_and_reported():
     net = inflate(image_model("googlenet", "random"), 3, 5).train()
     assert net(voxelize(torch.rand(2, 100, 3), 0.05)).shape == (2, 5)
@@ -232,7 +356,7 @@ def test_inflation_leaves_hooks_modes_and_random_state_alone():
     model.features[0].eval()
     state = torch.random.get_rng_state()
     net = inflate(model, 3, 5, generator=torch.Generator().manual_seed(0))
-    assert net.training and not net.features[0].training
+    assert net.training and not net.features[0].training and not net.features[0][1].training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     norms = [m for m in net.modules() if isinstance(m, SparseBatchNorm)]
     assert all(norm.num_batches_tracked == 0 for norm in norms)

@@ -17,6 +17,7 @@ import yaml
 
 from i2p_lib.book import pages
 from i2p_lib.book.htmlcheck import check_html
+from i2p_lib.book.networks import networks
 from i2p_lib.book.notebooks import Chapter, Project
 from i2p_lib.book.recorded import recorded
 from i2p_lib.files import atomic_write
@@ -80,7 +81,7 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
             records.append(_stage_chapter(project, profile, stem, staged))
     written = {
         "overview": pages.overview(project, profile),
-        "networks": pages.networks(),
+        "networks": networks(),
         "execution": pages.execution(profile, records),
         "code": pages.code(project),
         "weights": pages.weights(),

@@ -1,4 +1,4 @@
-"""The generated pages: overview, networks, execution, code; every value from data is escaped."""
+"""The generated pages: overview, weights, execution, code; every value from data is escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 from docutils.nodes import make_id
 
 from i2p_lib.book.notebooks import Project
@@ -195,49 +194,6 @@ def weights(cards: Sequence[WeightCard] | None = None) -> str:
         "Checkpoints are read as tensors and nothing else; one that holds other objects is "
         "refused with the way to convert it.\n\n"
         f"{table(columns, rows)}"
-    )
-
-
-def networks(results: Path = PACKAGE.parent / "benchmarks" / "results") -> str:
-    """Return the page of image classifiers that can be inflated and of those that are refused."""
-    files = sorted(results.glob("model_coverage-*.csv"), reverse=True)  # torchvision, then timm
-    members = pd.concat([pd.read_csv(file, keep_default_na=False) for file in files])
-    families = []
-    for (library, name), group in members.groupby(["library", "family"], sort=False):
-        ran = group[group["deviation"] != ""]
-        best = (ran if len(ran) else group).iloc[0]
-        families.append([
-            cell(library), cell(name), str(len(group)), cell(best["verdict"]),
-            cell(best["deviation"]), cell(best["reason"]).replace(".", ".<wbr>"),
-        ])  # fmt: skip
-    rows = [
-        [cell(m["library"]), cell(m["model"]), f"{m['parameters'] / 1e6:.1f}", cell(m["verdict"])]
-        for m in members.to_dict("records")
-    ]
-    columns = ["library", "family", "members", "result", "deviation", "reason"]
-    return (
-        "# Which image networks can be used\n\n"
-        "Image classifiers are inflated as their libraries build them; "
-        "no line of the code knows any of them by name.\n"
-        "This page is made from the files `benchmarks/results/model_coverage-*.csv`, "
-        "which `benchmarks/model_coverage.py` measures with random weights.\n\n"
-        "The proof is an image that is extruded without end along the inflated axis: "
-        "on that volume the inflated network must give the logits of the image network.\n"
-        "*Deviation* is the largest difference, as a share of what another image changes, "
-        "in double precision.\n\n"
-        "- *exact*: the logits are those of the image network.\n"
-        "- *exact but for the border*: some layers of the image network shrink the image at its "
-        "border, count padding in a mean, or pool to a raster of several cells.\n"
-        "  Sparse sites have no border and a cloud has no such raster.\n"
-        "  Those windows are centred, means are over occupied sites, and each cell of the raster "
-        "gets the mean of the whole cloud.\n"
-        "  The logits are those of the image network with its layers changed in that way.\n"
-        "- *inflated, not run*: every layer has its sparse counterpart; "
-        "the proof was run on a smaller member of the family.\n"
-        "- *refused*: `inflate` raises an error with the reason.\n\n"
-        f"## Families\n\n{table(columns, families, [2, 4])}\n"
-        "## Networks\n\n"
-        f"{table(['library', 'network', 'parameters (M)', 'result'], rows, [2])}"
     )
 
 

@@ -62,7 +62,8 @@ def inflate(
         raise ValueError(f"recipe must be one of {RECIPES}, got {recipe!r}")
     if recipe == "paper" and in_channels is None:
         raise ValueError("the paper's recipe replaces the input layer: give in_channels")
-    net = copy.deepcopy(model)
+    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    net = copy.deepcopy(model, dict(weights))  # shares them until its layers are replaced
     steps = trace(net)
     convolutions = [s for s in steps if isinstance(s.layer, nn.Conv2d)]
     if not convolutions:
@@ -77,16 +78,27 @@ def inflate(
         if name in dropped:
             continue
         new, action = maker.replace(name, layer)
-        _set(net, name, new)
+        _set(net, name, new.train(layer.training))
         rows.append(_row(name, layer, new, action))
     classifier, replaced = _new_classifier(net, steps, num_classes, recipe, generator)
     again = {row["layer"] for row in replaced}
     rows = [row for row in rows if row["layer"] not in again] + replaced
+    _own(net, weights)
     net.i2p_roles = _roles(net, steps, classifier, in_channels, num_classes)
     net.i2p_classifier = classifier
     net.i2p_report = pd.DataFrame(rows)
     try_out(net, stem)
     return net
+
+
+def _own(net: nn.Module, shared: dict[int, torch.Tensor]) -> None:
+    """Give the layers that stayed as they are parameters and buffers of their own."""
+    copies: dict = {}
+    for layer in net.modules():
+        for tensors in (layer._parameters, layer._buffers):
+            for name, tensor in tensors.items():
+                if id(tensor) in shared:
+                    tensors[name] = copy.deepcopy(tensor, copies)
 
 
 def _leaves(net: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -154,6 +166,7 @@ def _new_classifier(net, steps, num_classes, recipe, generator) -> tuple[str, li
     if num_classes is None:
         return last.name, []
     if isinstance(last.layer, nn.Linear):
+        _check_single(last, steps)
         head = _classifier(last.layer.in_features, num_classes, recipe == "paper", generator)
         _set(net, last.name, head)
         return last.name, [_row(last.name, last.layer, head, "new")]
@@ -170,6 +183,18 @@ def _new_classifier(net, steps, num_classes, recipe, generator) -> tuple[str, li
                   _row(name, last.layer, head, "new")]
 
 
+def _check_single(last: Step, steps: list[Step]) -> None:
+    """InflationError where the logits come from several classifiers (distilled networks)."""
+    def shape(layer):
+        return getattr(layer, "in_features", 0), getattr(layer, "out_features", 0)
+
+    twins = [step.name for step in steps
+             if step.name != last.name and shape(step.layer) == shape(last.layer)]
+    if twins and last.layer.in_features != last.layer.out_features:
+        raise InflationError(f"{last.name}: {twins[-1]} gives logits as well, and only a single "
+                             "classifier can be replaced by a new one")
+
+
 def _classifier(features: int, classes: int, norm: bool, generator) -> nn.Module:
     linear = nn.utils.skip_init(nn.Linear, features, classes)  # draws nothing globally
     with torch.no_grad():
@@ -183,7 +208,8 @@ def _roles(net, steps, classifier, in_channels, num_classes) -> dict[str, str]:
     """What each parameter belongs to; the norm right behind a new input layer counts as input."""
     names = [s.name for s in steps]
     stem = next(s.name for s in steps if isinstance(s.layer, nn.Conv2d))
-    norms = {n for n, m in net.named_modules() if isinstance(m, SparseBatchNorm | nn.LayerNorm)}
+    norms = {n for n, m in net.named_modules()
+             if isinstance(m, SparseBatchNorm | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)}
     stem_norm = next((n for n in names[names.index(stem) + 1 :] if n in norms), None)
     roles = {}
     for name, _ in net.named_parameters():

@@ -19,9 +19,6 @@ from i2p_lib.sparse import (
     window,
 )
 
-FEATURE_WISE = (nn.Linear, nn.LayerNorm, nn.PReLU)
-"""Layers with parameters that run as they are: they treat each row of features alone."""
-
 
 @dataclass(frozen=True)
 class Maker:
@@ -35,7 +32,10 @@ class Maker:
     generator: torch.Generator | None
 
     def replace(self, name: str, layer: nn.Module) -> tuple[nn.Module, str]:
-        """The twin and what was done; InflationError where there is none."""
+        """The twin and what was done; InflationError for a convolution or pooling without one.
+
+        Any other layer stays: its functions have a meaning on sparse tensors, or refuse them.
+        """
         if isinstance(layer, nn.Conv2d):
             if name == self.stem and self.in_channels is not None:
                 return self._stem(name, layer), "new"
@@ -46,13 +46,7 @@ class Maker:
             return _pool(name, layer), "replaced"
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             return SparseGlobalPool(layer.output_size), "replaced"
-        if isinstance(layer, FEATURE_WISE):
-            return layer, "copied"
-        if next(layer.parameters(), None) is not None:
-            raise InflationError(
-                f"{name or 'the model'}: no sparse 3D twin of {type(layer).__name__} is known"
-            )
-        return layer, "kept"
+        return layer, "kept" if next(layer.parameters(), None) is None else "copied"
 
     def _stem(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
         _check_conv(name, conv)
@@ -66,7 +60,7 @@ class Maker:
 
     def _conv(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
         _check_conv(name, conv)
-        weight = inflate_weight(conv.weight.detach(), self.axis, self.normalize)
+        weight = inflate_weight(conv.weight.detach().clone(), self.axis, self.normalize)
         pad_h, pad_w = _padding(conv)
         padding = [pad_w, pad_h]
         depth = weight.shape[2 + AXES[self.axis]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from i2p_lib.sparse import SparseTensor
 
-IMAGE = 224  # side of the image on which models are traced; transformers accept no other
+IMAGE = 224  # side of the image on which models are traced that do not say what they expect
 ATTENTION = frozenset({
     torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.__matmul__, Tensor.bmm,
     nn.functional.scaled_dot_product_attention, nn.functional.multi_head_attention_forward,
@@ -47,9 +48,11 @@ def trace(model: nn.Module) -> list[Step]:
         InflationError: the model uses attention.
     """
     steps: list[Step] = []
+    expected = getattr(model, "pretrained_cfg", None) or {}  # of timm's models
+    side = expected.get("input_size", (3, IMAGE, IMAGE))[-1]
 
     def note(name, layer, inputs, output):
-        before, after = (_total_stride(image) for image in (inputs[0], output))
+        before, after = (_total_stride(image, side) for image in (inputs[0], output))
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.BatchNorm2d):
             steps.append(Step(name, layer, before, after))
         elif isinstance(layer, nn.Linear) or next(layer.children(), None) is None:
@@ -57,7 +60,7 @@ def trace(model: nn.Module) -> list[Step]:
 
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     empty = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
-    image = torch.empty(1, 3, IMAGE, IMAGE, device="meta", dtype=next(model.parameters()).dtype)
+    image = torch.empty(1, 3, side, side, device="meta", dtype=next(model.parameters()).dtype)
     with _evaluated(model), _watched(model, after=note) as entered, torch.no_grad():
         with _NoAttention(entered):
             torch.func.functional_call(model, empty, (image,))
@@ -80,15 +83,15 @@ def try_out(net: nn.Module, stem: str) -> None:
     with _evaluated(net), _watched(net) as entered, torch.no_grad():
         try:
             net(SparseTensor(feats, coords))
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
             raise InflationError(f"{entered[-1] or 'the model'}: {error}") from error
 
 
-def _total_stride(image) -> int:
-    """The power of two that the image was scaled down by; 0 for what is no image."""
-    if not isinstance(image, Tensor) or image.ndim != 4 or not 1 < image.shape[-1] <= IMAGE:
+def _total_stride(image, side: int) -> int:
+    """The power of two that an image was scaled down by from its side; 0 for what is no image."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or not 1 < image.shape[-1] <= side:
         return 0
-    return 1 << (IMAGE // image.shape[-1]).bit_length() - 1
+    return 2 ** round(math.log2(side / image.shape[-1]))
 
 
 class _NoAttention(TorchFunctionMode):

@@ -15,12 +15,13 @@ from i2p_lib.sparse.tensor import EXTENT, MEANINGS, SparseTensor, partner
 
 FEATURE_WISE = (
     F.relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
-    F.selu, F.mish, F.softplus, F.dropout, F.prelu, F.linear, F.layer_norm, torch.relu,
-    torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, torch.clone, Tensor.clone,
-    Tensor.contiguous, Tensor.sigmoid,
+    F.selu, F.mish, F.softplus, F.dropout, F.prelu, torch.relu, torch.relu_, torch.sigmoid,
+    torch.tanh, torch.clamp, torch.clone, torch.pow, torch.rsqrt, Tensor.clone, Tensor.contiguous,
+    Tensor.sigmoid, Tensor.tanh, Tensor.clamp, Tensor.clamp_, Tensor.pow,
 )  # fmt: skip
-"""Functions of each row alone. Linear maps and LayerNorm belong to them: the networks that call
-them have permuted the channels to the end, where the features have them anyway."""
+"""Functions of each value, or with a parameter for each channel."""
+OF_THE_LAST_AXIS = (F.linear, F.layer_norm, F.rms_norm)
+"""Functions of each row: networks permute the channels to the end before they call them."""
 
 
 def means(*functions: Callable) -> Callable:
@@ -37,7 +38,20 @@ def _feature_wise(function: Callable) -> Callable:
     return lambda x, *args, **kwargs: x.replace(function(x.feats, *args, **kwargs))
 
 
+def _of_the_last_axis(function: Callable) -> Callable:
+    def meaning(x: SparseTensor, *args, **kwargs) -> SparseTensor:
+        if not x.channels_last:
+            raise ValueError(f"{function.__name__} works on the last axis, and that is the width "
+                             "here; sites have none")
+        return x.replace(function(x.feats, *args, **kwargs))
+
+    return meaning
+
+
 MEANINGS.update({function: _feature_wise(function) for function in FEATURE_WISE})
+MEANINGS.update({function: _of_the_last_axis(function) for function in OF_THE_LAST_AXIS})
+MEANINGS[torch.mean] = SparseTensor.mean
+MEANINGS[Tensor.dim] = lambda x: x.ndim
 MEANINGS[Tensor.new_empty] = lambda x, *args, **kwargs: x.feats.new_empty(*args, **kwargs)
 
 
@@ -51,32 +65,81 @@ def _mul(a, b) -> SparseTensor:
     return operator.mul(*_sparse_first(a, b))
 
 
+@means(torch.div, Tensor.div, Tensor.div_)
+def _div(x: SparseTensor, divisor) -> SparseTensor:
+    return x / divisor
+
+
 def _sparse_first(a, b) -> tuple:
     return (a, b) if isinstance(a, SparseTensor) else (b, a)
 
 
 @means(torch.cat, torch.concat)
 def _cat(tensors: Sequence[SparseTensor], dim: int = 0) -> SparseTensor:
-    _over_channels(dim)
     first, *rest = tensors
+    _over_channels(first, dim)
     return first.replace(torch.cat([first.feats, *(partner(first, t) for t in rest)], 1))
 
 
 @means(torch.chunk, Tensor.chunk)
 def _chunk(x: SparseTensor, chunks: int, dim: int = 0) -> tuple[SparseTensor, ...]:
-    _over_channels(dim)
+    _over_channels(x, dim)
     return tuple(x.replace(part) for part in x.feats.chunk(chunks, 1))
 
 
 @means(torch.split, Tensor.split)
 def _split(x: SparseTensor, sizes: int | Sequence[int], dim: int = 0) -> tuple[SparseTensor, ...]:
-    _over_channels(dim)
+    _over_channels(x, dim)
     return tuple(x.replace(part) for part in x.feats.split(sizes, 1))
 
 
-def _over_channels(dim: int) -> None:
-    if dim % 4 != 1:
-        raise ValueError(f"sparse tensors join and part over channels (dim 1), got dim {dim}")
+@means(torch.stack)
+def _stack(tensors: Sequence[SparseTensor], dim: int = 0) -> SparseTensor:
+    first, *rest = tensors
+    _channels_first(first)
+    _over_channels(first, dim)
+    return first.replace(torch.stack([first.feats, *(partner(first, t) for t in rest)], 1))
+
+
+@means(torch.sum, Tensor.sum)
+def _sum(x: SparseTensor, dim: int | None = None) -> SparseTensor:
+    """Over groups of channels of equal size."""
+    if x.ndim != 5 or dim != 1:
+        raise ValueError(f"only groups of channels (dim 1 of 5) can be summed, got dim {dim}")
+    return x.replace(x.feats.sum(1))
+
+
+@means(Tensor.__getitem__)
+def _slice(x: SparseTensor, index) -> SparseTensor:
+    """Some of the channels; samples, height and width stay whole."""
+    samples, channels, *space = index if isinstance(index, tuple) else (index, slice(None))
+    _channels_first(x)
+    whole = all(part in (slice(None), ...) for part in (samples, *space))
+    if not whole or not isinstance(channels, slice):
+        raise ValueError(f"only channels can be cut out of a sparse tensor, got [{index}]")
+    return x.replace(x.feats[:, channels])
+
+
+@means(torch.var)
+def _var(x: SparseTensor, dim, keepdim: bool = False) -> SparseTensor:
+    """Of the channels of each site, as a single channel."""
+    (axis,) = dim if isinstance(dim, tuple | list) else (dim,)
+    _over_channels(x, axis)
+    if not keepdim:
+        raise ValueError("the variance over channels must keep its axis")
+    return x.replace(x.feats.var(1, keepdim=True))
+
+
+def _over_channels(x: SparseTensor, dim: int) -> None:
+    place = 3 if x.channels_last else 1
+    if dim % x.ndim != place:
+        raise ValueError(
+            f"sparse tensors join and part over channels (dim {place}), got dim {dim}")
+
+
+def _channels_first(x: SparseTensor) -> None:
+    if x.channels_last:
+        raise ValueError("this has a meaning on sparse tensors with the channels first only")
 
 
 @means(Tensor.size)
@@ -87,6 +150,7 @@ def _size(x: SparseTensor, dim: int | None = None):
 @means(torch.reshape, Tensor.view, Tensor.reshape)
 def _view(x: SparseTensor, *shape) -> SparseTensor:
     """Another grouping of the channels; samples, height and width must stay where they are."""
+    _channels_first(x)
     shape = tuple(shape[0]) if len(shape) == 1 else shape
     if shape[0] not in (-1, x.batch_size) or shape[-2:] != (EXTENT, EXTENT):
         raise ValueError(f"only the channels of a sparse tensor can be regrouped, got view{shape}")
@@ -95,6 +159,7 @@ def _view(x: SparseTensor, *shape) -> SparseTensor:
 
 @means(torch.transpose, Tensor.transpose)
 def _transpose(x: SparseTensor, first: int, second: int) -> SparseTensor:
+    _channels_first(x)
     if not all(0 < dim < x.ndim - 2 for dim in (first, second)):
         raise ValueError(f"only channel groups can change places, got dims {first} and {second}")
     return x.replace(x.feats.transpose(first, second))
@@ -104,15 +169,60 @@ def _transpose(x: SparseTensor, first: int, second: int) -> SparseTensor:
 def _permute(x: SparseTensor, *dims) -> SparseTensor:
     """Channels last and back: the rows of features are the same either way."""
     order = tuple(dims[0]) if len(dims) == 1 else dims
-    if order not in ((0, 2, 3, 1), (0, 3, 1, 2)):
+    if x.ndim != 4 or order != ((0, 3, 1, 2) if x.channels_last else (0, 2, 3, 1)):
         raise ValueError(f"only channels last and back mean something on sites, got {order}")
-    return x
+    return SparseTensor(x.feats, x.sites, channels_last=not x.channels_last)
 
 
 @means(F.adaptive_avg_pool2d)
 def _global_pool(x: SparseTensor, output_size) -> Tensor:
     height, width = (output_size,) * 2 if isinstance(output_size, int) else output_size
     return x.global_mean()[:, :, None, None].expand(-1, -1, height, width)
+
+
+@means(F.group_norm)
+def _group_norm(x: SparseTensor, num_groups: int, weight=None, bias=None, eps: float = 1e-5):
+    """Over the sites of a sample and the channels of a group."""
+    groups = x.feats.unflatten(1, (num_groups, -1))
+
+    def mean(values: Tensor) -> Tensor:
+        pooled = x.replace(values.mean(2)).global_mean().to(x.dtype)
+        return pooled[x.sites.batch][:, :, None]
+
+    centred = groups - mean(groups)
+    feats = (centred * torch.rsqrt(mean(centred.square()) + eps)).flatten(1)
+    feats = feats if weight is None else feats * weight
+    return x.replace(feats if bias is None else feats + bias)
+
+
+@means(F.pad)
+def _pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value=None) -> SparseTensor:
+    """Nothing: sites have no border, and the windows behind find their place (grid_padding)."""
+    if not pads_border(pad, mode) or value not in (None, 0, -torch.inf):
+        raise ValueError(f"only zeros around an image have no meaning on sites and can be left "
+                         f"out; got padding {tuple(pad)}, mode {mode!r}, value {value}")
+    return x
+
+
+def pads_border(pad: Sequence[int], mode: str = "constant", value=None) -> bool:
+    """Whether arguments of F.pad put constant cells around an image, and do nothing else."""
+    return mode == "constant" and len(pad) == 4 and min(pad) >= 0
+
+
+@means(F.interpolate)
+def _enlarge(x: SparseTensor, size=None, scale_factor=None, mode="nearest", **_) -> SparseTensor:
+    """Each site of the finer level gets the features of the cell that it lies in."""
+    factor = int(scale_factor or 1) if isinstance(scale_factor, float | int) else 1
+    if mode != "nearest" or size is not None or factor != scale_factor or x.stride % factor:
+        raise ValueError(
+            "cells can be enlarged by a whole number, to the nearest and no finer than the input; "
+            f"got mode {mode!r}, size {size}, factor {scale_factor} at stride {x.stride}"
+        )
+    fine = x.sites.level(x.stride // factor)
+    pairs = fine.kernel_map((factor,) * 3, factor)
+    cell = torch.empty_like(fine.batch)
+    cell[pairs.rows_in] = pairs.rows_out
+    return SparseTensor(x.feats.index_select(0, cell), fine)
 
 
 @means(F.max_pool2d)

@@ -29,18 +29,22 @@ class SparseBatchNorm(nn.BatchNorm1d):
         super().__init__(*args, **kwargs)
         self.activation = nn.Identity() if activation is None else activation
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Normalise the features [N, C] over N, then apply the activation."""
+    def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+        """Normalise the features [N, C] over N, then apply the activation.
+
+        A dense tensor [B, C, 1, 1] (squeeze-and-excitation layers) is normalised over B.
+        """
         batch = self.training and not self.frozen_stats
         if batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        if self._fusible(x.feats):
+        sparse = isinstance(x, SparseTensor)
+        if sparse and self._fusible(x.feats):
             return x.replace(self._fused(x.feats, batch))
         feats = F.batch_norm(
-            x.feats, self.running_mean, self.running_var, self.weight, self.bias,
+            x.feats if sparse else x, self.running_mean, self.running_var, self.weight, self.bias,
             batch or self.running_mean is None, self.momentum, self.eps,
         )  # fmt: skip
-        return self.activation(x.replace(feats))
+        return self.activation(x.replace(feats) if sparse else feats)
 
     def _fusible(self, feats: Tensor) -> bool:
         ordinary = self.affine and self.running_mean is not None and self.momentum is not None

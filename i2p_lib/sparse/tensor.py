@@ -19,6 +19,12 @@ MEANINGS: dict[Callable, Callable] = {}
 class Extent:
     """Stands for height and width in a sparse tensor's shape; arithmetic with it fails."""
 
+    def _refuse(self, other: object) -> None:
+        raise TypeError("the height or width of an image is computed with; sites have neither")
+
+    __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = _refuse
+    __mul__ = __rmul__ = __truediv__ = __floordiv__ = __mod__ = _refuse
+
     def __repr__(self) -> str:
         return "sparse"
 
@@ -117,20 +123,28 @@ class Sites:
 class SparseTensor:
     """Features [N, C] on N sites. Feature-wise torch functions and ``+`` work on it directly.
 
-    To an image model it looks like a tensor [B, C, H, W] whose height and width have no number.
+    To an image model it looks like a tensor [B, C, H, W] whose height and width have no number, or
+    [B, H, W, C] while ``channels_last``; the features are the same in both.
     Between the two views of a channel shuffle, its features are [N, groups, channels].
 
     Args:
         feats: floating point [N, C].
         coords: integer [N, 4], (batch, x, y, z), no row twice; or ready ``Sites``.
         batch_size: number of samples; default: the largest batch index + 1.
+        channels_last: whether image models have permuted the channels to the end.
 
     Raises:
         TypeError: wrong dtype.
         ValueError: wrong shape, a site twice, or a batch index out of range.
     """
 
-    def __init__(self, feats: Tensor, coords: Tensor | Sites, batch_size: int | None = None):
+    def __init__(
+        self,
+        feats: Tensor,
+        coords: Tensor | Sites,
+        batch_size: int | None = None,
+        channels_last: bool = False,
+    ):
         sites = coords if isinstance(coords, Sites) else _checked_sites(coords, batch_size)
         if not feats.is_floating_point():
             raise TypeError(f"features must be floating point, got {feats.dtype}")
@@ -141,6 +155,7 @@ class SparseTensor:
             )
         self.feats = feats
         self.sites = sites
+        self.channels_last = channels_last
 
     @property
     def coords(self) -> Tensor:
@@ -159,13 +174,19 @@ class SparseTensor:
 
     @property
     def shape(self) -> tuple:
-        """(samples, channels, height, width) to an image model; the last two are EXTENT."""
-        return (self.batch_size, *self.feats.shape[1:], EXTENT, EXTENT)
+        """(samples, channels, height, width) to an image model; height and width are EXTENT."""
+        channels, space = tuple(self.feats.shape[1:]), (EXTENT, EXTENT)
+        return (self.batch_size, *(space + channels if self.channels_last else channels + space))
 
     @property
     def ndim(self) -> int:
         """Number of entries of ``shape``."""
         return len(self.shape)
+
+    @property
+    def space(self) -> tuple[int, int]:
+        """The axes of ``shape`` that are height and width."""
+        return (1, 2) if self.channels_last else (self.ndim - 2, self.ndim - 1)
 
     @property
     def device(self) -> torch.device:
@@ -179,13 +200,14 @@ class SparseTensor:
 
     def replace(self, feats: Tensor) -> SparseTensor:
         """The same sites with other features."""
-        return SparseTensor(feats, self.sites)
+        return SparseTensor(feats, self.sites, channels_last=self.channels_last)
 
     def to(self, target: torch.device | torch.dtype | str) -> SparseTensor:
         """Convert the features' dtype, or move everything to a device."""
         if isinstance(target, torch.dtype):
             return self.replace(self.feats.to(target))
-        return SparseTensor(self.feats.to(target), self.sites.to(target))
+        moved = SparseTensor(self.feats, self.sites.to(target), channels_last=self.channels_last)
+        return moved.replace(self.feats.to(target))
 
     def global_mean(self) -> Tensor:
         """Mean over each sample's sites, [B, C]; zeros for a sample without sites.
@@ -195,12 +217,22 @@ class SparseTensor:
         total = sum_rows(self.feats, self.sites.batch, self.batch_size)
         return total / self.sites.counts.clamp(min=1)[:, None].to(total.dtype)
 
-    def mean(self, dim: tuple[int, ...] | list[int], keepdim: bool = False) -> Tensor:
-        """Global average pooling, for networks that write it as a mean over height and width."""
-        if sorted(d % 4 for d in dim) != [2, 3]:
-            raise ValueError(f"only the mean over both spatial axes, (2, 3), exists; got {dim}")
-        pooled = self.global_mean()
-        return pooled[:, :, None, None] if keepdim else pooled
+    def mean(
+        self, dim: int | tuple[int, ...] | list[int], keepdim: bool = False
+    ) -> Tensor | SparseTensor:
+        """Mean over height and width (global average pooling), or over the channels of each site.
+
+        Raises:
+            ValueError: other axes, or one axis of channels that is not kept.
+        """
+        axes = {d % self.ndim for d in (dim if isinstance(dim, tuple | list) else (dim,))}
+        if self.ndim == 4 and axes == set(self.space):
+            pooled = self.global_mean()
+            return pooled.reshape(_spread(self, pooled.shape)) if keepdim else pooled
+        if self.ndim == 4 and keepdim and not axes & {0, *self.space}:
+            return self.replace(self.feats.mean(1, keepdim=True))
+        raise ValueError(f"only the mean over height and width, {self.space}, exists, or that over "
+                         f"channels which keeps the axis; got {dim}, keepdim={keepdim}")
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """The volume [B, C, X, Y, Z] that holds all sites (zeros elsewhere) and its origin [3]."""
@@ -216,6 +248,18 @@ class SparseTensor:
 
     def __mul__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
         return self.replace(self.feats * partner(self, other))
+
+    def __sub__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        return self.replace(self.feats - partner(self, other))
+
+    def __truediv__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        return self.replace(self.feats / partner(self, other))
+
+    def __pow__(self, exponent: float) -> SparseTensor:
+        return self.replace(self.feats**exponent)
+
+    def __getitem__(self, index) -> SparseTensor:
+        return MEANINGS[Tensor.__getitem__](self, index)
 
     __radd__ = __iadd__ = __add__
     __rmul__ = __imul__ = __mul__
@@ -272,14 +316,24 @@ def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tenso
                 f"the tensors live on different sites ({tensor} and {other}): only tensors of the "
                 "same level of the same batch can be combined"
             )
+        if (other.ndim, other.channels_last) != (tensor.ndim, tensor.channels_last):
+            raise ValueError(f"the channels are in other groups or places: {tensor} and {other}")
         return other.feats
-    if isinstance(other, Tensor) and other.ndim > 1:
-        shape = (1,) * (4 - other.ndim) + tuple(other.shape)
-        if len(shape) != 4 or shape[2:] != (1, 1) or shape[0] not in (1, tensor.batch_size):
+    if isinstance(other, Tensor) and other.ndim > 0:
+        shape = (1,) * (tensor.ndim - other.ndim) + tuple(other.shape)
+        rows = tuple(n for axis, n in enumerate(shape) if axis not in tensor.space)
+        if _spread(tensor, rows) != shape or rows[0] not in (1, tensor.batch_size):
+            wanted = ", ".join(map(str, _spread(tensor, ("B", "C"))))
             raise ValueError(
-                f"a dense partner must be [B, C, 1, 1] with B = {tensor.batch_size} or 1, "
+                f"a dense partner must be [{wanted}] with B = {tensor.batch_size} or 1, "
                 f"got {list(other.shape)}"
             )
-        rows = other.reshape(shape[:2])
+        rows = other.reshape(rows)
         return rows if len(rows) == 1 else rows.index_select(0, tensor.sites.batch)
     return other
+
+
+def _spread(tensor: SparseTensor, rows: tuple) -> tuple:
+    """The shape of samples and channels, with a height and width of 1 where the tensor has them."""
+    channels = tuple(rows[1:])
+    return (rows[0], *((1, 1, *channels) if tensor.channels_last else (*channels, 1, 1)))

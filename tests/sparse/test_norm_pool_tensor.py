@@ -101,6 +101,14 @@ def test_average_pooling_equals_dense_without_the_padding(kernel, stride, paddin
     torch.testing.assert_close(out.feats, as_rows(reference))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_norm_takes_what_global_pooling_left(training):
+    x = torch.randn(8, 5, 1, 1, generator=torch.Generator().manual_seed(0))
+    ours, theirs = SparseBatchNorm(5, activation=nn.ReLU()), nn.BatchNorm2d(5)
+    torch.testing.assert_close(ours.train(training)(x), F.relu(theirs.train(training)(x)))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
 def test_global_pooling_equals_the_mean_of_each_sample():
     x, dense = full_grid()
     torch.testing.assert_close(SparseGlobalPool()(x)[:, :, 0, 0], dense.mean((2, 3, 4)))
@@ -127,17 +135,52 @@ def test_channel_functions_equal_the_dense_ones():
         return torch.transpose(grouped, 1, 2).contiguous().view(batch, channels, height, width)
 
     flat = dense.flatten(3)  # an image of the same cells
+    norm = (torch.linspace(0.5, 2, 6), torch.linspace(-1, 1, 6))
     for ours, theirs in [
         (shuffle(x), shuffle(flat)),
         (torch.cat(x.chunk(3, 1)[::-1], 1), torch.cat(flat.chunk(3, 1)[::-1], 1)),
         (x.split([2, 4], 1)[1], flat.split([2, 4], 1)[1]),
         (nn.LayerNorm(6)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
          nn.LayerNorm(6)(flat.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
+        (x[:, 2:], flat[:, 2:]), (x[:, :1, :, :], flat[:, :1, :, :]),
+        (torch.stack([x, x * 2], 1).sum(1), torch.stack([flat, flat * 2], 1).sum(1)),
+        (x - x**2 / 3, flat - flat**2 / 3),
+        (F.group_norm(x, 3, *norm), F.group_norm(flat, 3, *norm)),
+        (F.group_norm(x, 1), F.group_norm(flat, 1)),
     ]:
         torch.testing.assert_close(ours.feats, theirs.flatten(2).mT.flatten(0, 1))
+    last, flat_last = x.permute(0, 2, 3, 1), flat.permute(0, 2, 3, 1)
+    for ours, theirs in [
+        (last.split([2, 4], -1)[1], flat_last.split([2, 4], -1)[1]),
+        (torch.cat((last, last), dim=-1), torch.cat((flat_last, flat_last), dim=-1)),
+        (last * torch.rsqrt(torch.var(last, dim=(-1,), keepdim=True)),
+         flat_last * torch.rsqrt(torch.var(flat_last, dim=(-1,), keepdim=True))),
+        (last * norm[0], flat_last * norm[0]), (last * norm[0][None, None], flat_last * norm[0]),
+    ]:
+        torch.testing.assert_close(ours.feats, theirs.flatten(0, 2))
+    mean = torch.mean(x.pow(2), dim=1, keepdim=True).feats
+    torch.testing.assert_close(mean, flat.pow(2).mean(1, keepdim=True).flatten(2).mT.flatten(0, 1))
+    torch.testing.assert_close(last.mean((1, 2)), flat.mean((2, 3)))
+    torch.testing.assert_close(last.mean((1, 2), keepdim=True), flat_last.mean((1, 2), True))
     gate, scale = torch.rand(2, 6, 1, 1), torch.rand(6, 1, 1)
     torch.testing.assert_close((gate * x).feats, (gate * flat).flatten(2).mT.flatten(0, 1))
     torch.testing.assert_close((scale * x).feats, (scale * flat).flatten(2).mT.flatten(0, 1))
+
+
+def test_enlarging_to_the_nearest_equals_the_dense_one_and_goes_back_to_the_sites():
+    x, dense = full_grid(side=8)
+    quarter = SparseAvgPool3d(2)(SparseAvgPool3d(2)(x))
+    enlarged = F.interpolate(quarter, scale_factor=4.0, mode="nearest")
+    assert enlarged.sites is x.sites
+    expected = F.interpolate(F.avg_pool3d(dense, 4), scale_factor=4.0, mode="nearest")
+    torch.testing.assert_close(enlarged.feats, as_rows(expected))
+    enlarged.feats.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(x.feats.grad, as_rows(dense.grad))
+    for arguments in ({"scale_factor": 2, "mode": "bilinear"}, {"size": (4, 4)},
+                      {"scale_factor": 8}, {"scale_factor": 1.5}):
+        with pytest.raises(ValueError, match="enlarged by a whole number"):
+            F.interpolate(quarter, **arguments)
 
 
 def test_stochastic_depth_drops_whole_clouds():
@@ -186,12 +229,27 @@ def test_tensors_of_other_sites_and_other_functions_are_refused():
         a * torch.rand(3, 3, 1, 1)
     with pytest.raises(ValueError, match=r"only the channels .* can be regrouped"):
         a.view(2, 3, 1, 1)
-    with pytest.raises(TypeError, match="Extent"):
-        a.shape[2] // 2
+    for compute in (lambda side: side // 2, lambda side: side < 7, lambda side: 1 + side):
+        with pytest.raises(TypeError, match="height or width of an image is computed with"):
+            compute(a.shape[2])
     with pytest.raises(ValueError, match="channels last and back"):
         a.permute(0, 1, 3, 2)
     with pytest.raises(ValueError, match="over channels"):
         a.chunk(2, 2)
+    last = a.permute(0, 2, 3, 1)
+    for wrong in (lambda: F.linear(a, torch.rand(3, 3)), lambda: F.layer_norm(a, (3,)),
+                  lambda: last.permute(0, 2, 3, 1), lambda: last[:, :1], lambda: last.mean((2, 3)),
+                  lambda: last.chunk(3, 1), lambda: last + a, lambda: a * torch.rand(3),
+                  lambda: torch.stack([last, last], 1), lambda: torch.var(a, 2, keepdim=True)):
+        with pytest.raises(ValueError):
+            wrong()
+    for index in (0, (0, slice(1)), (slice(None), 1), (slice(None), slice(1), slice(1, None))):
+        with pytest.raises(ValueError, match="only channels can be cut out"):
+            a[index]
+    with pytest.raises(ValueError, match="groups of channels"):
+        a.sum(1)
+    with pytest.raises(ValueError, match="in other groups or places"):
+        torch.stack([a, a], 1) * a
 
 
 @pytest.mark.parametrize("coords, error, message", [
