@@ -142,7 +142,7 @@ def _epochs(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _plain_log(axis: Axes, which: str) -> None:
+def plain_log(axis: Axes, which: str) -> None:
     """A logarithmic axis with plain numbers."""
     getattr(axis, f"set_{which}scale")("log")
     side = getattr(axis, f"{which}axis")
@@ -208,7 +208,7 @@ def collapse_curves(
                       markersize=3.5, linestyle="-" if split == "test" else "--",
                       alpha=1 if split == "test" else 0.55)
         if (part["value"] > 0).all() and part["value"].max() > 20 * part["value"].min():
-            _plain_log(axis, "y")
+            plain_log(axis, "y")
         axis.set_title(title, fontsize=10.5)
         _epochs(axis)
     for axis in axes.flat[len(metrics):]:
@@ -234,7 +234,7 @@ def layer_profile(probes: pd.DataFrame, metric: str, label: str, split: str = "t
                       linewidth=2.2, marker="o", markersize=4,
                       label=method if epoch == last else None)
     axis.set_xticks(range(len(layers)), layers)
-    _plain_log(axis, "y")
+    plain_log(axis, "y")
     axis.set_ylabel(label)
     axis.set_title(f"dotted: before training; solid: after {last} epochs")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -267,8 +267,8 @@ def cost_scatter(table: pd.DataFrame) -> Figure:
                       va="bottom" if above else "top", textcoords="offset points", fontsize=9,
                       arrowprops={"arrowstyle": "-", "color": "#9aa1ad", "linewidth": 0.7})
     axis.set(xlabel="GMACs per cloud", ylabel="milliseconds per cloud, one CPU thread")
-    _plain_log(axis, "x")
-    _plain_log(axis, "y")
+    plain_log(axis, "x")
+    plain_log(axis, "y")
     axis.margins(0.18)
     return figure
 
@@ -281,7 +281,7 @@ def collapse_scatter(table: pd.DataFrame) -> Figure:
                      edgecolor="#374151", linewidth=0.6, zorder=3)
     axis.set(xlabel="CDNV of test features after training (left: more collapsed)",
              ylabel="top-1 accuracy on test clouds (%)")
-    _plain_log(axis, "x")
+    plain_log(axis, "x")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

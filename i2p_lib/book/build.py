@@ -16,6 +16,7 @@ import nbformat
 import yaml
 
 from i2p_lib.book import pages
+from i2p_lib.book.how_fast import how_fast
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.book.networks import networks
 from i2p_lib.book.notebooks import Chapter, Project
@@ -23,7 +24,7 @@ from i2p_lib.book.recorded import recorded
 from i2p_lib.files import atomic_write
 from i2p_lib.runs.profiles import Profile
 
-GENERATED = ("overview", "networks", "weights", "recorded", "execution", "code")
+GENERATED = ("overview", "networks", "how_fast", "weights", "recorded", "execution", "code")
 STAMP = "built-from.txt"
 
 
@@ -82,6 +83,7 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
     written = {
         "overview": pages.overview(project, profile),
         "networks": networks(),
+        "how_fast": how_fast(staged / "figures"),
         "execution": pages.execution(profile, records),
         "code": pages.code(project),
         "weights": pages.weights(),
