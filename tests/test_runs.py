@@ -279,7 +279,9 @@ def test_a_run_that_another_process_trains_is_waited_for_and_found(finished, tmp
         )
         waiting.start()
         assert status([SPEC], store=tmp_path)["state"][0] == "running"
-        shutil.copytree(Entry.of(SPEC, finished).folder, entry.folder)
+        done = Entry.of(SPEC, finished).folder
+        shutil.copytree(done, entry.folder, ignore=lambda *_: {"state.json"})
+        shutil.copy(done / "state.json", entry.folder)  # a run's last file, which says "done"
     waiting.join(timeout=30)
     assert found[0].key == entry.key
 
