@@ -1,4 +1,4 @@
-"""Drawings of what goes in and what is done to it: clouds, voxels, filters, Figure 1."""
+"""Drawings of what goes in and what is done to it: clouds, images, voxels, filters, Figure 1."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
         axis.scatter(x[order], y[order], c=depth[order], s=1.1, cmap="viridis_r", linewidth=0)
         axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
         axis.set_title(name.replace("_", " "), fontsize=8.5, loc="center", fontweight="normal")
+    return figure
+
+
+def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
+    """Grey images [R, C, H, W], a row of C for each of the R names, darkest black."""
+    rows, columns = images.shape[:2]
+    figure, axes = plt.subplots(rows, columns, figsize=(1.1 * columns + 0.8, 1.13 * rows),
+                                squeeze=False, layout="constrained")
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
+        for axis, image in zip(axes[row], images[row], strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=images.max(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
     return figure
 
 
