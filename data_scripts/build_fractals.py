@@ -49,7 +49,7 @@ def build(
     """
     if any(each[split] < 1 for split in SPLITS):
         raise ValueError(f"expected one instance or more of every category, got {each}")
-    found = find_categories(categories, seed, fill_rate)
+    found = find_categories(categories, seed, fill_rate, progress=True)
     fractal_image(found, 0, 0, size, seed)  # refuses a size before the file is begun
     settings = {"seed": seed, "size": size, "least_fill_rate": fill_rate}
     with atomic_write(output / "fractals.h5") as temp, h5py.File(temp, "w") as file:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from tqdm.auto import tqdm
 
 MAPS = (2, 7)
 FILL_RATE = 0.2
@@ -171,7 +172,9 @@ def parameter_weights(split: str) -> np.ndarray:
     return np.unique(rows, axis=0)
 
 
-def find_categories(count: int, seed: int, least: float = FILL_RATE) -> list[Category]:
+def find_categories(
+    count: int, seed: int, least: float = FILL_RATE, progress: bool = False
+) -> list[Category]:
     """Return the first `count` systems, of those that `seed` draws, that fill `least` of an image.
 
     A longer list begins with the shorter one.  Weights that leave less than half of `least` are
@@ -188,7 +191,8 @@ def find_categories(count: int, seed: int, least: float = FILL_RATE) -> list[Cat
         )
     generator = np.random.default_rng(seed)
     found: list[Category] = []
-    missed = 0
+    missed = 0  # draws since the last one
+    bar = tqdm(total=count, desc="search categories", disable=not progress)
     while len(found) < count:
         maps = generator.uniform(-1, 1, (generator.integers(MAPS[0], MAPS[1] + 1), 6))
         rate = fill_rate(maps, generator)
@@ -197,12 +201,14 @@ def find_categories(count: int, seed: int, least: float = FILL_RATE) -> list[Cat
             weights = {split: _usable(maps, split, least / 2, generator) for split in SPLITS}
             if all(len(rows) for rows in weights.values()):
                 found.append(Category(maps, rate, weights))
+                bar.update()
                 missed = 0
         if missed >= _ATTEMPTS:
             raise ValueError(
                 f"{_ATTEMPTS} systems in a row filled less than {least} of the image; "
                 f"{len(found)} of {count} categories were found. Ask for a smaller fill rate"
             )
+    bar.close()
     return found
 
 
