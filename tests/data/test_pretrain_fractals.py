@@ -21,6 +21,11 @@ def script(data_script):
 
 
 @pytest.fixture(scope="module")
+def parts(data_script):
+    return data_script("_pretraining")
+
+
+@pytest.fixture(scope="module")
 def images(data_script, tmp_path_factory):
     """Three categories, 40 training and 20 held-out images of 24 pixels each."""
     folder = tmp_path_factory.mktemp("fractals")
@@ -28,17 +33,17 @@ def images(data_script, tmp_path_factory):
     return folder / "fractals.h5"
 
 
-def recipe(script, images, **changes):
-    return script.Recipe(**{"epochs": 2, "crop": 20, "data": sha256(images), "batch": 24,
-                            "rate": 0.05} | changes)  # fmt: skip
+def recipe(parts, images, **changes):
+    return parts.Recipe(**{"epochs": 2, "crop": 20, "data": sha256(images), "batch": 24,
+                           "rate": 0.05} | changes)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def learned(script, images, tmp_path_factory):
+def learned(parts, images, tmp_path_factory):
     """A training that has come to its end, and its folder."""
     folder = tmp_path_factory.mktemp("run")
-    state = script.Training.start(recipe(script, images, epochs=10, rate=0.005), images)
-    assert script.train(state, folder)
+    state = parts.Training.start(recipe(parts, images, epochs=10, rate=0.005), images)
+    assert parts.train(state, folder)
     return state, folder
 
 
@@ -50,17 +55,17 @@ def test_it_learns_shapes_that_it_never_saw(learned):
     assert (folder / "history.csv").read_text().count("\n") == 1 + 10
 
 
-def test_going_on_gives_the_same_bits(script, images, tmp_path):
+def test_going_on_gives_the_same_bits(parts, images, tmp_path):
     """Promise: a run cut in the middle of an epoch ends as one that never stopped."""
-    whole = script.Training.start(recipe(script, images), images)
-    script.train(whole, tmp_path / "whole")
-    cut = script.Training.start(recipe(script, images), images)
+    whole = parts.Training.start(recipe(parts, images), images)
+    parts.train(whole, tmp_path / "whole")
+    cut = parts.Training.start(recipe(parts, images), images)
     for _ in range(3):
         cut.one_step()
-    cut.save(tmp_path / "cut" / script.CHECKPOINT)
-    again = script.Training.start(recipe(script, images), images)
-    again.restore(tmp_path / "cut" / script.CHECKPOINT)
-    assert again.step == 3 and script.train(again, tmp_path / "cut")
+    cut.save(tmp_path / "cut" / parts.CHECKPOINT)
+    again = parts.Training.start(recipe(parts, images), images)
+    again.restore(tmp_path / "cut" / parts.CHECKPOINT)
+    assert again.step == 3 and parts.train(again, tmp_path / "cut")
     for name, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, again.net.state_dict()[name]), name
     for ours, theirs in zip(whole.history, again.history, strict=True):
@@ -79,7 +84,7 @@ def test_the_command_stops_in_time_and_goes_on(script, images, tmp_path, capsys)
     assert read_cards(tmp_path / "card.yml").cards[0].label == "resnet18:fractal"
 
 
-def test_half_precision_loses_nothing_that_the_held_out_images_show(script, learned):
+def test_half_precision_loses_nothing_that_the_held_out_images_show(script, parts, learned):
     """Promise: the rounded weights load strictly by their card, and name the same categories."""
     state, folder = learned
     top1 = script.publish(state, folder)
@@ -89,10 +94,10 @@ def test_half_precision_loses_nothing_that_the_held_out_images_show(script, lear
     report = transfer(net, card, folder / card.file_name, check_file(card, folder / card.file_name))
     assert len(report.rows) == 122 and {row.state for row in report.rows} == {"copied"}
     assert card.size < 25e6 and f"{top1['half']:.1%} in half precision" in card.note
-    middle = script.network_input(state.held_out.pixels[:, 2:22, 2:22])
+    middle = parts.network_input(state.held_out.pixels[:, 2:22, 2:22])
     with torch.no_grad():
         ours, theirs = (n.eval()(middle).log_softmax(1) for n in (state.net, net))
-    assert script.accuracy(net, state.held_out, 20) == top1["half"]
+    assert parts.accuracy(net, state.held_out, 20) == top1["half"]
     assert top1["half"] == pytest.approx(top1["single"], abs=0.02)  # one image of 60
     losses = [cross_entropy(x, state.held_out.labels).item() for x in (ours, theirs)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -108,10 +113,10 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(script, learned
     assert not list(tmp_path.iterdir())
 
 
-def test_crops_and_flips_are_of_the_image_itself(script):
+def test_crops_and_flips_are_of_the_image_itself(parts):
     """Promise: every augmented image is a window of its own, flipped or not; all kinds occur."""
     pixels = torch.arange(40 * 36, dtype=torch.int32).reshape(40, 6, 6)
-    cut = script.augmented(pixels, 4, torch.Generator().manual_seed(0))
+    cut = parts.augmented(pixels, 4, torch.Generator().manual_seed(0))
     seen = set()
     for image, crop in zip(pixels.numpy(), cut.numpy(), strict=True):
         kinds = {(top, left, up, turn): image[top : top + 4, left : left + 4][::up, ::turn]
@@ -119,13 +124,13 @@ def test_crops_and_flips_are_of_the_image_itself(script):
         (kind,) = [kind for kind, window in kinds.items() if np.array_equal(window, crop)]
         seen.add(kind[:2]), seen.add(kind[2:])
     assert len(seen) == 9 + 4 - 1  # (1, 1) is a place and a kind of flip
-    assert script.network_input(torch.full((1, 2, 2), 51, dtype=torch.uint8)).abs().max() < 1e-6
+    assert parts.network_input(torch.full((1, 2, 2), 51, dtype=torch.uint8)).abs().max() < 1e-6
 
 
-def test_the_rate_rises_and_falls_to_nothing(script):
+def test_the_rate_rises_and_falls_to_nothing(parts):
     """Promise: linear up to the highest rate, then half a cosine that ends next to zero."""
-    one = script.Recipe(epochs=1, crop=20, data="", rate=0.1, warm_up=0.1)
-    rates = [script.learning_rate(one, step, 100) for step in range(100)]
+    one = parts.Recipe(epochs=1, crop=20, data="", rate=0.1, warm_up=0.1)
+    rates = [parts.learning_rate(one, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.01 * (i + 1) for i in range(10)])
     assert rates[10] == 0.1 and rates[55] == pytest.approx(0.05) and 0 < rates[99] < 1e-4
     assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
@@ -149,10 +154,10 @@ def test_it_rests_while_the_file_exists(script, tmp_path):
     ({"crop": 25}, "images of 25 pixels or more"), ({"batch": 121}, "one batch of 121"),
     ({"epochs": 0}, "expected 1 epoch"), ({"rate": 0.0}, "expected 1 epoch"),
 ])  # fmt: skip
-def test_recipes_that_do_not_fit_are_refused(script, images, change, message):
+def test_recipes_that_do_not_fit_are_refused(parts, images, change, message):
     """Promise: before the first batch, with the numbers in question."""
     with pytest.raises(ValueError, match=message):
-        script.Training.start(recipe(script, images, **change), images)
+        parts.Training.start(recipe(parts, images, **change), images)
 
 
 def test_files_that_are_not_ours_are_refused(script, tmp_path, capsys):
