@@ -15,13 +15,10 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
     rows = -(-len(clouds) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.62 * rows),
                                 squeeze=False, layout="constrained")
-    turn, tilt = np.deg2rad(35), np.deg2rad(18)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, cloud, name in zip(axes.flat, clouds, names, strict=False):
-        x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
-        depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
-        y = cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt)
+        x, y, depth = front_view(cloud)
         order = np.argsort(-depth)
         axis.scatter(x[order], y[order], c=depth[order], s=1.1, cmap="viridis_r", linewidth=0)
         axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
@@ -40,6 +37,14 @@ def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
             axis.imshow(image, cmap="gray", vmin=0, vmax=images.max(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
     return figure
+
+
+def front_view(cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, y on the page and the depth of the points [P, 3], from the front and above."""
+    turn, tilt = np.deg2rad(35), np.deg2rad(18)
+    x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
+    depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
+    return x, cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt), depth
 
 
 def filters(image_filter: np.ndarray, volume: np.ndarray, axis: str) -> Figure:

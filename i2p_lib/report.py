@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -70,18 +70,20 @@ def summary(runs: pd.DataFrame, by: str | None = None) -> Styler:
 
 
 def versus_paper(
-    item: str, runs: pd.DataFrame | None, profile: str, figures: Sequence[str] = ()
-) -> str:
+    item: str, runs: pd.DataFrame | None, profile: str, figures: Sequence[str] = (),
+    stand_in: Mapping[str, str] = STAND_INS,
+) -> str:  # fmt: skip
     """An item's values beside the paper's as HTML; also recorded for the overview page.
 
     ``runs`` is a table of runs, or rows that ``paper.compare`` takes; None or no rows where
     nothing ran.
-    ``figures`` names the figures that show the item.
+    ``figures`` names the figures that show the item, ``stand_in`` the paper's network in whose
+    row ours is shown.
     """
     rows = None if runs is None or runs.empty else runs
     if rows is not None and "regime" in rows:
         rows = paper.rows_of_runs(rows)
-    table = paper.compare(item, rows, stand_in=STAND_INS)
+    table = paper.compare(item, rows, stand_in=stand_in)
     paper.record(item, table, profile, figures=figures)
     return paper.comparison_html(table)
 
@@ -104,10 +106,10 @@ def differences(
             sides = [[hits[i] for i in part.index[part["method"] == m]] for m in (better, worse)]
             if all(sides):
                 lines.append(where + _difference(better, worse, *sides))
-    return _list(lines)
+    return html_list(lines)
 
 
-def _list(lines: Sequence[str]) -> str:
+def html_list(lines: Sequence[str]) -> str:
     """Plain sentences as an HTML list."""
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
@@ -150,7 +152,7 @@ def setting_differences(results: Sequence[RunResult], base: dict[str, object]) -
             sides = [[_hits(r) for r in side] for side in (others, reference)]
             if all(sides):
                 lines.append(_difference(_settings_text({key: value}), name, *sides))
-    return _list(lines)
+    return html_list(lines)
 
 
 def _settings_text(values: dict[str, object]) -> str:
@@ -217,7 +219,7 @@ def speedup_sentences(histories: pd.DataFrame, goals: dict[str, float]) -> str:
                 gain = metrics.speedup(slow, fast, goal)
                 lines.append(f"{model}, {method} against scratch, epochs to {100 * goal:.0f} %: "
                              f"{gain}.")
-    return _list(lines)
+    return html_list(lines)
 
 
 def speedup_rows(histories: pd.DataFrame) -> pd.DataFrame:
@@ -303,4 +305,4 @@ def collapse_sentences(probes: pd.DataFrame, runs: pd.DataFrame) -> str:
             rho, p = spearmanr(table["cdnv"], table["top1"])
             lines.append(f"Over the {len(table)} runs, CDNV {moment} and final test accuracy have "
                          f"the rank correlation {rho:+.2f} (p = {p:.2g}).")
-    return _list(lines)
+    return html_list(lines)

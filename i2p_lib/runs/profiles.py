@@ -20,7 +20,7 @@ from i2p_lib.runs.spec import RunSpec, spec_from, unknown_key
 from i2p_lib.runs.store import project_root
 from i2p_lib.runs.tables import RunResult
 
-KEYS = ("description", "device", "workers", "defaults", "experiments", "chapters")
+KEYS = ("description", "device", "workers", "images", "defaults", "experiments", "chapters")
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,7 +50,8 @@ class Profile:
     """A validated profile.
 
     experiments: name -> specs, in the file's order.  chapters: notebook stem -> experiment names.
-    device and workers say how to train and are no part of any spec.
+    device and workers say how to train and are no part of any spec.  images is a folder of
+    photographs for chapter 5; None: those that the book's dependencies bring.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Profile:
     chapters: Mapping[str, tuple[str, ...]]
     device: str = "cpu"
     workers: int | None = None
+    images: Path | None = None
 
     def experiment(self, name: str) -> list[RunSpec]:
         """Return the specs of one experiment; raises ValueError where there is no such one."""
@@ -121,6 +123,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         chapters={stem: _chapter(stem, c, experiments, path) for stem, c in chapters.items()},
         device=_device(_typed(content, "device", str, "cpu", path), path),
         workers=_typed(content, "workers", int, None, path),
+        images=_images(_typed(content, "images", str, None, path), path),
     )
 
 
@@ -214,6 +217,16 @@ def _device(device: str, path: Path) -> str:
     if device not in ("cpu", "cuda", "auto"):
         raise ValueError(f"{path}: device must be cpu, cuda or auto, got {device!r}")
     return device
+
+
+def _images(folder: str | None, path: Path) -> Path | None:
+    """Return the folder, which a relative path gives from the profile's own."""
+    if folder is None:
+        return None
+    found = path.parent / Path(folder).expanduser()
+    if not found.is_dir():
+        raise ValueError(f"{path}: images must be a folder of photographs, got {folder!r}")
+    return found
 
 
 @dataclass

@@ -1,0 +1,119 @@
+"""Photographs: a folder of the reader's, or those that the book's dependencies bring along."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SHIPPED = {
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    "skimage": tuple(
+        f"data/{name}"
+        for name in (
+            "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png",
+            "clock_motion.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
+            "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg",
+            "rocket.jpg",
+        )
+    ),
+}  # fmt: skip
+"""Package -> its photographs; a package or file that is not there is left out."""
+
+CREDITS = "china by danielbuechele and flower by vultilion, both CC BY 2.0"
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+LARGEST = 512  # a shorter side of twice as much is scaled down by a whole number
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Views of photographs, in a fixed order.
+
+    views    uint8 [H, W, 3] each: a whole photograph or a square cut from it
+    owner    int64 [N], the photograph of each view
+    labels   int64 [N], rows of label_names: the sub-folder, or the photograph itself
+    source   where they come from, as a noun phrase without a path
+    """
+
+    views: tuple[np.ndarray, ...]
+    owner: np.ndarray
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def describe(self) -> str:
+        """Return what these are and how many, as a sentence."""
+        photographs = len(np.unique(self.owner))
+        return f"{len(self)} views of {photographs} photographs: {self.source}."
+
+
+def photographs(folder: str | Path | None = None, most: int = 500) -> Photographs:
+    """Return the photographs of a folder, or by default those that the dependencies ship.
+
+    folder  searched with its sub-folders, whose names are the labels; one view for each file.
+            Of more than `most` files an even choice is taken.
+    None    each shipped photograph gives five views: itself, and the four squares of half its
+            shorter side that lie in its corners.
+
+    Raises FileNotFoundError where there is no photograph, ValueError for a file that is none.
+    """
+    if folder is None:
+        return _shipped()
+    root = Path(folder).expanduser()
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not files:
+        raise FileNotFoundError(
+            f"expected photographs ({', '.join(SUFFIXES)}) in {root}, found none: give another "
+            "folder as `images` in the profile, or leave that line out"
+        )
+    chosen = [files[i * len(files) // min(most, len(files))] for i in range(min(most, len(files)))]
+    names = tuple(sorted({file.parent.name for file in files}))
+    labels = np.array([names.index(file.parent.name) for file in chosen])
+    text = f"{len(chosen)} of the {len(files):,} files in the folder {root.name}"
+    return Photographs(
+        tuple(_read(file) for file in chosen), np.arange(len(chosen)), labels, names, text
+    )
+
+
+def _shipped() -> Photographs:
+    files = {}
+    for package, paths in SHIPPED.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None:
+            root = Path(spec.submodule_search_locations[0])
+            files |= {path: package for name in paths if (path := root / name).is_file()}
+    if not files:
+        raise FileNotFoundError(
+            f"none of {', '.join(SHIPPED)} brings its photographs here: give a folder as `images` "
+            "in the profile"
+        )
+    views = [_views(_read(file)) for file in files]
+    owner = np.repeat(np.arange(len(views)), [len(v) for v in views])
+    names = tuple(file.stem for file in files)
+    packages = ", ".join(dict.fromkeys(files.values()))
+    text = f"those that the packages {packages} bring ({', '.join(names)}; {CREDITS})"
+    return Photographs(tuple(v for part in views for v in part), owner, owner, names, text)
+
+
+def _views(image: np.ndarray) -> list[np.ndarray]:
+    side = min(image.shape[:2]) // 2
+    rows, columns = ((0, n - side) for n in image.shape[:2])
+    return [image] + [image[r : r + side, c : c + side] for r in rows for c in columns]
+
+
+def _read(path: Path) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a photograph: {error}") from error
+    return np.asarray(image.reduce(max(1, min(image.size) // LARGEST)))

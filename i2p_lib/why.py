@@ -1,0 +1,386 @@
+"""Why it works, from finished runs: feature distances (Table 5) and dissection (Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from i2p_lib import paper
+from i2p_lib.data.photographs import Photographs
+from i2p_lib.dissection import class_entropy, class_selectivity, dissect, top_samples
+from i2p_lib.distances import halves, resampled, wasserstein1, weighted_wasserstein1
+from i2p_lib.features import (
+    Seen,
+    backbone_convolutions,
+    image_batches,
+    observe,
+    unit_layer,
+    unit_maps,
+)
+from i2p_lib.models import is_point_model
+from i2p_lib.plots import method_label
+from i2p_lib.report import html_list
+from i2p_lib.runs import RunResult, results
+from i2p_lib.runs.execute import one_thread, resolve_device
+from i2p_lib.runs.train import Split, generator, load_splits, net_input
+from i2p_lib.sparse import SparseTensor
+from i2p_lib.weights import image_model
+
+DRAWS = 100
+TOP = 10  # samples that a unit is judged by
+SHUFFLES = 20  # permutations of the labels
+CONTROLS = {"FIP-IO": "control IO", "FIP-IO+BN": "control IO+BN", "FIP-ALL": "scratch"}
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A finished run and its image network: what both computed, on test clouds and on views.
+
+    The image network is the one that the run's network was inflated from, untrained where its
+    weights are random.
+    """
+
+    result: RunResult
+    image: Seen
+    cloud: Seen
+    test: Split
+    class_names: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        return method_label(self.result.spec.weights, self.result.spec.regime)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.test.labels.numpy()
+
+
+def look_inside(
+    found: Sequence[RunResult], photographs: Photographs, device: str = "cpu"
+) -> list[Pair]:
+    """Run each finished network on its test clouds, and its image network on photographs.
+
+    Of several networks the first one's runs are taken; moving statistics are left out.
+    Returns an empty list where no run is of an inflated network.
+    """
+    place = torch.device(resolve_device(device))
+    inflated = [r for r in found if not is_point_model(r.spec.model) and r.spec.regime != "io+ms"]
+    chosen = [r for r in inflated if r.spec.model == inflated[0].spec.model]
+    images: dict[tuple, Seen] = {}
+    pairs = []
+    with one_thread():
+        for result in chosen:
+            spec = result.spec
+            net = result.network().to(place)
+            layers, units = backbone_convolutions(net), unit_layer(net)
+            source = (spec.weights, spec.seed if spec.weights == "random" else None)
+            if source not in images:
+                model = source_network(result).to(place)
+                batches = image_batches(model, photographs.views, place)
+                random = generator(0, "photographs")
+                images[source] = observe(model, batches, len(photographs), layers, units, random)
+            splits = load_splits(spec, place)
+            batches = (net_input(net, splits.test.points[part], spec, place)
+                       for part in torch.arange(len(splits.test)).split(spec.batch_size))
+            with torch.autocast(place.type, torch.bfloat16, enabled=spec.amp == "bf16"):
+                cloud = observe(net, batches, len(splits.test), layers, units,
+                                generator(0, "clouds"))
+            pairs.append(Pair(result, images[source], cloud, splits.test, splits.class_names))
+    return pairs
+
+
+def source_network(result: RunResult) -> nn.Module:
+    """Return the image network that a run's network was inflated from, in eval mode."""
+    spec = result.spec
+    return image_model(spec.model, weights=spec.weights, seed=spec.seed).eval()
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Wasserstein distances between image features and cloud features.
+
+    layers   names of the convolutions, first to last
+    runs     one row per run and layer: key, method, seed, layer, place (from 1), distance,
+             spread (standard deviation of the image features)
+    methods  one row per method, scale and place; place 0 is the mean over the layers.
+             scale "own unit" (the paper's) or "relative" (over the spread); distance is the mean
+             over seeds; low and high its 95 % interval, drawing photographs, clouds and seeds
+             together; floor: one half of the photographs against the other
+    """
+
+    layers: tuple[str, ...]
+    runs: pd.DataFrame
+    methods: pd.DataFrame
+
+
+def feature_distances(pairs: Sequence[Pair], photographs: Photographs) -> Distances:
+    """Return the distances between what image networks and finetuned ones compute, by layer.
+
+    Raises ValueError where a pair's sides hold other layers, or there is no pair.
+    """
+    if not pairs:
+        raise ValueError("expected at least one run of an inflated network, got none")
+    rng = np.random.default_rng(0)
+    floors = {id(pair.image): _floor(pair.image, photographs, rng) for pair in pairs}
+    rows, found = [], {}
+    for pair in pairs:
+        table, draws = _layer_distances(pair, photographs, rng)
+        rows.append(table.assign(key=pair.result.key, method=pair.method,
+                                 seed=pair.result.spec.seed))
+        found.setdefault(pair.method, []).append((table, draws, floors[id(pair.image)]))
+    methods = [_summary(method, parts, scale, rng)
+               for method, parts in found.items() for scale in ("own unit", "relative")]
+    layers = tuple(pairs[0].image.values)
+    return Distances(layers, pd.concat(rows, ignore_index=True),
+                     pd.concat(methods, ignore_index=True))
+
+
+def _floor(image: Seen, photographs: Photographs, rng: np.random.Generator) -> np.ndarray:
+    """Return the distance of two halves of the photographs in each layer, the median of draws."""
+    owner = photographs.owner[image.owner]
+    half = halves(int(owner.max()) + 1, DRAWS // 5, rng)
+    return np.array([np.median(weighted_wasserstein1(v, v, owner, owner, half, 1 - half))
+                     for v in image.values.values()])
+
+
+def _layer_distances(
+    pair: Pair, photographs: Photographs, rng: np.random.Generator
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return a pair's distances, one row per layer, and bootstrap draws of them [layers, DRAWS]."""
+    if list(pair.image.values) != list(pair.cloud.values):
+        odd = sorted(set(pair.image.values) ^ set(pair.cloud.values))[:3]
+        raise ValueError(f"images and clouds were seen at other layers: {odd} ...")
+    owners = photographs.owner[pair.image.owner], pair.cloud.owner
+    weights = [resampled(int(owner.max()) + 1, DRAWS, rng) for owner in owners]
+    rows, draws = [], []
+    for place, (layer, values) in enumerate(pair.image.values.items(), start=1):
+        clouds = pair.cloud.values[layer]
+        draws.append(weighted_wasserstein1(values, clouds, *owners, *weights))
+        rows.append({"layer": layer, "place": place, "distance": wasserstein1(values, clouds),
+                     "spread": float(values.std()) or np.nan})
+    return pd.DataFrame(rows), np.stack(draws)
+
+
+def _summary(method: str, parts: list[tuple], scale: str, rng: np.random.Generator) -> pd.DataFrame:
+    """Return the rows of one method and scale; `parts` are the seeds' tables, draws and floors."""
+    tables, draws, floors = zip(*parts, strict=True)
+    unit = [np.ones(len(t)) if scale == "own unit" else t["spread"].to_numpy() for t in tables]
+    means = np.mean([t["distance"] / u for t, u in zip(tables, unit, strict=True)], axis=0)
+    floor = np.mean([f / u for f, u in zip(floors, unit, strict=True)], axis=0)
+    drawn = np.stack([d / u[:, None] for d, u in zip(draws, unit, strict=True)])
+    seeds = rng.integers(len(parts), size=(DRAWS, len(parts)))
+    drawn = drawn[seeds, :, np.arange(DRAWS)[:, None]].mean(1).T  # [layers, DRAWS]
+    low, high = np.quantile(np.vstack([drawn.mean(0), drawn]), [0.025, 0.975], axis=1)
+    return pd.DataFrame({
+        "method": method, "scale": scale, "place": np.arange(len(means) + 1),
+        "layer": ["mean", *tables[0]["layer"]], "distance": [means.mean(), *means],
+        "low": low, "high": high, "floor": [floor.mean(), *floor], "seeds": len(parts),
+    })
+
+
+def paper_places(count: int) -> dict[str, int]:
+    """Return {metric of Table 5: place of the layer, from 1} of a network of `count` layers.
+
+    Layers 1, 4, 8 and 16 of 16; in another network those at the same share of the depth.
+    """
+    return {f"wasserstein1_layer{k}": max(1, round(k * count / 16)) for k in (1, 4, 8, 16)}
+
+
+def distance_rows(
+    distances: Distances, pairs: Sequence[Pair], photographs: Photographs
+) -> pd.DataFrame:
+    """Return the distances as rows for `paper.compare`: Table 5, one row per run and metric.
+
+    A row counts as in the paper where its run does and the photographs have ImageNet's number of
+    classes.
+    """
+    table = results([pair.result for pair in pairs])
+    enough = len(photographs.label_names) == IMAGENET_CLASSES
+    wide = distances.runs.pivot(index="key", columns="place", values="distance")
+    wide = wide.loc[[pair.result.key for pair in pairs]].reset_index(drop=True)
+    columns = {"wasserstein1_mean_of_16_layers": wide.mean(axis=1)}
+    columns |= {name: wide[place] for name, place in paper_places(wide.shape[1]).items()}
+    parts = [paper.rows_of_runs(table.assign(value=values), metric, "value")
+             for metric, values in columns.items()]
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(as_in_paper=rows["as_in_paper"] & enough)
+
+
+def distance_sentences(distances: Distances) -> str:
+    """Say which method's features lie how far from the images', by layer and on the mean: HTML."""
+    table, count = distances.methods, len(distances.layers)
+    means = table[table["place"] == 0].set_index(["scale", "method"])
+    lines = []
+    for scale, unit in (("relative", "in standard deviations of the image features"),
+                        ("own unit", "in the features' own unit, as the paper prints it")):
+        ranked = means.loc[scale].sort_values("distance")
+        texts = [f"{m} {row.distance:.3g} ({row.low:.3g} to {row.high:.3g})"
+                 for m, row in ranked.iterrows()]
+        lines.append(f"Mean over the {count} convolutions {unit}, nearest first, with 95 % "
+                     f"intervals: {', '.join(texts)}.")
+    layers = table[(table["place"] > 0) & (table["scale"] == "relative")]
+    layers = {method: part.set_index("place") for method, part in layers.groupby("method")}
+    for method, control in CONTROLS.items():
+        if method not in layers:
+            continue
+        mine = layers[method]
+        above = int((mine["distance"] > 2 * mine["floor"]).sum())
+        text = (f"{method}: clouds are more than twice as far from the photographs as one half of "
+                f"the photographs from the other in {above} of {count} layers")
+        if control in layers:
+            nearer = int((mine["distance"] < layers[control]["distance"]).sum())
+            text += (f"; nearer to its image network than {control} to its own in {nearer} of "
+                     f"{count}, on the relative scale")
+        lines.append(text + ".")
+    return html_list(lines)
+
+
+def unit_table(pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Return one row per run and active unit, measured on the test clouds.
+
+    Columns: method, seed, key, unit, entropy, selectivity, and what both are on average when the
+    labels are permuted among the clouds (entropy_shuffled, selectivity_shuffled): sparse units
+    look selective for any labels.
+    """
+    tables = []
+    for pair in pairs:
+        top = min(TOP, len(pair.labels))
+        table = dissect(pair.cloud.units, pair.labels, top)
+        values = pair.cloud.units[:, table["unit"]]
+        best, rng = top_samples(values, top), np.random.default_rng(pair.result.spec.seed)
+        shuffled = [rng.permutation(pair.labels) for _ in range(SHUFFLES)]
+        tables.append(table.assign(
+            method=pair.method, seed=pair.result.spec.seed, key=pair.result.key,
+            entropy_shuffled=np.mean([class_entropy(s[best]) for s in shuffled], axis=0),
+            selectivity_shuffled=np.mean([class_selectivity(values, s) for s in shuffled], axis=0),
+        ))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def dissection_rows(units: pd.DataFrame, pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Return the mean entropy and selectivity of each run's units as rows for `paper.compare`."""
+    table = results([pair.result for pair in pairs])
+    means = units.groupby("key")[["entropy", "selectivity"]].mean()
+    means = means.loc[[pair.result.key for pair in pairs]].reset_index(drop=True)
+    return pd.concat([
+        paper.rows_of_runs(table.assign(value=means[column]), metric, "value")
+        for column, metric in (("entropy", f"class_entropy_of_top_{TOP}_bits"),
+                               ("selectivity", "class_selectivity"))
+    ], ignore_index=True)  # fmt: skip
+
+
+def dissection_sentences(units: pd.DataFrame) -> str:
+    """Say how single-classed the units of each method are, against its control: HTML list."""
+    units = units.assign(excess=units["selectivity"] - units["selectivity_shuffled"])
+    means = units.groupby(["method", "seed"], sort=False).mean(numeric_only=True)
+    overall = means.groupby("method", sort=False).mean()
+    ranked = overall.sort_values("entropy")
+    lines = [
+        f"Class entropy of the {TOP} clouds that activate a unit most, in bits, mean over units "
+        "and seeds, lowest first: "
+        + ", ".join(f"{m} {row.entropy:.2f}" for m, row in ranked.iterrows())
+        + f"; with shuffled labels {overall['entropy_shuffled'].mean():.2f}.",
+        "Class selectivity above that of shuffled labels, highest first: "
+        + ", ".join(f"{m} {row.excess:+.2f} ({row.selectivity:.2f})" for m, row in
+                    overall.sort_values("excess", ascending=False).iterrows())
+        + " (in brackets the selectivity itself).",
+    ]
+    for method, control in CONTROLS.items():
+        if not {method, control} <= set(overall.index):
+            continue
+        gaps = (means.loc[method] - means.loc[control]).dropna()
+        lower, higher = int((gaps["entropy"] < 0).sum()), int((gaps["excess"] > 0).sum())
+        lines.append(
+            f"{method} against {control}: entropy {gaps['entropy'].mean():+.2f} bits, lower in "
+            f"{lower} of {len(gaps)} seeds; selectivity above chance "
+            f"{gaps['excess'].mean():+.2f}, higher in {higher} of {len(gaps)}."
+        )
+    return html_list(lines)
+
+
+@dataclass(frozen=True)
+class UnitPictures:
+    """What activates one unit most: pictures [S, S, 3] in 0..1 with maps [h, w], clouds [P, 3]
+    with an activation [P] for each point, and the clouds' class names."""
+
+    unit: int
+    caption: str
+    pictures: list[tuple[np.ndarray, np.ndarray]]
+    clouds: list[tuple[np.ndarray, np.ndarray, str]]
+
+
+def unit_pictures(
+    pairs: Sequence[Pair], units: pd.DataFrame, photographs: Photographs, method: str,
+    device: str = "cpu", rows: int = 6, shown: int = 4,
+) -> list[UnitPictures]:  # fmt: skip
+    """Return the top photographs and clouds of a few units of a method's first run.
+
+    Half of the units have the lowest class entropy on clouds, the other half a middling one;
+    of each photograph the strongest view is taken.
+    """
+    pair = next((p for p in pairs if p.method == method), None)
+    if pair is None:
+        return []
+    place = torch.device(resolve_device(device))
+    table = units[units["key"] == pair.result.key]
+    table = table[pair.image.units.any(0)[table["unit"]]]
+    table = table.sort_values(["entropy", "selectivity"], ascending=[True, False])
+    middle = len(table) // 2
+    table = pd.concat([table[: rows // 2], table[middle : middle + rows - rows // 2]])
+    with one_thread():
+        net = pair.result.network().to(place)
+        model = source_network(pair.result).to(place)
+        layer = unit_layer(net)
+        return [
+            UnitPictures(
+                int(row.unit),
+                f"unit {row.unit}\nentropy {row.entropy:.1f}\n"
+                f"selectivity {row.selectivity:.2f}",
+                _top_pictures(model, layer, pair, int(row.unit), photographs, shown, place),
+                _top_clouds(net, layer, pair, int(row.unit), shown, place),
+            )
+            for row in table.itertuples()
+        ]
+
+
+def _top_pictures(model, layer, pair, unit, photographs, shown, place):
+    order = top_samples(pair.image.units[:, [unit]], len(photographs))[0]
+    _, first = np.unique(photographs.owner[order], return_index=True)
+    best = [photographs.views[i] for i in order[np.sort(first)][:shown]]
+    maps = unit_maps(model, torch.cat(list(image_batches(model, best, place))), layer)
+    return [(_square(view), values[unit].float().cpu().numpy())
+            for view, values in zip(best, maps, strict=True)]
+
+
+def _square(view: np.ndarray, side: int = 160) -> np.ndarray:
+    """Return the middle of a view that the image network sees, [side, side, 3] in 0..1."""
+    from PIL import Image
+
+    size = int(0.875 * min(view.shape[:2]))
+    top, left = ((n - size) // 2 for n in view.shape[:2])
+    middle = Image.fromarray(view[top : top + size, left : left + size])
+    return np.asarray(middle.resize((side, side)), dtype=np.float32) / 255
+
+
+def _top_clouds(net, layer, pair, unit, shown, place):
+    spec = pair.result.spec
+    best = torch.from_numpy(top_samples(pair.cloud.units[:, [unit]], shown)[0])
+    points = pair.test.points[best.to(pair.test.points.device)]
+    maps = unit_maps(net, net_input(net, points, spec, place), layer)
+    values = _at_points(maps, points, spec.voxel_size, unit)
+    return [(cloud.cpu().numpy(), value, pair.class_names[pair.labels[i]])
+            for cloud, value, i in zip(points, values, best.tolist(), strict=True)]
+
+
+def _at_points(maps: SparseTensor, points: torch.Tensor, voxel_size: float, unit: int) -> list:
+    """Return a unit's activation at each point of each cloud: that of the cell it lies in."""
+    cells = torch.floor(points / voxel_size).div(maps.sites.stride, rounding_mode="floor").long()
+    found = {tuple(site): value for site, value in
+             zip(maps.sites.coords.tolist(), maps.feats[:, unit].tolist(), strict=True)}
+    return [np.array([found[b, *cell] for cell in cloud]) for b, cloud in enumerate(cells.tolist())]
