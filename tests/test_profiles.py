@@ -167,3 +167,13 @@ def test_runs_without_their_weights_are_left_out_and_said(write, tmp_path, capsy
     nothing = lab.run("none")
     assert nothing.empty and {"model", "regime", "key"} <= set(nothing.columns)
     assert list(lab.any_of("some", "none", "of another profile")["weights"]) == ["random"]
+
+
+def test_a_folder_of_photographs_is_found_beside_its_profile_or_refused(write, tmp_path):
+    """Promise: `images` is a folder that exists, before anything is trained."""
+    with pytest.raises(ValueError, match="images must be a folder of photographs, got 'mine'"):
+        profiles.load_profile(write("images: mine\n" + GOOD))
+    (tmp_path / "mine").mkdir()
+    loaded = profiles.load_profile(write("images: mine\n" + GOOD))
+    assert loaded.images == tmp_path / "mine"
+    assert profiles.load_profile(write(GOOD)).images is None

@@ -1,0 +1,73 @@
+"""Network dissection: a planted selective unit, exact entropies, refusals."""
+
+import numpy as np
+import pytest
+from scipy.stats import entropy
+
+from i2p_lib.dissection import class_entropy, class_selectivity, dissect, top_samples
+
+
+def planted(classes=4, each=12, units=30, seed=0):
+    """Units of noise, but unit 7 that is active in class 2 alone, and unit 9 that is dead."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(classes), each))
+    values = rng.random((len(labels), units)) + 1
+    values[:, 7] = np.where(labels == 2, values[:, 7], 0)
+    values[:, 9] = 0
+    return values, labels
+
+
+def test_a_planted_selective_unit_is_found_and_a_dead_one_is_left_out():
+    """Promise: a unit for one class has entropy 0 and selectivity 1, and it is the only one."""
+    values, labels = planted()
+    table = dissect(values, labels, count=10).set_index("unit")
+    assert table.loc[7].tolist() == [0, 1]
+    assert 9 not in table.index and len(table) == 29
+    others = table.drop(index=7)
+    assert others["entropy"].min() > 0.5 and others["selectivity"].max() < 0.2
+
+
+def test_entropy_of_one_class_of_all_and_scipys():
+    """Promise: 0 for one class, log2 of their number for all different, SciPy's in between."""
+    assert class_entropy(np.array([[3, 3, 3, 3], [0, 1, 2, 3]])).tolist() == [0, 2]
+    labels = np.random.default_rng(0).integers(5, size=(20, 9))
+    theirs = [entropy(np.bincount(row), base=2) for row in labels]
+    np.testing.assert_allclose(class_entropy(labels), theirs, atol=1e-12)
+
+
+def test_the_top_samples_are_the_strongest_in_order_and_ties_keep_theirs():
+    values = np.array([[1.0, 0], [3, 0], [2, 0], [3, 1]])
+    assert top_samples(values, 3).tolist() == [[1, 3, 2], [3, 0, 1]]
+
+
+def test_selectivity_is_that_of_the_definition():
+    """Promise: (m - r) / (m + r) with the class means, whatever the class sizes."""
+    values, labels = np.array([[6.0, 1], [2, 1], [1, 1], [0, 1], [2, 1]]), np.array([5, 5, 7, 8, 8])
+    # class means of unit 0: 4, 1, 1; unit 1 is alike in all
+    assert class_selectivity(values, labels) == pytest.approx([3 / 5, 0])
+    assert np.isnan(class_selectivity(np.zeros((4, 1)), np.array([0, 0, 1, 1]))[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "message"),
+    [
+        (np.array([[1.0], [np.nan]]), [0, 1], "not finite"),
+        (np.zeros((0, 3)), [], "N >= 1"),
+        (np.ones(3), [0, 1, 1], "shape"),
+        (np.ones((2, 1)), [0, 0], "two classes"),
+        (np.ones((2, 1)), [0, 1, 1], "two classes|expected labels"),
+        (-np.ones((2, 1)), [0, 1], "0 or more"),
+    ],
+)
+def test_what_has_no_selectivity_is_refused(values, labels, message):
+    with pytest.raises(ValueError, match=message):
+        class_selectivity(values, np.array(labels))
+
+
+def test_more_top_samples_than_there_are_and_dead_layers_are_refused():
+    with pytest.raises(ValueError, match="1 to 3 top samples, got 4"):
+        top_samples(np.ones((3, 2)), 4)
+    with pytest.raises(ValueError, match="no unit is ever active"):
+        dissect(np.zeros((4, 2)), np.array([0, 0, 1, 1]), 2)
+    with pytest.raises(ValueError, match="integer labels"):
+        class_entropy(np.array([[0.5, 1.0]]))
