@@ -82,7 +82,8 @@ def test_what_is_kept_are_elements_of_each_samples_own_output(cloud_net):
     for sample, output in enumerate(outputs):
         mine, elements = seen.values[layer][seen.owner == sample], output.detach().numpy()
         assert np.isin(mine, elements).all()
-        assert mine.mean() == pytest.approx(elements.mean(), abs=5 * float(elements.std()) / 1000**0.5)
+        error = elements.std() / 1000**0.5
+        assert abs(mine.mean() - elements.mean()) < 5 * error
         assert len(np.unique(mine)) > 0.5 * min(1000, elements.size)
     assert (seen.values[layer] < 0).any()  # no activation yet
 
@@ -121,6 +122,16 @@ def test_a_run_is_looked_into_beside_the_network_it_came_from(found, pairs, phot
         )
     again = why.look_inside(found[:1], photos)[0]
     assert all((again.cloud.values[k] == v).all() for k, v in pairs[0].cloud.values.items())
+
+
+def test_a_run_in_bfloat16_is_looked_into_in_bfloat16(found, pairs, photos):
+    """Promise: the precision of a run is kept, and its pictures are drawn."""
+    result = replace(found[0], spec=SPEC.but(amp="bf16"))
+    (pair,) = why.look_inside([result], photos)
+    single = pairs[0].cloud.units
+    assert 0 < np.abs(pair.cloud.units - single).max() < 0.2 * single.max()
+    (grid,) = why.unit_pictures([pair], why.unit_table([pair]), photos, "FIP-IO+BN", rows=1)
+    assert len(grid.clouds) == 4
 
 
 def shifted(pair, shift):
