@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from i2p_lib import paper
+from i2p_lib import collapse, paper
 from i2p_lib.data.photographs import Photographs
 from i2p_lib.dissection import class_entropy, class_selectivity, dissect, top_samples
 from i2p_lib.distances import halves, resampled, wasserstein1, weighted_wasserstein1
@@ -311,6 +311,38 @@ def dissection_sentences(units: pd.DataFrame) -> str:
             f"{gaps['excess'].mean():+.2f}, higher in {higher} of {len(gaps)}."
         )
     return html_list(lines)
+
+
+def centre_bound(features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return (bound, error) of nearest-centre classification, means over the classes.
+
+    features [N, d], labels int [N]; each class centre is the mean of its features.  By
+    Chebyshev's inequality a feature of class i lies nearer to centre j with a probability of at
+    most 4 Var_i / |mu_i - mu_j|^2, so the error is at most 4 (C - 1) times the CDNV of C classes.
+    A bound of 1 or more says nothing.  Raises ValueError as `collapse.class_moments` does.
+    """
+    means = collapse.class_moments(features, labels).means
+    nearest = collapse.nearest_centre(features, means)
+    classes, codes = np.unique(labels, return_inverse=True)
+    wrong = [np.mean(nearest[codes == c] != c) for c in range(len(classes))]
+    bound = 4 * (len(classes) - 1) * collapse.cdnv(features, labels, "one-sided")
+    return float(bound), float(np.mean(wrong))
+
+
+def bound_sentences(found: Sequence[RunResult]) -> str:
+    """Set the bound beside the measured error, on test features: HTML list, one line a method."""
+    rows = []
+    for result in found:
+        kept = result.features()
+        bound, error = centre_bound(kept["test_features"], kept["test_labels"])
+        method = method_label(result.spec.weights, result.spec.regime)
+        rows.append({"method": method, "bound": bound, "error": error})
+    table = pd.DataFrame(rows).groupby("method", sort=False)
+    return html_list([
+        f"{method}: error {100 * part['error'].mean():.0f} % ({len(part)} runs), bound "
+        f"{100 * part['bound'].mean():,.0f} %, below 100 % in {(part['bound'] < 1).sum()} of them."
+        for method, part in table
+    ])
 
 
 @dataclass(frozen=True)

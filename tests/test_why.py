@@ -184,6 +184,23 @@ def test_only_imagenets_thousand_classes_in_the_papers_recipe_count_as_the_paper
     assert not why.distance_rows(distances, pairs[:1], many)["as_in_paper"].any()
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.3, 1.0, 3.0])
+def test_the_nearest_centre_error_never_exceeds_its_bound(spread):
+    """Promise: the inequality holds on any data, and collapsed classes make it say something."""
+    random = np.random.default_rng(0)
+    for classes in (2, 5):
+        labels = np.repeat(np.arange(classes), 30)
+        features = np.eye(classes)[labels] + spread * random.standard_t(3, (len(labels), classes))
+        bound, error = why.centre_bound(features, labels)
+        assert 0 <= error <= bound
+        assert (bound < 1) == (spread < 0.1)
+
+
+def test_two_classes_of_two_points_have_the_bound_of_the_definition():
+    features = np.array([[-1.0], [1.0], [9.0], [11.0]])  # Var 1, distance 10
+    assert why.centre_bound(features, np.array([0, 0, 1, 1])) == pytest.approx((0.04, 0))
+
+
 def test_a_planted_unit_stands_out_of_its_shuffled_labels(pairs):
     """Promise: what a unit shows beyond shuffled labels is the classes', and is found."""
     values = pairs[0].cloud.units.copy()
@@ -207,6 +224,7 @@ def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, tmp_pat
     assert counts == {paper.OTHER_SETTING: 5, paper.NOT_IN_PAPER: 5, paper.NOT_RUN: 10}
     assert "control IO+BN to its own in" in why.distance_sentences(distances)
     assert "FIP-IO+BN against control IO+BN: entropy" in why.dissection_sentences(units)
+    assert "control IO+BN: error" in why.bound_sentences([pair.result for pair in pairs])
     grid = why.unit_pictures(pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
     assert [len(g.pictures) for g in grid] == [2, 2] and [len(g.clouds) for g in grid] == [2, 2]
     picture, light = grid[0].pictures[0]
