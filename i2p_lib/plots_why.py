@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from i2p_lib.drawings import front_view
 from i2p_lib.plots import METHODS, plain_log
-from i2p_lib.why import Distances, UnitPictures
+from i2p_lib.why import Distances
+from i2p_lib.why_units import UnitPictures
 
 _SCALES = {"relative": "in standard deviations of the image features",
            "own unit": "in the features' own unit"}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import i2p_lib as i2p
-from i2p_lib import paper, plots_why, report, why
+from i2p_lib import paper, plots_why, report, why, why_units
 from i2p_lib.data.photographs import Photographs
 from i2p_lib.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.runs import run
@@ -130,7 +130,8 @@ def test_a_run_in_bfloat16_is_looked_into_in_bfloat16(found, pairs, photos):
     (pair,) = why.look_inside([result], photos)
     single = pairs[0].cloud.units
     assert 0 < np.abs(pair.cloud.units - single).max() < 0.2 * single.max()
-    (grid,) = why.unit_pictures([pair], why.unit_table([pair]), photos, "FIP-IO+BN", rows=1)
+    units = why_units.unit_table([pair])
+    (grid,) = why_units.unit_pictures([pair], units, photos, "FIP-IO+BN", rows=1)
     assert len(grid.clouds) == 4
 
 
@@ -205,7 +206,7 @@ def test_a_planted_unit_stands_out_of_its_shuffled_labels(pairs):
     """Promise: what a unit shows beyond shuffled labels is the classes', and is found."""
     values = pairs[0].cloud.units.copy()
     values[:, 3] = pairs[0].labels == pairs[0].labels[0]
-    table = why.unit_table([replace(pairs[0], cloud=replace(pairs[0].cloud, units=values))])
+    table = why_units.unit_table([replace(pairs[0], cloud=replace(pairs[0].cloud, units=values))])
     planted = table.set_index("unit").loc[3]
     assert planted["selectivity"] == 1 > planted["selectivity_shuffled"]
     assert len(table) == (values.any(0)).sum()
@@ -214,18 +215,18 @@ def test_a_planted_unit_stands_out_of_its_shuffled_labels(pairs):
 def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, tmp_path, monkeypatch):
     """Promise: every number of both sections is there, recorded with a verdict, and drawn."""
     monkeypatch.setenv("I2P_BUILD", str(tmp_path))
-    units, distances = why.unit_table(pairs), why.feature_distances(pairs, photos)
+    units, distances = why_units.unit_table(pairs), why.feature_distances(pairs, photos)
     rows = why.distance_rows(distances, pairs, photos)
     report.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
-    report.versus_paper("fig4", why.dissection_rows(units, pairs), "smoke")
+    report.versus_paper("fig4", why_units.dissection_rows(units, pairs), "smoke")
     recorded = paper.recorded_items("smoke", tmp_path)
     assert paper.verdict_counts(recorded["fig4"].table) == {paper.NOT_IN_PAPER: 4}
     counts = paper.verdict_counts(recorded["table5"].table)
     assert counts == {paper.OTHER_SETTING: 5, paper.NOT_IN_PAPER: 5, paper.NOT_RUN: 10}
     assert "control IO+BN to its own in" in why.distance_sentences(distances)
-    assert "FIP-IO+BN against control IO+BN: entropy" in why.dissection_sentences(units)
+    assert "FIP-IO+BN against control IO+BN: entropy" in why_units.dissection_sentences(units)
     assert "control IO+BN: error" in why.bound_sentences([pair.result for pair in pairs])
-    grid = why.unit_pictures(pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
+    grid = why_units.unit_pictures(pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
     assert [len(g.pictures) for g in grid] == [2, 2] and [len(g.clouds) for g in grid] == [2, 2]
     picture, light = grid[0].pictures[0]
     assert picture.shape == (160, 160, 3) and light.ndim == 2
@@ -235,6 +236,6 @@ def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, tmp_pat
     assert panels == (3, 10)
     left, _ = plots_why.unit_measures(units).axes
     assert len(left.lines) == 3  # two methods and chance
-    assert why.unit_pictures(pairs, units, photos, "FIP-ALL") == []
+    assert why_units.unit_pictures(pairs, units, photos, "FIP-ALL") == []
     assert plots_why.unit_grid([]).axes[0].texts
     plt.close("all")
