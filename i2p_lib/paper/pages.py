@@ -244,7 +244,8 @@ def _number(value: float, spread: float, metric: str) -> str:
         return ""
     if math.isnan(spread):
         return _digits(value, metric)
-    return f"{_digits(value, metric, 1)} ± {_digits(spread, metric, 1)}"
+    rounded = _digits(spread, metric, 1) if metric in PERCENT else f"{spread:.2g}"
+    return f"{_digits(value, metric, 1)} ± {rounded}"
 
 
 def _signed(value: float, metric: str) -> str:
