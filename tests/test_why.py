@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import i2p_lib as i2p
-from i2p_lib import paper, plots_why, report, why, why_units
+from i2p_lib import paper, report, why, why_plots, why_units
 from i2p_lib.data.photographs import Photographs
 from i2p_lib.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.runs import run
@@ -232,10 +232,10 @@ def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, tmp_pat
     assert picture.shape == (160, 160, 3) and light.ndim == 2
     cloud, values, name = grid[0].clouds[0]
     assert cloud.shape == (128, 3) and values.shape == (128,) and name in pairs[0].class_names
-    panels = len(plots_why.layer_distances(distances).axes), len(plots_why.unit_grid(grid).axes)
+    panels = len(why_plots.layer_distances(distances).axes), len(why_plots.unit_grid(grid).axes)
     assert panels == (3, 10)
-    left, _ = plots_why.unit_measures(units).axes
+    left, _ = why_plots.unit_measures(units).axes
     assert len(left.lines) == 3  # two methods and chance
     assert why_units.unit_pictures(pairs, units, photos, "FIP-ALL") == []
-    assert plots_why.unit_grid([]).axes[0].texts
+    assert why_plots.unit_grid([]).axes[0].texts
     plt.close("all")

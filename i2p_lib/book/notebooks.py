@@ -31,8 +31,7 @@ from i2p_lib.runs.store import PACKAGE, Entry, source_hash
 
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on
-PAGE_MODULES = ("book/__init__.py", "book/build.py", "book/htmlcheck.py", "book/notebooks.py",
-                "book/pages.py", "book/recorded.py", "cli.py", "doctor.py", "environment.py")
+PAGE_SOURCES = ("book/", "cli.py", "doctor.py", "environment.py", "speed.py", "speed_plots.py")
 
 
 class NotebookFailed(RuntimeError):
@@ -144,7 +143,7 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
         parts[f"file {path.name}"] = sha256(path)
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
-        if name not in PAGE_MODULES:
+        if not name.startswith(PAGE_SOURCES):
             parts[f"i2p_lib/{name}"] = source_hash(path.read_text(encoding="utf-8"))
     return parts
 
