@@ -99,17 +99,20 @@ def dataset_card(name: str) -> DatasetCard:
 def dataset_root(name: str, root: str | Path | None = None) -> Path:
     """Return the folder with the data set's files, whether or not it exists.
 
-    `root` is that folder itself.  Without it, an embedded set lies in the package, any other in
-    `$I2P_DATA/<folder>` or, without I2P_DATA, in `<project root>/data_cache/<folder>`.
+    `root` is that folder itself.  Without it, an embedded set lies in the package, any other as
+    `data_folder` says.
     """
     card = dataset_card(name)
     if root is not None:
         return Path(root).expanduser().resolve()
-    if card.embedded:
-        return PACKAGE_DATA / card.folder
+    return PACKAGE_DATA / card.folder if card.embedded else data_folder(card.folder)
+
+
+def data_folder(name: str) -> Path:
+    """Return `$I2P_DATA/<name>` or, without I2P_DATA, `<project root>/data_cache/<name>`."""
     if os.environ.get("I2P_DATA"):
-        return Path(os.environ["I2P_DATA"]).expanduser().resolve() / card.folder
-    return _project_root() / "data_cache" / card.folder
+        return Path(os.environ["I2P_DATA"]).expanduser().resolve() / name
+    return _project_root() / "data_cache" / name
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> PointCloudSet:
