@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -23,6 +24,12 @@ EXAMPLES = """examples:
 DATA_EXAMPLES = """examples:
   i2p data list                          each set: source, licence, size, whether it is here
   i2p data check home_objects            its hash
+  i2p data get simulated_rooms           generate rooms in S3DIS's form, about a minute
+  i2p data get modelnet40                fetch 435 MB; an interrupted download goes on
+  i2p data get s3dis --from FOLDER       convert the official folder, with 4 processes:
+                         --workers 4
+
+Sets go to $I2P_DATA, else to data_cache in the project.
 """
 WEIGHT_EXAMPLES = """examples:
   i2p weights list                       each file: present, absent or never released; licence
@@ -97,6 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
     data = command("data", _data, "data sets: list, get, check")
     _store_parser(data, "a data set", "NAME", DATA_EXAMPLES)
+    data.add_argument("--from", dest="source", type=Path, metavar="PATH",
+                      help="get: the official folder of s3dis and semantic_kitti, or the zip file "
+                      "of modelnet40")
+    data.add_argument("--part", action="store_true",
+                      help="get: take a part of the set, or others in its layout")
+    data.add_argument("--workers", type=int, default=1, help="get: processes (default: 1)")
     weights = command("weights", _weights, "image weights: list, get, check")
     _store_parser(weights, "an image model and its weights", "MODEL[:WEIGHTS]", WEIGHT_EXAMPLES)
     command("doctor", _doctor, "say what this machine has and what is missing")
@@ -257,24 +270,62 @@ def _hardware(state: dict) -> str:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
+    from i2p_lib.data import dataset_hash, dataset_names, dataset_root
+    from i2p_lib.data.scenes import describe_scenes, scene_hash, scene_names, scene_root
 
     if options.action == "list":
-        for name in dataset_names():
-            card = dataset_card(name)
-            there = "present" if dataset_root(name).is_dir() else "absent"
-            print(f"{name}: {card.title} [{there}]")
-            print(f"  {card.classes} classes, {card.splits}, {card.size_mb:g} MB")
-            print(f"  source: {card.source}\n  licence: {card.licence}")
+        print("\n".join(_data_lines()))
         return 0
-    card = dataset_card(_known(options, dataset_names(), "data set"))
-    if options.action == "get" and not dataset_root(card.name).is_dir():
-        raise Complaint(
-            f"{card.name} cannot be fetched for you: {card.how_to_get}. "
-            f"It is looked for in {dataset_root(card.name)}"
-        )
-    print(f"{card.name}: good, {dataset_root(card.name)}\n  sha256 {dataset_hash(card.name)}")
+    name = _known(options, (*dataset_names(), *scene_names()), "data set")
+    if options.action == "get":
+        _get_data(name, options)
+    if name in scene_names():
+        print(f"{name}: good, {scene_root(name)}\n  sha256 {scene_hash(name)}")
+        print(textwrap.indent(describe_scenes(name), "  "))
+    else:
+        print(f"{name}: good, {dataset_root(name)}\n  sha256 {dataset_hash(name)}")
     return 0
+
+
+def _data_lines() -> Iterator[str]:
+    from i2p_lib.data import dataset_card, dataset_names, dataset_root
+    from i2p_lib.data.scenes import scene_card, scene_names, scene_root
+
+    for name in dataset_names():
+        card = dataset_card(name)
+        there = "present" if dataset_root(name).is_dir() else "absent"
+        yield f"{name}: {card.title} [{there}]"
+        yield f"  {card.classes} classes, {card.splits}, {card.size_mb:g} MB"
+        yield f"  source: {card.source}\n  licence: {card.licence}"
+    for name in scene_names():
+        card = scene_card(name)
+        there = "present" if (scene_root(name) / "manifest.json").is_file() else "absent"
+        yield f"{name}: {card.title} [{there}]"
+        yield f"  {len(card.class_names)} classes, {1000 * card.size_gb:g} MB; to get it: " + (
+            card.how_to_get
+        )
+        yield "".join(f"  {split}: {what}\n" for split, what in card.splits.items()) + (
+            f"  source: {card.source}\n  licence: {card.licence}"
+        )
+
+
+def _get_data(name: str, options: argparse.Namespace) -> None:
+    """Fetch, generate or convert a data set, or say what to do."""
+    from i2p_lib.data import dataset_card, dataset_names, dataset_root
+    from i2p_lib.data.modelnet40 import get_modelnet40
+    from i2p_lib.data.scenes import convert_scenes, prepare_scenes
+
+    if name == "modelnet40":
+        get_modelnet40(archive=options.source, part=options.part)
+    elif name not in dataset_names() and options.source is None:
+        prepare_scenes(name)
+    elif name not in dataset_names():
+        convert_scenes(name, options.source, None, options.part, options.workers)
+    elif not dataset_root(name).is_dir():
+        raise Complaint(
+            f"{name} cannot be fetched for you: {dataset_card(name).how_to_get}. "
+            f"It is looked for in {dataset_root(name)}"
+        )
 
 
 def _weights(options: argparse.Namespace) -> int:

@@ -63,7 +63,8 @@ CARDS = {
             up="y",
             embedded=False,
             folder="modelnet40_ply_hdf5_2048",
-            how_to_get="unpack modelnet40_ply_hdf5_2048.zip, which you must bring yourself",
+            how_to_get="`i2p data get modelnet40` fetches it (435 MB); without a network, "
+            "unpack modelnet40_ply_hdf5_2048.zip",
         ),
         DatasetCard(
             name="kicad_parts",

@@ -1,4 +1,4 @@
-"""Files of a set of scenes: the manifest that is written last, and the hash that rests on it.
+"""What sets of scenes share: the manifest, written last, its hash, work on many files, counts.
 
 `manifest.json` of a set:
 
@@ -15,7 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
 
 from i2p_lib.files import atomic_write, sha256
 
@@ -109,3 +117,49 @@ def _read_stamps(folder: Path) -> dict[str, list]:
 def _write_stamps(folder: Path, stamps: dict[str, list]) -> None:
     with atomic_write(folder / _STAMPS) as temp:
         temp.write_text(json.dumps(stamps), encoding="utf-8")
+
+
+def do_all(
+    work: Callable[[Any], Any], items: Sequence, workers: int, progress: bool, unit: str
+) -> list:
+    """Return `work(item)` of all items, in order, with a bar that shows the time left.
+
+    With more than one worker `work` runs in processes and must be picklable.  At the first error,
+    or when interrupted, what has not begun is dropped.
+    """
+    bar = partial(tqdm, total=len(items), unit=unit, disable=not progress)
+    if workers <= 1:
+        return [work(item) for item in bar(items)]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return list(bar(pool.map(work, items)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def histogram(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the points of each class and, last, of none: [classes + 1] int64."""
+    counts = np.bincount(labels.astype(np.int64) - IGNORED, minlength=classes + 1)
+    return np.roll(counts, -1)
+
+
+def unlike_published(
+    source: Path, names: Sequence[str], found: Sequence[int], published: Sequence[float],
+    factor: float,
+) -> None:  # fmt: skip
+    """Raise ValueError where a class's share of the labelled points is far from a published one.
+
+    found: points of each class (one more, of no class, is not counted); factor: how far.
+    """
+    found, published = np.array(found[: len(names)], float), np.array(published, float)
+    found, published = found / found.sum(), published / published.sum()
+    off = (found > factor * published) | (published > factor * found)
+    if off.any():
+        which = ", ".join(
+            f"{names[i]} {found[i]:.3g} (published {published[i]:.3g})" for i in np.flatnonzero(off)
+        )
+        raise ValueError(
+            f"{source}: shares of points that are more than {factor} times off: {which}; the set "
+            "is not the published one (--part takes others)"
+        )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from i2p_lib.data import s3dis, semantic_kitti
+from i2p_lib.data.modelnet import combined_hash
 from i2p_lib.data.registry import data_folder
 from i2p_lib.data.scene_files import IGNORED, content_hash, read_manifest, scenes_folder
 
 __all__ = [
-    "IGNORED", "SPLITS", "Scene", "SceneCard", "load_scenes", "prepare_scenes", "scene_card",
-    "scene_hash", "scene_names", "scene_root",
+    "IGNORED", "SPLITS", "Scene", "SceneCard", "convert_scenes", "describe_scenes", "load_scenes",
+    "prepare_scenes", "scene_card", "scene_hash", "scene_names", "scene_root",
 ]  # fmt: skip
 
 SPLITS = ("train", "val", "test", "trainval")
@@ -242,10 +246,104 @@ def _open(card: SceneCard, root: str | Path | None) -> tuple[Path, dict]:
         ) from None
 
 
+def describe_scenes(name: str, root: str | Path | None = None) -> str:
+    """Return what a set of scenes holds: scenes and points of each split, classes, repairs."""
+    card = scene_card(name)
+    manifest = _open(card, root)[1]
+    points, lines = manifest["scenes"], []
+    splits = _LAYOUTS[card.layout].split_scenes(sorted(points))
+    for split in SPLITS[:3]:
+        members = [points[scene] for scene, where in splits.items() if where == split]
+        lines.append(f"{split}: {len(members):,} scenes, {sum(members):,} points")
+    labelled = manifest["class_points"][:-1]
+    shares = (
+        f"{kind} {100 * count / max(1, sum(labelled)):.2g} %"
+        for kind, count in zip(card.class_names, labelled, strict=True)
+    )
+    lines.append(f"labelled points: {', '.join(shares)}")
+    lines.append(f"points of no class: {manifest['class_points'][-1]:,}")
+    lines += [
+        f"repaired {one['file']}:{one['line']}: {one['was']} read as {one['read']}"
+        for one in manifest["repairs"]
+    ]
+    return "\n".join(lines)
+
+
+def convert_scenes(
+    name: str, source: Path, root: str | Path | None = None, part: bool = False,
+    workers: int = 1, progress: bool = True,
+) -> Path:  # fmt: skip
+    """Make S3DIS or SemanticKITTI from its official folder `source`; return the set's folder.
+
+    See `s3dis.convert` and `semantic_kitti.convert`, which say what is checked and raised.
+    Raises ValueError for a simulated set, RuntimeError while another process makes the same one.
+    """
+    card, folder = scene_card(name), scene_root(name, root)
+    if card.simulated:
+        raise ValueError(f"scenes {name}: it is generated, and takes no folder, got {source}")
+    try:
+        with _lock(folder, timeout=0):
+            _LAYOUTS[card.layout].convert(Path(source), folder, part, workers, progress)
+    except Timeout:
+        raise RuntimeError(f"another process is making {folder} now; wait for it") from None
+    return folder
+
+
 def prepare_scenes(name: str, progress: bool = True) -> Path:
-    """Return the folder of a set of scenes that is here; a simulated one is made where it is not.
+    """Return the folder of a set of scenes; a simulated one is made where it is not there.
+
+    It is generated, converted and checked once: of processes that ask at once one works and the
+    others wait; an interrupted one goes on; the set has its name only when it is whole, and is
+    made anew where its generator or its settings changed.
 
     Raises FileNotFoundError (how to get it) for a real set that is not here.
     """
-    card = scene_card(name)
-    return _open(card, None)[0]
+    card, folder = scene_card(name), scene_root(name)
+    if not card.simulated:
+        return _open(card, None)[0]
+    with _lock(folder, timeout=-1):
+        if not _is_made(card, folder):
+            _simulate(card, folder, progress)
+    return folder
+
+
+def _lock(folder: Path, timeout: float) -> FileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
+
+
+SETTINGS = {"simulated_rooms": {"seed": 0}, "simulated_streets": {"seed": 0}}
+"""What the generators of the simulated sets are asked for; the rest is their default."""
+
+
+def _settings(card: SceneCard) -> dict:
+    """Return what a simulated set is made with: its settings, and a hash of its generator."""
+    kind = card.name.removeprefix("simulated_").rstrip("s")
+    sources = list(Path(__file__).parent.glob(f"*{kind}*.py"))
+    return SETTINGS[card.name] | {"generator": combined_hash(sources)[:16]}
+
+
+def _is_made(card: SceneCard, folder: Path) -> bool:
+    try:
+        return read_manifest(folder, card.layout)["settings"] == _settings(card)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _simulate(card: SceneCard, folder: Path, progress: bool) -> None:
+    """Generate a set beside `folder`, convert it as a real one, and give it its name."""
+    settings = _settings(card)
+    work = folder.parent / f".{folder.name}-{settings['generator']}"
+    made, whole = work / "official", work / "set"
+    if card.layout == "s3dis":
+        from i2p_lib.data.simulated_rooms import simulate_rooms as simulate
+    else:
+        from i2p_lib.data.simulated_streets import simulate_streets as simulate
+
+        whole = made  # scans are read where they are made
+    simulate(made, **SETTINGS[card.name], progress=progress)
+    _LAYOUTS[card.layout].convert(made, whole, True, 1, progress, settings)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(whole, folder)
+    shutil.rmtree(work)

@@ -1,0 +1,160 @@
+"""The paper's augmentation of scenes: one frozen setting, pure functions with a generator.
+
+What the released code does is written at `PAPER_ROOMS` and `PAPER_STREETS`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SceneAugment:
+    """What `augment_scene` does; the defaults do nothing.
+
+    clip           keep points closer than this to the centre of the box, in x, y and z [m]
+    flip_p         probability that flips are drawn at all; then x and y each flip with 1/2
+    rotate         whether the scene is turned about z by any angle
+    scale          lowest and highest factor of all coordinates
+    jitter         standard deviation of the noise of each colour of each point
+    shift          largest displacement of each colour, drawn once a scene
+    colour_p       probability of the jitter, and of the shift
+    contrast_p     probability that colours are blended, half and half, with colours that are
+                   stretched to the whole range
+    most           keep at most so many points, drawn without replacement
+    """
+
+    clip: float = math.inf
+    flip_p: float = 0.0
+    rotate: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    jitter: float = 0.0
+    shift: float = 0.0
+    colour_p: float = 0.0
+    contrast_p: float = 0.0
+    most: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"scale: expected 0 < low <= high, got {self.scale}")
+        if not self.clip > 0:
+            raise ValueError(f"clip: expected a length above 0, got {self.clip}")
+        for name in ("jitter", "shift"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("flip_p", "colour_p", "contrast_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a probability, got {getattr(self, name)}")
+        if self.most is not None and self.most < 1:
+            raise ValueError(f"most: expected 1 or more points, got {self.most}")
+
+
+# The released code's training on S3DIS.  It clips at test time, too, so that points more than 4 m
+# from the centre of a room are neither predicted nor counted; here only training clips.
+PAPER_ROOMS = SceneAugment(
+    clip=4.0, flip_p=0.95, jitter=0.005, shift=0.05, colour_p=0.95, contrast_p=0.2
+)
+# The released code's training on SemanticKITTI.  It caps the voxels of a scan, not its points:
+# give `most` to `at_most` behind the voxelisation to do the same.
+PAPER_STREETS = SceneAugment(rotate=True, scale=(0.95, 1.05), most=80_000)
+
+
+def augment_scene(
+    points: Tensor, features: Tensor, generator: torch.Generator, settings: SceneAugment
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return changed points [M, 3] and features [M, F], and which points these are [M] int64.
+
+    points [N, 3] in metres, features [N, F] in 0..1; neither is written to.  The order is flip,
+    rotate, scale, jitter, shift, contrast, clip, cap.  Colours are changed where a setting says
+    so, whatever F is, and stay in 0..1.
+
+    Raises ValueError unless the tensors are floating and of one length.
+    """
+    _check(points, features)
+    points = _flip(points, settings.flip_p, generator)
+    points = _turn(points, settings, generator)
+    features = _recolour(features, settings, generator)
+    kept = clip_to_cube(points, settings.clip)
+    if settings.most is not None:
+        kept = kept[at_most(len(kept), settings.most, generator).to(kept.device)]
+    return points[kept], features[kept], kept
+
+
+def clip_to_cube(points: Tensor, half: float) -> Tensor:
+    """Return the indices [M] int64 of the points [N, 3] in a cube about the centre of their box.
+
+    half: half of the cube's side.  A scene whose box is nowhere longer than `half` stays whole.
+    """
+    low, high = points.amin(0), points.amax(0)
+    if not (high - low).max() >= half:
+        return torch.arange(len(points), device=points.device)
+    offset = points - (low + high) / 2
+    return ((offset >= -half) & (offset < half)).all(1).nonzero().squeeze(1)
+
+
+def at_most(count: int, most: int, generator: torch.Generator) -> Tensor:
+    """Return `most` of the numbers below `count`, rising, or all of them: [min(count, most)]."""
+    if count <= most:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator, device=generator.device)[:most].sort()[0]
+
+
+def _flip(points: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Return points mirrored in x, y, both or none, each axis in its own range."""
+    drawn = _uniform(3, points, generator)
+    if not probability or drawn[0] >= probability:
+        return points
+    mirrored = points.clone()
+    for axis in (0, 1):
+        if drawn[1 + axis] < 0.5:
+            mirrored[:, axis] = points[:, axis].max() - points[:, axis]
+    return mirrored
+
+
+def _turn(points: Tensor, settings: SceneAugment, generator: torch.Generator) -> Tensor:
+    angle, place = _uniform(2, points, generator)
+    if settings.rotate:
+        angle = angle * 2 * math.pi
+        cos, sin = angle.cos(), angle.sin()
+        x, y, z = points.unbind(1)
+        points = torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=1)
+    low, high = settings.scale
+    return points if low == high == 1 else points * (low + (high - low) * place)
+
+
+def _recolour(features: Tensor, settings: SceneAugment, generator: torch.Generator) -> Tensor:
+    drawn = _uniform(3, features, generator)
+    if settings.jitter and drawn[0] < settings.colour_p:
+        noise = torch.randn(features.shape, generator=generator, device=generator.device)
+        features = (features + settings.jitter * noise.to(features)).clamp(0, 1)
+    if settings.shift and drawn[1] < settings.colour_p:
+        offset = 2 * _uniform(features.shape[1], features, generator) - 1
+        features = (features + settings.shift * offset).clamp(0, 1)
+    if drawn[2] < settings.contrast_p:
+        low, high = features.amin(0), features.amax(0)
+        stretched = torch.where(high > low, (features - low) / (high - low), features)
+        features = (features + stretched) / 2
+    return features
+
+
+def _uniform(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator, device=generator.device).to(like)
+
+
+def _check(points: Tensor, features: Tensor) -> None:
+    if points.ndim != 2 or points.shape[1] != 3 or not points.is_floating_point():
+        raise ValueError(
+            f"points: expected [N, 3] floating, got {list(points.shape)} {points.dtype}"
+        )
+    if features.ndim != 2 or len(features) != len(points) or not features.is_floating_point():
+        raise ValueError(
+            f"features: expected [{len(points)}, F] floating, got {list(features.shape)} "
+            f"{features.dtype}"
+        )
+    if not len(points):
+        raise ValueError("points: expected at least one, got none")
