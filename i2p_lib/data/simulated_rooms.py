@@ -1,0 +1,340 @@
+"""Simulated rooms in S3DIS's folder layout: home objects, furnished, scanned, written as text.
+
+The layout is that of `Stanford3dDataset_v1.2_Aligned_Version`:
+
+    Area_1/office_1/office_1.txt                 all points of the room
+    Area_1/office_1/Annotations/chair_1.txt      those of one instance, named by its class
+
+one point a line, `x y z r g b`: metres, z up, colours 0 to 255.  Nothing here was measured;
+SIMULATED.json says so in the folder.  Areas 1, 2, 3, 4 and 6 show only objects of home_objects'
+train split, and Area_5 only those of its test split.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from i2p_lib.data.room_furniture import THINGS, WOODS, Furnisher, varied
+from i2p_lib.data.room_plan import Box, Plan
+from i2p_lib.data.room_scanner import Look, Scan, scan
+from i2p_lib.files import atomic_write
+
+AREAS = (1, 2, 3, 4, 5, 6)
+TEST_AREA = 5
+ROOMS_PER_AREA = 7
+NOTE = "SIMULATED.json"
+RECIPE = 1  # to be raised whenever the same seed gives other rooms
+_UNFINISHED = ".unfinished"
+_SHADOWS = 3  # lamps whose light is traced
+POINTS = (30_000, 60_000)  # rays of a small and of a large room
+
+WALLS = ((0.88, 0.87, 0.83), (0.83, 0.85, 0.86), (0.87, 0.82, 0.73), (0.78, 0.82, 0.78))
+FLOORS = (Look((0.42, 0.42, 0.45)), Look((0.52, 0.37, 0.24), pattern="planks"),
+          Look((0.62, 0.59, 0.54), (0.45, 0.43, 0.40), "tiles", 0.40),
+          Look((0.33, 0.37, 0.42), (0.28, 0.31, 0.36), "tiles", 0.50))  # fmt: skip
+DOORS = (*WOODS, (0.75, 0.75, 0.72), (0.40, 0.45, 0.52))
+
+
+@dataclass(frozen=True)
+class Building:
+    """What the rooms of one area share: heights in metres and the looks of what is built in."""
+
+    height: float
+    wall: tuple[float, float, float]
+    floor: Look
+    ceiling: Look
+    door: Look
+    frame: Look
+    column: Look
+
+
+@dataclass(frozen=True)
+class RoomKind:
+    """A kind of room: the ranges of its width and depth in metres, and what is built into it."""
+
+    width: tuple[float, float]
+    depth: tuple[float, float]
+    doors: int
+    windows: int
+    boards: int
+    columns: int
+    beams: int
+    signs: int  # pictures, notices and the like: clutter
+
+
+ROOM_KINDS = {
+    "office": RoomKind((3.2, 5.0), (3.6, 5.6), 1, 1, 1, 1, 1, 2),
+    "hallway": RoomKind((1.9, 2.7), (7.0, 12.0), 5, 1, 1, 2, 2, 4),
+    "conferenceRoom": RoomKind((4.2, 5.8), (5.5, 8.0), 2, 2, 2, 1, 2, 2),
+    "storage": RoomKind((2.8, 3.8), (3.4, 5.0), 1, 0, 0, 1, 1, 1),
+    "lounge": RoomKind((5.0, 7.0), (5.5, 8.0), 2, 2, 1, 3, 2, 3),
+}
+ORDER = ("office", "hallway", "conferenceRoom", "office", "lounge", "storage", "office")
+
+
+# --- a room -----------------------------------------------------------------------------------
+
+def building(seed: int, area: int) -> Building:
+    """Return what the rooms of an area have in common."""
+    generator = np.random.default_rng([seed, area])
+
+    def one(of: Sequence) -> tuple:
+        return of[generator.integers(len(of))]
+
+    wall = varied(one(WALLS), generator)
+    return Building(
+        height=float(generator.uniform(2.7, 3.2)),
+        wall=wall,
+        floor=one(FLOORS),
+        ceiling=Look(varied((0.86, 0.86, 0.84), generator), (0.55, 0.55, 0.55), "tiles", 0.6),
+        door=Look(varied(one(DOORS), generator)),
+        frame=Look(varied(one((*WOODS, (0.5, 0.5, 0.52), (0.85, 0.85, 0.85))), generator)),
+        column=Look(varied(tuple(0.88 * c for c in wall), generator)),
+    )
+
+
+def furnished_room(kind: str, seed: int, area: int, number: int) -> tuple[Plan, np.ndarray]:
+    """Return a room with all that stands in it, and the positions of its lamps [L, 3].
+
+    kind: one of ROOM_KINDS; the room is fixed by (seed, area, number).
+    """
+    generator = np.random.default_rng([seed, area, number])
+    of, house = ROOM_KINDS[kind], building(seed, area)
+    width, depth = generator.uniform(*of.width), generator.uniform(*of.depth)
+    size = (float(width), float(depth), house.height)
+    plan = Plan(size, generator)
+    floor, ceiling, up = plan.instance("floor"), plan.instance("ceiling"), house.height
+    plan.rectangle(floor, (0, 0, 0), (width, 0, 0), (0, depth, 0), house.floor)
+    plan.rectangle(ceiling, (0, 0, up), (width, 0, 0), (0, depth, 0), house.ceiling)
+    _build_in(plan, of, house)
+    lamps = _lamps(plan, ceiling)
+    fill = Furnisher(plan, "test" if area == TEST_AREA else "train", generator)
+    {"office": _office, "hallway": _hallway, "conferenceRoom": _conference,
+     "storage": _storage, "lounge": _lounge}[kind](plan, fill)  # fmt: skip
+    plan.close_walls(Look(varied(house.wall, generator, 0.03)))
+    return plan, lamps
+
+
+def _build_in(plan: Plan, of: RoomKind, house: Building) -> None:
+    """Add columns, doors, windows, boards and beams."""
+    generator, high = plan.generator, house.height
+    walls = generator.permutation(4)
+    long = (1, 3) if plan.size[1] > plan.size[0] else (0, 2)
+    for _ in range(of.columns):
+        plan.column(long[generator.integers(2)], float(generator.uniform(0.3, 0.5)), house.column)
+    for k in range(of.doors):
+        wide, top = float(generator.uniform(0.85, 1.0)), min(2.1, high - 0.4)
+        number = long[generator.integers(2)] if of.doors > 2 else walls[k % 4]
+        plan.opening(number, "door", wide, 0.0, top, house.door, house.frame)
+    glass = Look((0.62, 0.72, 0.80), kept=0.6)
+    blind = Look((0.80, 0.80, 0.76), (0.55, 0.55, 0.52), "stripes", 0.05)
+    for k in range(of.windows):
+        wide = float(generator.uniform(1.2, 2.2))
+        bottom, top = float(generator.uniform(0.85, 1.0)), float(generator.uniform(1.9, 2.25))
+        look = (glass, blind)[generator.integers(2)]
+        plan.opening(walls[(of.doors + k) % 4], "window", wide, bottom, top, look, house.frame, 2)
+    for _ in range(of.boards):
+        bottom, wide = float(generator.uniform(0.85, 1.0)), float(generator.uniform(1.2, 2.4))
+        colour = ((0.93, 0.94, 0.94), (0.93, 0.94, 0.94), (0.12, 0.25, 0.18))[generator.integers(3)]
+        for number in generator.permutation(4):
+            if plan.board(number, wide, bottom, bottom + 1.15, Look(varied(colour, generator))):
+                break
+    for _ in range(of.signs):
+        bottom = float(generator.uniform(1.2, 1.5))
+        wide, tall = generator.uniform(0.3, 0.9, 2).tolist()
+        look = Look(varied(THINGS[generator.integers(len(THINGS))], generator))
+        plan.board(generator.integers(4), wide, bottom, bottom + tall, look, "clutter")
+    across = 0 if plan.size[1] > plan.size[0] else 1  # beams span the shorter side
+    for k in range(of.beams):
+        along = plan.size[1 - across] * (k + 1) / (of.beams + 1)
+        half = [plan.size[across] / 2, float(generator.uniform(0.12, 0.20))]
+        middle = [plan.size[across] / 2, along]
+        low = high - float(generator.uniform(0.22, 0.38))
+        order = slice(None) if across == 0 else slice(None, None, -1)
+        plan.block(plan.instance("beam"), Box(*middle[order], *half[order], 0.0, low, high),
+                   house.column)  # fmt: skip
+
+
+def _lamps(plan: Plan, ceiling: int) -> np.ndarray:
+    """Add lamps to the ceiling in rows; return those, of at most _SHADOWS, that throw shadows."""
+    width, depth, up = plan.size
+    columns, rows = max(1, round(width / 2.4)), max(1, round(depth / 2.4))
+    places = [((i + 0.5) * width / columns, (j + 0.5) * depth / rows)
+              for i in range(columns) for j in range(rows)]  # fmt: skip
+    for x, y in places:
+        plan.rectangle(ceiling, (x - 0.15, y - 0.5, up - 0.004), (0.3, 0, 0), (0, 1.0, 0),
+                       Look((0.97, 0.97, 0.93), glow=True))  # fmt: skip
+    chosen = np.unique(np.linspace(0, len(places) - 1, _SHADOWS).astype(int))
+    return np.array([(*places[k], up - 0.45) for k in chosen])
+
+
+def _office(plan: Plan, fill: Furnisher) -> None:
+    desks = fill.along_walls("desk", int(plan.generator.integers(1, 4)))
+    for desk in desks:
+        fill.seats(desk, "chair", (0, -1), 1)
+        fill.screen(desk)
+        fill.papers(desk, 3)
+        fill.on(desk, ("lamp", "vessel", "flowers")[: plan.generator.integers(1, 4)])
+    fill.along_walls("bookcase", int(plan.generator.integers(1, 3)))
+    fill.along_walls("cabinet", 2)
+    fill.along_walls("bin", 1)
+    fill.about("plant", 1)
+    fill.about("chair", 1)
+    fill.about("bag", 1)
+
+
+def _conference(plan: Plan, fill: Furnisher) -> None:
+    for table in fill.middle("desk", int(plan.generator.integers(2, 4))):
+        for side in ((0, -1), (0, 1)):
+            fill.seats(table, "chair", side, 2)
+        fill.papers(table, 2)
+        fill.on(table, ("vessel", "vessel"))
+    fill.along_walls("cabinet", 1)
+    fill.along_walls("bookcase", 1)
+    fill.along_walls("chair", 2)
+    fill.along_walls("plant", 1)
+    fill.along_walls("bin", 1)
+
+
+def _hallway(plan: Plan, fill: Furnisher) -> None:
+    long = (1, 3) if plan.size[1] > plan.size[0] else (0, 2)
+    fill.along_walls("bin", 2, long)
+    fill.along_walls("cabinet", 1, long)
+    fill.along_walls("chair", 2, long)
+    fill.along_walls("plant", 1, long)
+
+
+def _storage(plan: Plan, fill: Furnisher) -> None:
+    fill.along_walls("bookcase", 3)
+    fill.along_walls("appliance", 1)
+    fill.along_walls("cabinet", 1)
+    fill.cartons(6)
+    fill.about("bag", 2)
+    fill.about("stool", 1)
+
+
+def _lounge(plan: Plan, fill: Furnisher) -> None:
+    fill.along_walls("sofa", 3)
+    for table in fill.middle("coffee table", 1):
+        fill.on(table, ("vessel", "flowers"))
+        fill.papers(table, 2)
+        for side in ((-1, 0), (1, 0)):
+            fill.seats(table, "armchair", side, 1)
+    for desk in fill.along_walls("desk", 1):
+        fill.on(desk, ("machine", "vessel", "vessel"))
+    fill.along_walls("bookcase", 2)
+    fill.along_walls("appliance", 1)
+    fill.along_walls("plant", 2)
+    fill.about("stool", 2)
+    fill.along_walls("bin", 1)
+
+
+def scanned_room(kind: str, seed: int, area: int, number: int) -> tuple[Plan, Scan]:
+    """Return a room and its scan: 2 to 5 scanners at 1.2 to 1.6 m, each ray's first hit."""
+    plan, lamps = furnished_room(kind, seed, area, number)
+    ground = plan.size[0] * plan.size[1]
+    rays = int(np.clip(24_000 + 900 * ground, *POINTS))
+    viewpoints = plan.viewpoints(int(np.clip(round(ground / 9), 2, 5)))
+    return plan, scan(plan.surfaces(), viewpoints, lamps, rays, plan.generator)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+def room_names(rooms: int) -> list[tuple[str, str]]:
+    """Return the (kind, name) of the first rooms of an area, as office, office_1."""
+    seen: Counter[str] = Counter()
+    names = []
+    for kind in islice(cycle(ORDER), rooms):
+        seen[kind] += 1
+        names.append((kind, f"{kind}_{seen[kind]}"))
+    return names
+
+
+def simulate_rooms(
+    folder: str | Path, areas: Sequence[int] = AREAS, rooms_per_area: int = ROOMS_PER_AREA,
+    seed: int = 0, progress: bool = True,
+) -> list[Path]:  # fmt: skip
+    """Write simulated rooms in S3DIS's layout; return their folders, `folder/Area_k/name`.
+
+    A room depends on (seed, area, its number in the area) alone.  Each is written aside and
+    renamed whole, so an interrupted call goes on where it stopped; only one may run at a time.
+
+    Raises ValueError for an unknown area, no rooms, a negative seed, and a folder with rooms of
+    another seed or an older recipe.
+    """
+    areas = tuple(areas)
+    if not areas or not set(areas) <= set(AREAS) or len(set(areas)) < len(areas):
+        raise ValueError(f"areas: expected different ones of {AREAS}, got {areas}")
+    if rooms_per_area < 1 or seed < 0:
+        raise ValueError(
+            f"expected 1 room or more and a seed of 0 or more, got {rooms_per_area} and {seed}"
+        )
+    folder = Path(folder)
+    _claim(folder, seed)
+    wanted = [(area, number, kind, folder / f"Area_{area}" / name) for area in areas
+              for number, (kind, name) in enumerate(room_names(rooms_per_area))]  # fmt: skip
+    aside = folder / _UNFINISHED
+    try:
+        for area, number, kind, home in tqdm(wanted, "simulate rooms", disable=not progress):
+            if not home.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                plan, seen = scanned_room(kind, seed, area, number)
+                shift = np.array([9.0 * number - 20, 14.0 * area - 50, 0])
+                write_room(aside / home.name, plan.instances, seen, shift)
+                home.parent.mkdir(exist_ok=True)
+                (aside / home.name).rename(home)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return [home for *_, home in wanted]
+
+
+def _claim(folder: Path, seed: int) -> None:
+    """Write the note into an empty folder, or check that the folder's own note agrees."""
+    note = {"simulated": True, "layout": "Stanford3dDataset_v1.2_Aligned_Version",
+            "recipe": RECIPE, "seed": seed}  # fmt: skip
+    path = folder / NOTE
+    if not path.exists():
+        if folder.is_dir() and any(folder.glob("Area_*")):
+            raise ValueError(f"{folder} holds rooms but no {NOTE}: choose an empty folder")
+        with atomic_write(path) as temp:
+            temp.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got {error}; remove {folder}") from None
+    if found != note:
+        raise ValueError(f"{path}: expected {note}, got {found}; remove {folder} or choose another")
+
+
+def write_room(home: Path, instances: Sequence[str], seen: Scan, shift: np.ndarray) -> None:
+    """Write a scan as one text file an instance, and one of all; instances never seen have none.
+
+    instances: their classes; shift: [3], added to the points, in metres.
+    """
+    (home / "Annotations").mkdir(parents=True)
+    edges = np.searchsorted(seen.instances, np.arange(len(instances) + 1))
+    count: Counter[str] = Counter()
+    blocks = []
+    for label, first, last in zip(instances, edges[:-1], edges[1:], strict=True):
+        if last > first:
+            count[label] += 1
+            block = _lines(seen.points[first:last] + shift, seen.colours[first:last])
+            (home / "Annotations" / f"{label}_{count[label]}.txt").write_bytes(block)
+            blocks.append(block)
+    (home / f"{home.name}.txt").write_bytes(b"".join(blocks))
+
+
+def _lines(points: np.ndarray, colours: np.ndarray) -> bytes:
+    """Return `x y z r g b` lines: millimetres, and whole numbers.  One format for all is fast."""
+    values = np.concatenate([points, colours], axis=1)
+    return (("%.3f %.3f %.3f %d %d %d\n" * len(values)) % tuple(values.ravel().tolist())).encode()
