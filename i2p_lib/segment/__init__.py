@@ -1,0 +1,1 @@
+"""Segmentation: networks that label every point, their training and their measures."""

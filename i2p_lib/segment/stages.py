@@ -1,0 +1,94 @@
+"""The stages of an image network: their names, their outputs, and the layers around them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from i2p_lib.inflation.trace import trace
+from i2p_lib.sparse import SparseTensor
+
+_TORCHVISION = ("layer1", "layer2", "layer3", "layer4")
+
+
+class _Reached(Exception):
+    """The last stage has run; what follows it is not wanted."""
+
+
+def stage_names(model: nn.Module) -> tuple[str, ...]:
+    """Name the modules whose outputs are an image network's feature maps, finest first.
+
+    timm's networks list them (``feature_info``), torchvision's ResNets have ``layer1`` to
+    ``layer4``.  The last stage of an HRNet gives all its maps at once.  What holds the first
+    convolution is no stage.
+
+    Raises:
+        ValueError: a network without named stages.
+    """
+    if hasattr(model, "stage4") and hasattr(model, "transition3"):
+        return ("stage4",)
+    listed = [entry["module"] for entry in getattr(model, "feature_info", None) or ()]
+    if not listed and all(hasattr(model, name) for name in _TORCHVISION):
+        listed = list(_TORCHVISION)
+    first = next((n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), "")
+    names = [name for name in listed
+             if not f"{first}.".startswith(f"{name}.") and _convolves(model.get_submodule(name))]
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no named stages: take a convolutional "
+                         "network of timm that lists its features, or a ResNet of torchvision")
+    return tuple(names)
+
+
+def around_stages(model: nn.Module, stages: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Names of an image network's layers before its first stage, and behind its last one.
+
+    They are in the order in which they run; a layer inside another one is not named again.
+    """
+    names = [step.name for step in trace(model)]
+    inside = [n for n, name in enumerate(names)
+              if name.startswith(tuple(f"{stage}." for stage in stages))]  # fmt: skip
+    return _outermost(names[: inside[0]]), _outermost(names[inside[-1] + 1 :])
+
+
+def stage_outputs(net: nn.Module, stages: tuple[str, ...], x: Tensor | SparseTensor) -> list:
+    """Run a network's own ``forward`` up to its last stage; the outputs of the stages, in order.
+
+    A stage that gives several maps adds each of them.
+    """
+    seen: dict[str, object] = {}
+
+    def keep(name: str):
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+            seen[name] = output
+            if len(seen) == len(stages):
+                raise _Reached
+
+        return hook
+
+    handles = [net.get_submodule(name).register_forward_hook(keep(name)) for name in stages]
+    try:
+        net(x)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs: list = []
+    for name in stages:
+        output = seen[name]
+        outputs += output if isinstance(output, list | tuple) else [output]
+    return outputs
+
+
+def replace_layers(net: nn.Module, names: list[str]) -> None:
+    """Put ``nn.Identity`` in the place of layers."""
+    for name in names:
+        net.set_submodule(name, nn.Identity())
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+
+
+def _outermost(names: list[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names)
+            if not name.startswith(tuple(f"{other}." for other in names))]
