@@ -21,6 +21,7 @@ BOX, CYLINDER, ELLIPSOID = 0, 1, 2  # unit shapes: each fills [-1, 1] along its 
 HEIGHT = 1.73
 LONGEST, SHORTEST = 120.0, 0.9
 NOISE = 0.02  # metres, standard deviation
+GRASS = 0.05  # the same on terrain, whose blades the beam meets at different depths
 LOST = 0.015  # share of returns lost whatever they hit
 FAINT = 2.5e-6  # signal (reflectance x cosine / range squared) of which half is detected
 FALLOFF = 70.0  # metres at which the written intensity is half of what it is nearby
@@ -79,15 +80,16 @@ def ground_at(ground, x, y):
     z = gutter + KERB + ground.bank[side] * min(past, beside - 1.8, 40.0)
     label = ground.beyond[side, i]
     if label == TERRAIN:
-        rough = math.sin(1.1 * x + 0.7 * y) * math.sin(0.5 * x - 1.3 * y)
-        z += 0.07 * rough * min(1.0, past)
+        rough = math.sin(0.53 * x + 0.31 * y) * math.sin(0.23 * x - 0.61 * y)
+        rough += 0.3 * math.sin(1.9 * x - 1.1 * y) * math.sin(1.3 * x + 2.3 * y)
+        z += 0.035 * rough * min(1.0, past)
     return z, label
 
 
 @njit(cache=True)
 def _meet_ground(ground, ox, oy, oz, dx, dy, dz, longest):
     """Return the range at which a ray meets the ground; `longest` where it does not before."""
-    t = 0.0
+    t, fine = 0.0, 0.03
     while t < longest:
         gap = oz + t * dz - ground_at(ground, ox + t * dx, oy + t * dy)[0]
         if gap < 0:
@@ -399,6 +401,7 @@ def scan(
     chance = (1 - LOST) * (1 - glass) / (1 + (FAINT / np.maximum(signal, 1e-12)) ** 2)
     kept = generator.random(len(ray)) < chance
     level = reflectance * texture * (0.35 + 0.65 * cosines) / (1 + (ranges / FALLOFF) ** 2)
-    ranges = ranges + NOISE * generator.standard_normal(len(ray))
+    spread = np.where(labels == TERRAIN, GRASS, NOISE)
+    ranges = ranges + spread * generator.standard_normal(len(ray))
     points = np.column_stack([directions * ranges[:, None], np.clip(level, 0.0, 1.0)])
     return points[kept].astype(np.float32), labels[kept]

@@ -262,7 +262,7 @@ def tree(rng: Random, tall: float) -> list[Part]:
                    (*lean * i / 4, min(foot + (i + 1.6) * 0.22 * tall, tall)),
                    wide * (1 - 0.22 * i), 0.75) for i in range(4)),
         ]  # fmt: skip
-    fork = np.array([*lean, rng.uniform(0.22, 0.35) * tall + 0.6])
+    fork = np.array([*lean, rng.uniform(0.1, 0.3) * tall + 0.5])
     wide = rng.uniform(0.2, 0.32) * tall
     middle = np.array([*lean * 1.5, (fork[2] + tall) / 2])
     spread = np.array([wide, wide, (tall - fork[2]) / 2])
@@ -278,20 +278,20 @@ def tree(rng: Random, tall: float) -> list[Part]:
     return parts
 
 
-def bush(rng: Random, size: float) -> list[Part]:
-    """Three to five clumps of leaves on the ground."""
+def bush(rng: Random, size: float, flat: float = 1.0) -> list[Part]:
+    """Three to five clumps of leaves on the ground; high grass where `flat` is small."""
     leaves = Surface(rng.uniform(0.3, 0.5), density=rng.uniform(2.5, 5.0))
     parts = []
     for _ in range(rng.integers(3, 6)):
         x, y = rng.normal(0, 0.45 * size, 2)
-        half = size * rng.uniform(0.4, 0.8, 3)
+        half = size * rng.uniform(0.4, 0.8, 3) * [1, 1, flat]
         parts.append(ball(VEGETATION, leaves, (x, y, 0.5 * half[2]), half, rng.uniform(0, 3)))
     return parts
 
 
 def fence(rng: Random, length: float, kind: str) -> list[Part]:
     """A hedge, wall, picket fence, wire mesh or guard rail along x, in pieces of some metres."""
-    tall = {"hedge": rng.uniform(1.0, 2.0), "wall": rng.uniform(0.6, 1.5), "rail": 0.8}.get(
+    tall = {"hedge": rng.uniform(1.1, 2.5), "wall": rng.uniform(0.6, 1.5), "rail": 0.8}.get(
         kind, rng.uniform(0.9, 1.5))  # fmt: skip
     stone = Surface(rng.uniform(0.2, 0.45))
     leaves = Surface(rng.uniform(0.3, 0.5), density=6.0)
@@ -321,12 +321,14 @@ def sign(rng: Random) -> list[Part]:
     top = rng.uniform(2.2, 3.0)
     parts = [limb(POLE, METAL, (0, 0, -0.2), (0, 0, top), 0.04)]
     for z in (top - 0.3, top - 1.0)[: rng.integers(1, 3)]:
-        half = rng.uniform(0.28, 0.42)
+        half = rng.uniform(0.25, 0.36)
         if rng.random() < 0.5:
             parts.append(limb(TRAFFIC_SIGN, SIGN, (-0.08, 0, z), (-0.05, 0, z), half))
         else:
-            wide = half * rng.choice([1.0, 1.8])
-            parts.append(box(TRAFFIC_SIGN, SIGN, (-0.08, -0.05), (-wide, wide), (z - half, z + half)))
+            wide = half * rng.choice([1.0, 1.5])
+            parts.append(
+                box(TRAFFIC_SIGN, SIGN, (-0.08, -0.05), (-wide, wide), (z - half, z + half))
+            )
     return parts
 
 
