@@ -358,11 +358,12 @@ def cast_rays(
 
 
 @njit(cache=True)
-def _ground_labels(ground, places):
-    labels = np.empty(len(places), np.uint32)
+def grounds_at(ground, places):
+    """Return z [N] and labels [N] uint32 of the ground at places [N, 2 or more] of the world."""
+    z, labels = np.empty(len(places)), np.empty(len(places), np.uint32)
     for i in range(len(places)):
-        labels[i] = ground_at(ground, places[i, 0], places[i, 1])[1]
-    return labels
+        z[i], labels[i] = ground_at(ground, places[i, 0], places[i, 1])
+    return z, labels
 
 
 # reflectance of the ground by label
@@ -389,7 +390,7 @@ def scan(
     directions = directions.reshape(-1, 3)[ray]
     world = (directions * ranges[:, None]) @ pose[:3, :3].T + pose[:3, 3]
 
-    labels = _ground_labels(ground, world)
+    labels = grounds_at(ground, world)[1]
     reflectance = _GROUND_REFLECTANCE[np.minimum(labels, 255)]
     glass = np.zeros(len(ray))
     on = hits >= 0
