@@ -139,8 +139,7 @@ def _edge(street: Street, side: int, x: float) -> tuple[float, float]:
 
 def _kerbside(street: Street, rng, side: int, path: float) -> None:
     """Parked vehicles at the kerb; lamps, signs, trees, people, bicycles on the pavement."""
-    facing = 0.0 if side < 0 else np.pi
-    toward_road = 0.0 if side < 0 else np.pi  # +y of a lamp
+    facing = 0.0 if side < 0 else np.pi  # with the traffic, and +y toward the road
     fill = rng.uniform(0.35, 0.85)
     x = -_SIGHT
     while x < path + _SIGHT:
@@ -152,9 +151,9 @@ def _kerbside(street: Street, rng, side: int, path: float) -> None:
             x += (0, 0.5, 3.0, -1.0)[kind]
             across = side * (_edge(street, side, x)[1] - 1.15 + rng.normal(0, 0.06))
             if kind < 2 or min(_edge(street, side, x + dx)[0] for dx in (-5, 5)) > 0:
-                turn = facing + rng.normal(0, 0.03) + (np.pi if rng.random() < 0.1 else 0)
+                turn = facing + rng.normal(0, 0.03) + np.pi * (kind == 0 and rng.random() < 0.1)
                 street.put(parts, x, across, turn, True)
-            x += (2.2, 2.4, 4.0, 0.0)[kind]
+            x += (2.2, 3.2, 4.4, 0.5)[kind]
     row = (side + 1) // 2
     wide = street.ground.sidewalk[row]
     with_trees, between = rng.random() < 0.6, rng.uniform(20, 32)
@@ -166,14 +165,14 @@ def _kerbside(street: Street, rng, side: int, path: float) -> None:
             continue
         strip, draw = side * (kerb + 0.4), rng.random()
         if x % between < 4.0:
-            street.put(made.lamp(rng), x, strip, toward_road)
+            street.put(made.lamp(rng), x, strip, facing)
         elif draw < 0.16:
             street.put(made.sign(rng), x, strip, facing + np.pi * (rng.random() < 0.2))
         elif draw < 0.45 and with_trees:
             street.put(made.tree(rng, rng.uniform(4.5, 8)), x, side * (kerb + 0.6))
         elif draw < 0.52:
             street.put(made.bin_or_box(rng), x, strip)
-        elif draw < 0.62:
+        elif draw < 0.62 and wide > 1.7:
             parts = (made.bicycle if rng.random() < 0.65 else made.motorcycle)(rng)
             street.put(parts, x, side * (kerb + wide - 0.45), rng.normal(0, 0.15), True)
         elif draw < 0.74:
@@ -198,7 +197,7 @@ def _plots(street: Street, rng, side: int, path: float) -> None:
             if length < 8:
                 x = max(x + 1, blocked[0] + half + 4)
                 continue
-        kind = drawn.pop()
+        kind = drawn.pop() if length > 13 else "green"
         label = _PLOTS[kind]
         first = int((x - ground.start) / ground.step)
         ground.beyond[row, first : first + int(length / ground.step)] = label
@@ -233,7 +232,8 @@ def _fill(street: Street, rng, side: int, kind: str, x: float, length: float, ed
                 street.put(parts, x + along, side * (edge + away))
 
     if kind != "row":  # the border to the neighbour
-        street.put(made.fence(rng, 15.0, rng.choice(_BORDERS)), x, side * (edge + 0.5), side * np.pi / 2)
+        border = made.fence(rng, 15.0, rng.choice(_BORDERS))
+        street.put(border, x, side * (edge + 0.5), side * np.pi / 2)
     if kind == "row":
         front(made.building(rng, length, rng.uniform(9, 12), rng.integers(2, 6), 0.2), 0,
               rng.uniform(0.3, 0.8), length)  # fmt: skip
@@ -252,11 +252,12 @@ def _fill(street: Street, rng, side: int, kind: str, x: float, length: float, ed
         garden(20, 1.5, 22, [house, drive])
     elif kind == "green":
         if rng.random() < 0.6:
-            front(made.fence(rng, length, rng.choice(["rail", "mesh", "wall", "hedge"])), 0, 0.4, length)
+            border = rng.choice(["rail", "mesh", "wall", "hedge"])
+            front(made.fence(rng, length, border), 0, 0.4, length)
         garden(int(3 * length), 1.0, 18)
     elif kind == "lot":
         for along in np.arange(2.0, length - 1.5, 2.7):
-            for away, other in ((3.2, made.trailer), (13.5, made.truck)):
+            for away, other in ((4.2, made.trailer), (12.5, made.truck)):
                 if rng.random() < 0.6:
                     parts = (made.car if rng.random() < 0.75 else other)(rng)
                     turn = np.pi / 2 * rng.choice([-1, 1])
@@ -264,11 +265,11 @@ def _fill(street: Street, rng, side: int, kind: str, x: float, length: float, ed
         front(made.fence(rng, length, "hedge"), 0, 18, length)
         garden(8, 20, 28)
     else:
-        front(made.building(rng, length - 1, 14, 2, 0.0), 0.5, rng.uniform(11, 15), length - 1)
+        front(made.building(rng, length - 1, 14, 2, 0.0), 0.5, rng.uniform(13.5, 16), length - 1)
         for along in np.arange(4.5, length - 4, 5.0):
             parts = (made.truck, made.trailer, made.bus, made.car)[rng.integers(4)](rng)
             if rng.random() < 0.6:
-                street.put(parts, x + along, side * (edge + 6.2), np.pi / 2, True)
+                street.put(parts, x + along, side * (edge + 6.9), np.pi / 2, True)
         front(made.fence(rng, length / 2, "mesh"), 0, 0.4, length / 2)
 
 
@@ -282,7 +283,8 @@ def _background(street: Street, rng, path: float) -> None:
                 parts = made.building(rng, 11.0, 10.0, rng.integers(2, 5), 0.0)
                 street.put(parts, x, side * rng.uniform(40, 55), rng.choice([0, np.pi / 2]))
             else:
-                parts = made.bush(rng, 3.0) if rng.random() < 0.4 else made.tree(rng, rng.uniform(5, 14))
+                bushy = rng.random() < 0.4
+                parts = made.bush(rng, 3.0) if bushy else made.tree(rng, rng.uniform(5, 14))
                 street.put(parts, x, side * rng.uniform(31, 50))
         for middle, half in street.ground.crossing:
             for away in np.arange(15, 65, 9.0):
@@ -329,6 +331,7 @@ def _traffic(street: Street, rng, scans: int) -> None:
         kerb = max(_edge(street, side, x + dx)[1] for dx in (-10, -5, 0, 5, 10))
         across = side * (kerb + rng.uniform(0.8, 1.1))
         speed = rng.choice([-1, 1]) * rng.uniform(0.8, 1.5)
-        street.movers.append(Mover(solids(made.person(rng, made.MOVING[made.PERSON])), x, across, speed, 0.4))
+        walker = solids(made.person(rng, made.MOVING[made.PERSON]))
+        street.movers.append(Mover(walker, x, across, speed, 0.4))
     for number, mover in enumerate(street.movers, start=street.things + 1):
         mover.solids.label[:] |= np.uint32(number << 16)

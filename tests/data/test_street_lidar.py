@@ -47,8 +47,8 @@ def random_parts(rng, count: int) -> list:
             part = box(50, HARD, *np.transpose([-size, size]), tuple(rng.uniform(0, 1, 3)))
             parts.append(part._replace(matrix=turned(*rng.uniform(0, 3, 2), at) @ part.matrix))
         elif kind == 1:
-            end = at + rng.normal(size=3) * size
-            parts.append(limb(50, HARD, at, end, size[0], rng.choice([0.0, rng.uniform(0, 1), 1.0])))
+            taper = rng.choice([0.0, rng.uniform(0, 1), 1.0])
+            parts.append(limb(50, HARD, at, at + rng.normal(size=3) * size, size[0], taper))
         else:
             parts.append(ball(50, HARD, at, size, rng.uniform(0, 3)))
     return parts
