@@ -28,7 +28,7 @@ from i2p_lib.data.street_objects import solids, turned
 STRIDE, SECOND = 10.0, 1.0  # from scan to scan, along x and in time
 _SIGHT = 95.0  # metres of street before the first and behind the last scan
 _PLOTS = {"house": TERRAIN, "row": SIDEWALK, "green": TERRAIN, "lot": PARKING, "yard": OTHER_GROUND}
-_BORDERS = ("hedge", "hedge", "hedge", "wall", "picket", "picket", "mesh")
+_BORDERS = ("hedge", "hedge", "hedge", "hedge", "wall", "picket", "picket", "mesh")
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def build_street(generator: np.random.Generator, scans: int) -> Street:
     """Return a world for a drive of some scans: ground, plots, kerbside, traffic."""
     rng, path = generator, (scans - 1) * STRIDE
     street = Street(_ground(rng, path))
-    for side in (-1, 1):
+    for side, rare in zip((-1, 1), rng.permutation(["lot", "yard"]), strict=True):
         _kerbside(street, rng, side, path)
-        _plots(street, rng, side, path)
+        _plots(street, rng, side, path, str(rare))
     _background(street, rng, path)
     _traffic(street, rng, scans)
     return street
@@ -146,7 +146,7 @@ def _kerbside(street: Street, rng, side: int, path: float) -> None:
         x += 3.2
         widths = [_edge(street, side, x + dx)[0] for dx in (-3, 0, 3)]
         if min(widths) > 0 and _clear(street, x, 9) and rng.random() < fill:
-            kind = rng.choice(4, p=[0.86, 0.05, 0.05, 0.04])
+            kind = rng.choice(4, p=[0.85, 0.03, 0.02, 0.10])
             parts = (made.car, made.trailer, made.truck, made.motorcycle)[kind](rng)
             x += (0, 0.5, 3.0, -1.0)[kind]
             across = side * (_edge(street, side, x)[1] - 1.15 + rng.normal(0, 0.06))
@@ -157,6 +157,7 @@ def _kerbside(street: Street, rng, side: int, path: float) -> None:
     row = (side + 1) // 2
     wide = street.ground.sidewalk[row]
     with_trees, between = rng.random() < 0.6, rng.uniform(20, 32)
+    wheels = (made.bicycle, made.motorcycle)  # in turns
     for x in np.arange(-_SIGHT, path + _SIGHT, 4.0) + rng.uniform(0, 4):
         if not _clear(street, x, 3):
             continue
@@ -170,23 +171,26 @@ def _kerbside(street: Street, rng, side: int, path: float) -> None:
             street.put(made.sign(rng), x, strip, facing + np.pi * (rng.random() < 0.2))
         elif draw < 0.45 and with_trees:
             street.put(made.tree(rng, rng.uniform(4.5, 8)), x, side * (kerb + 0.6))
-        elif draw < 0.52:
+        elif draw < 0.49:
             street.put(made.bin_or_box(rng), x, strip)
-        elif draw < 0.62 and wide > 1.7:
-            parts = (made.bicycle if rng.random() < 0.65 else made.motorcycle)(rng)
-            street.put(parts, x, side * (kerb + wide - 0.45), rng.normal(0, 0.15), True)
-        elif draw < 0.74:
+        elif draw < 0.64:
+            wheels = wheels[::-1]
+            street.put(wheels[0](rng), x, side * (kerb + 0.45), rng.normal(0, 0.15), True)
+        elif draw < 0.70:
             across = side * (kerb + rng.uniform(0.7, wide - 0.4))
             street.put(made.person(rng), x, across, rng.uniform(0, 2 * np.pi), True)
+        elif draw < 0.85:
+            street.put(made.bush(rng, rng.uniform(0.4, 0.8)), x, side * (kerb + 0.5))
 
 
-def _plots(street: Street, rng, side: int, path: float) -> None:
-    """Divide the land along one side into plots and fill them."""
-    deck = ["house"] * 5 + ["row"] * 2 + ["green"] * 4 + ["lot", "yard"]
+def _plots(street: Street, rng, side: int, path: float, rare: str) -> None:
+    """Divide the land along one side into plots and fill them, one near the drive with `rare`."""
+    deck = ["house"] * 5 + ["row"] * 2 + ["green"] * 6
     if rng.random() < 0.4:  # a denser town
         deck += ["row"] * 3
     x, row, ground = -_SIGHT, (side + 1) // 2, street.ground
     drawn: list[str] = []
+    due = rng.uniform(-25, path / 2)  # where the rare plot begins, at the earliest
     while x < path + _SIGHT:
         length = rng.uniform(14, 24)
         drawn = drawn or list(rng.permutation(deck))
@@ -198,6 +202,8 @@ def _plots(street: Street, rng, side: int, path: float) -> None:
                 x = max(x + 1, blocked[0] + half + 4)
                 continue
         kind = drawn.pop() if length > 13 else "green"
+        if x >= due and length > 13:
+            kind, due = rare, np.inf
         label = _PLOTS[kind]
         first = int((x - ground.start) / ground.step)
         ground.beyond[row, first : first + int(length / ground.step)] = label
@@ -268,7 +274,7 @@ def _fill(street: Street, rng, side: int, kind: str, x: float, length: float, ed
         front(made.building(rng, length - 1, 14, 2, 0.0), 0.5, rng.uniform(13.5, 16), length - 1)
         for along in np.arange(4.5, length - 4, 5.0):
             parts = (made.truck, made.trailer, made.bus, made.car)[rng.integers(4)](rng)
-            if rng.random() < 0.6:
+            if rng.random() < 0.4:
                 street.put(parts, x + along, side * (edge + 6.9), np.pi / 2, True)
         front(made.fence(rng, length / 2, "mesh"), 0, 0.4, length / 2)
 
@@ -310,26 +316,25 @@ def _traffic(street: Street, rng, scans: int) -> None:
     kinds += [(made.motorcyclist, made.MOTORCYCLIST, 1.1, pace)] * 3
     kinds += [(made.car, made.CAR, 2.5, pace)] * 5
     kinds += [(made.truck, made.TRUCK, 4.6, pace), (made.bus, made.BUS, 6.0, pace)]
-    for index in rng.permutation(len(kinds)):
-        make, label, half, speed = kinds[index]
-        side = rng.choice([-1, 1])
-        across = side * (half_road - 0.5 if label == made.BICYCLIST else half_road / 2)
-        # each is near the sensor at some scan
-        x = pace * rng.choice(times) + rng.uniform(-30, 40)
-        direction = -side
-        x -= direction * speed * rng.choice(times)
-        mover = Mover(solids(make(rng, made.MOVING[label])), x, across, direction * speed, half)
-        others = [(m.at(times), m.half, m.across) for m in street.movers]
-        others.append((times * pace, 3.5, -half_road / 2))  # the sensor's own car
-        aside = 1.3 if half < 1.5 else 2.2
-        if all((abs(at - mover.at(times)) > half + other + 1.5).all() or abs(a - across) > aside
-               for at, other, a in others):  # fmt: skip
-            street.movers.append(mover)
+    for make, label, half, speed in kinds:
+        thing = solids(make(rng, made.MOVING[label]))
+        for _ in range(10):  # draws of a place before this one stays away
+            side, time = rng.choice([-1, 1]), rng.choice(times)  # when it is near the sensor
+            across = side * (half_road - 0.5 if label == made.BICYCLIST else half_road / 2)
+            x = (pace + side * speed) * time + rng.uniform(-25, 35) * (2 if half > 4 else 1)
+            mover = Mover(thing, x, across, -side * speed, half)
+            others = [(m.at(times), m.half, m.across) for m in street.movers]
+            others.append((times * pace, 3.5, -half_road / 2))  # the sensor's own car
+            aside = 1.3 if half < 1.5 else 2.2
+            if all((abs(at - mover.at(times)) > half + other + 1.5).all()
+                   or abs(a - across) > aside for at, other, a in others):  # fmt: skip
+                street.movers.append(mover)
+                break
     for _ in range(3 + scans // 2):
         side = rng.choice([-1, 1])
         x = rng.uniform(-20, path + 25)
         kerb = max(_edge(street, side, x + dx)[1] for dx in (-10, -5, 0, 5, 10))
-        across = side * (kerb + rng.uniform(0.8, 1.1))
+        across = side * (kerb + rng.uniform(1.0, 1.2))
         speed = rng.choice([-1, 1]) * rng.uniform(0.8, 1.5)
         walker = solids(made.person(rng, made.MOVING[made.PERSON]))
         street.movers.append(Mover(walker, x, across, speed, 0.4))

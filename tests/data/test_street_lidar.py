@@ -142,11 +142,11 @@ def test_the_columns_and_the_order_leave_no_solid_out():
     """Promise: equal to trying every solid of a crowded scene for every ray."""
     rng = np.random.default_rng(0)
     crowd, pose = solids(random_parts(rng, 60)), sensor(yaw=2.0)
-    ranges, _, hits = lidar.cast_rays(crowd, plane(), pose, 10, 48)
-    rays = lidar.ray_directions(10, 48) @ pose[:3, :3].T
+    ranges, _, hits = lidar.cast_rays(crowd, plane(), pose, 16, 90)
+    rays = lidar.ray_directions(16, 90) @ pose[:3, :3].T
     inverse = np.linalg.inv(crowd.matrix)[:, :3]
     origin = inverse @ np.append(pose[:3, 3], 1.0)
-    for beam, column in np.ndindex(10, 48):
+    for beam, column in np.ndindex(16, 90):
         ray = rays[beam, column]
         nearest, which = lidar.LONGEST, -2
         if ray[2] < 0 and -pose[2, 3] / ray[2] < nearest:
