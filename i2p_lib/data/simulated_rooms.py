@@ -59,7 +59,10 @@ class Building:
 
 @dataclass(frozen=True)
 class RoomKind:
-    """A kind of room: the ranges of its width and depth in metres, and what is built into it."""
+    """A kind of room: the ranges of its width and depth in metres, and what is built into it.
+
+    Columns, beams and boards are at most so many.
+    """
 
     width: tuple[float, float]
     depth: tuple[float, float]
@@ -72,10 +75,10 @@ class RoomKind:
 
 
 ROOM_KINDS = {
-    "office": RoomKind((3.2, 5.0), (3.6, 5.6), 1, 1, 1, 1, 1, 2),
-    "hallway": RoomKind((1.9, 2.7), (7.0, 12.0), 5, 1, 1, 2, 2, 4),
-    "conferenceRoom": RoomKind((4.2, 5.8), (5.5, 8.0), 2, 2, 2, 1, 2, 2),
-    "storage": RoomKind((2.8, 3.8), (3.4, 5.0), 1, 0, 0, 1, 1, 1),
+    "office": RoomKind((3.2, 5.0), (3.6, 5.6), 1, 1, 1, 1, 1, 3),
+    "hallway": RoomKind((1.9, 2.7), (7.0, 12.0), 6, 1, 1, 2, 2, 5),
+    "conferenceRoom": RoomKind((4.2, 5.8), (5.5, 8.0), 2, 2, 1, 1, 2, 3),
+    "storage": RoomKind((2.8, 3.8), (3.4, 5.0), 1, 0, 0, 1, 1, 2),
     "lounge": RoomKind((5.0, 7.0), (5.5, 8.0), 2, 2, 1, 3, 2, 3),
 }
 ORDER = ("office", "hallway", "conferenceRoom", "office", "lounge", "storage", "office")
@@ -129,7 +132,7 @@ def _build_in(plan: Plan, of: RoomKind, house: Building) -> None:
     generator, high = plan.generator, house.height
     walls = generator.permutation(4)
     long = (1, 3) if plan.size[1] > plan.size[0] else (0, 2)
-    for _ in range(of.columns):
+    for _ in range(generator.integers(of.columns + 1)):
         plan.column(long[generator.integers(2)], float(generator.uniform(0.3, 0.5)), house.column)
     for k in range(of.doors):
         wide, top = float(generator.uniform(0.85, 1.0)), min(2.1, high - 0.4)
@@ -142,7 +145,7 @@ def _build_in(plan: Plan, of: RoomKind, house: Building) -> None:
         bottom, top = float(generator.uniform(0.85, 1.0)), float(generator.uniform(1.9, 2.25))
         look = (glass, blind)[generator.integers(2)]
         plan.opening(walls[(of.doors + k) % 4], "window", wide, bottom, top, look, house.frame, 2)
-    for _ in range(of.boards):
+    for _ in range(generator.integers(of.boards + 1)):
         bottom, wide = float(generator.uniform(0.85, 1.0)), float(generator.uniform(1.2, 2.4))
         colour = ((0.93, 0.94, 0.94), (0.93, 0.94, 0.94), (0.12, 0.25, 0.18))[generator.integers(3)]
         for number in generator.permutation(4):
@@ -154,8 +157,9 @@ def _build_in(plan: Plan, of: RoomKind, house: Building) -> None:
         look = Look(varied(THINGS[generator.integers(len(THINGS))], generator))
         plan.board(generator.integers(4), wide, bottom, bottom + tall, look, "clutter")
     across = 0 if plan.size[1] > plan.size[0] else 1  # beams span the shorter side
-    for k in range(of.beams):
-        along = plan.size[1 - across] * (k + 1) / (of.beams + 1)
+    beams = generator.integers(of.beams + 1)
+    for k in range(beams):
+        along = plan.size[1 - across] * (k + 1) / (beams + 1)
         half = [plan.size[across] / 2, float(generator.uniform(0.12, 0.20))]
         middle = [plan.size[across] / 2, along]
         low = high - float(generator.uniform(0.22, 0.38))
@@ -178,63 +182,67 @@ def _lamps(plan: Plan, ceiling: int) -> np.ndarray:
 
 
 def _office(plan: Plan, fill: Furnisher) -> None:
-    desks = fill.along_walls("desk", int(plan.generator.integers(1, 4)))
-    for desk in desks:
+    for desk in fill.along_walls("desk", int(plan.generator.integers(2, 5))):
         fill.seats(desk, "chair", (0, -1), 1)
         fill.screen(desk)
-        fill.papers(desk, 3)
+        fill.papers(desk, 4)
         fill.on(desk, ("lamp", "vessel", "flowers")[: plan.generator.integers(1, 4)])
     fill.along_walls("bookcase", int(plan.generator.integers(1, 3)))
-    fill.along_walls("cabinet", 2)
+    fill.along_walls("cabinet", 3)
     fill.along_walls("bin", 1)
     fill.about("plant", 1)
-    fill.about("chair", 1)
+    fill.about("chair", 2)
+    fill.cartons(1)
     fill.about("bag", 1)
 
 
 def _conference(plan: Plan, fill: Furnisher) -> None:
-    for table in fill.middle("desk", int(plan.generator.integers(2, 4))):
+    for table in fill.middle("desk", 3):
         for side in ((0, -1), (0, 1)):
-            fill.seats(table, "chair", side, 2)
-        fill.papers(table, 2)
+            fill.seats(table, "chair", side, 3)
+        fill.papers(table, 3)
         fill.on(table, ("vessel", "vessel"))
-    fill.along_walls("cabinet", 1)
+    fill.along_walls("cabinet", 2)
     fill.along_walls("bookcase", 1)
-    fill.along_walls("chair", 2)
+    fill.along_walls("chair", 4)
     fill.along_walls("plant", 1)
     fill.along_walls("bin", 1)
 
 
 def _hallway(plan: Plan, fill: Furnisher) -> None:
     long = (1, 3) if plan.size[1] > plan.size[0] else (0, 2)
+    fill.along_walls("bookcase", 1, long)
+    fill.along_walls("cabinet", 2, long)
     fill.along_walls("bin", 2, long)
-    fill.along_walls("cabinet", 1, long)
-    fill.along_walls("chair", 2, long)
+    fill.along_walls("chair", 3, long)
     fill.along_walls("plant", 1, long)
 
 
 def _storage(plan: Plan, fill: Furnisher) -> None:
-    fill.along_walls("bookcase", 3)
-    fill.along_walls("appliance", 1)
-    fill.along_walls("cabinet", 1)
-    fill.cartons(6)
+    fill.along_walls("bookcase", 2)
+    fill.along_walls("appliance", 2)
+    fill.along_walls("cabinet", 2)
+    fill.cartons(8)
     fill.about("bag", 2)
     fill.about("stool", 1)
 
 
 def _lounge(plan: Plan, fill: Furnisher) -> None:
-    fill.along_walls("sofa", 3)
+    fill.along_walls("sofa", 2)
     for table in fill.middle("coffee table", 1):
         fill.on(table, ("vessel", "flowers"))
         fill.papers(table, 2)
         for side in ((-1, 0), (1, 0)):
             fill.seats(table, "armchair", side, 1)
-    for desk in fill.along_walls("desk", 1):
+    for desk in fill.along_walls("desk", 2):
         fill.on(desk, ("machine", "vessel", "vessel"))
-    fill.along_walls("bookcase", 2)
-    fill.along_walls("appliance", 1)
+        fill.seats(desk, "stool", (0, -1), 2)
+    fill.along_walls("bookcase", 1)
+    fill.along_walls("appliance", 2)
+    fill.along_walls("cabinet", 2)
     fill.along_walls("plant", 2)
-    fill.about("stool", 2)
+    fill.about("plant", 1)
+    fill.about("chair", 2)
     fill.along_walls("bin", 1)
 
 
