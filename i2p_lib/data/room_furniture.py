@@ -140,7 +140,10 @@ class Furnisher:
 
     plan: Plan
     split: str
-    generator: np.random.Generator
+
+    @property
+    def generator(self) -> np.random.Generator:
+        return self.plan.generator
 
     def pick(self, kind: str) -> tuple[Model, str, Look]:
         """Return a random object of a kind, its class, its colours."""
@@ -228,3 +231,79 @@ class Furnisher:
                     look = Look(varied(CARTON, self.generator))
                     self.plan.put_blocks("clutter", box, [(box, look)])
                     low = box.high + 0.005
+
+
+# --- rooms ------------------------------------------------------------------------------------
+
+def _office(fill: Furnisher) -> None:
+    for desk in fill.along_walls("desk", int(fill.generator.integers(2, 5))):
+        fill.seats(desk, "chair", (0, -1), 1)
+        fill.screen(desk)
+        fill.papers(desk, 4)
+        fill.on(desk, ("lamp", "vessel", "flowers")[: fill.generator.integers(1, 4)])
+    fill.along_walls("bookcase", int(fill.generator.integers(1, 3)))
+    fill.along_walls("cabinet", 3)
+    fill.along_walls("bin", 1)
+    fill.about("plant", 1)
+    fill.about("chair", 2)
+    fill.cartons(1)
+    fill.about("bag", 1)
+
+
+def _conference(fill: Furnisher) -> None:
+    for table in fill.middle("desk", 3):
+        for side in ((0, -1), (0, 1)):
+            fill.seats(table, "chair", side, 3)
+        fill.papers(table, 3)
+        fill.on(table, ("vessel", "vessel"))
+    fill.along_walls("cabinet", 2)
+    fill.along_walls("bookcase", 1)
+    fill.along_walls("chair", 4)
+    fill.along_walls("plant", 1)
+    fill.along_walls("bin", 1)
+
+
+def _hallway(fill: Furnisher) -> None:
+    long = (1, 3) if fill.plan.size[1] > fill.plan.size[0] else (0, 2)
+    fill.along_walls("bookcase", 1, long)
+    fill.along_walls("cabinet", 2, long)
+    fill.along_walls("bin", 2, long)
+    fill.along_walls("chair", 3, long)
+    fill.along_walls("plant", 1, long)
+
+
+def _storage(fill: Furnisher) -> None:
+    fill.along_walls("bookcase", 2)
+    fill.along_walls("appliance", 2)
+    fill.along_walls("cabinet", 2)
+    fill.cartons(8)
+    fill.about("bag", 2)
+    fill.about("stool", 1)
+
+
+def _lounge(fill: Furnisher) -> None:
+    fill.along_walls("sofa", 2)
+    for table in fill.middle("coffee table", 1):
+        fill.on(table, ("vessel", "flowers"))
+        fill.papers(table, 2)
+        for side in ((-1, 0), (1, 0)):
+            fill.seats(table, "armchair", side, 1)
+    for desk in fill.along_walls("desk", 2):
+        fill.on(desk, ("machine", "vessel", "vessel"))
+        fill.seats(desk, "stool", (0, -1), 2)
+    fill.along_walls("bookcase", 1)
+    fill.along_walls("appliance", 2)
+    fill.along_walls("cabinet", 2)
+    fill.along_walls("plant", 2)
+    fill.about("plant", 1)
+    fill.about("chair", 2)
+    fill.along_walls("bin", 1)
+
+
+_LAYOUTS = {"office": _office, "hallway": _hallway, "conferenceRoom": _conference,
+            "storage": _storage, "lounge": _lounge}  # fmt: skip
+
+
+def furnish(kind: str, plan: Plan, split: str) -> None:
+    """Fill a room of a kind (office, hallway, ...) with objects of home_objects' split."""
+    _LAYOUTS[kind](Furnisher(plan, split))

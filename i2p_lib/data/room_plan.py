@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -90,6 +91,9 @@ def apart(a: Box, b: Box, gap: float = 0.0) -> bool:
     """Return whether two boxes leave `gap` metres between their footprints, or differ in height."""
     if a.low >= b.high or b.low >= a.high:
         return True
+    reach = math.hypot(a.half_x, a.half_y) + math.hypot(b.half_x, b.half_y) + gap
+    if math.hypot(a.x - b.x, a.y - b.y) > reach:
+        return True
     for yaw in (a.yaw, b.yaw):
         axes = turn(yaw)[:2, :2]
         one, two = a.corners() @ axes, b.corners() @ axes
@@ -104,7 +108,8 @@ def apart(a: Box, b: Box, gap: float = 0.0) -> bool:
 class Plan:
     """A room of `size` (x, y, z in metres, from the origin), which its methods fill.
 
-    instances: (class, number within the class); openings and boards are spans of the four walls.
+    instances: the class of each; items: the furniture; taken: all that stands on the floor, and
+    what must stay free; spans: what hangs on or opens each of the four walls.
     """
 
     size: tuple[float, float, float]

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from i2p_lib.data.room_furniture import THINGS, WOODS, Furnisher, varied
+from i2p_lib.data.room_furniture import THINGS, WOODS, furnish, varied
 from i2p_lib.data.room_plan import Box, Plan
 from i2p_lib.data.room_scanner import Look, Scan, scan
 from i2p_lib.files import atomic_write
@@ -32,7 +32,6 @@ AREAS = (1, 2, 3, 4, 5, 6)
 TEST_AREA = 5
 ROOMS_PER_AREA = 7
 NOTE = "SIMULATED.json"
-RECIPE = 1  # to be raised whenever the same seed gives other rooms
 _UNFINISHED = ".unfinished"
 _SHADOWS = 3  # lamps whose light is traced
 POINTS = (30_000, 60_000)  # rays of a small and of a large room
@@ -120,9 +119,7 @@ def furnished_room(kind: str, seed: int, area: int, number: int) -> tuple[Plan, 
     plan.rectangle(ceiling, (0, 0, up), (width, 0, 0), (0, depth, 0), house.ceiling)
     _build_in(plan, of, house)
     lamps = _lamps(plan, ceiling)
-    fill = Furnisher(plan, "test" if area == TEST_AREA else "train", generator)
-    {"office": _office, "hallway": _hallway, "conferenceRoom": _conference,
-     "storage": _storage, "lounge": _lounge}[kind](plan, fill)  # fmt: skip
+    furnish(kind, plan, "test" if area == TEST_AREA else "train")
     plan.close_walls(Look(varied(house.wall, generator, 0.03)))
     return plan, lamps
 
@@ -181,71 +178,6 @@ def _lamps(plan: Plan, ceiling: int) -> np.ndarray:
     return np.array([(*places[k], up - 0.45) for k in chosen])
 
 
-def _office(plan: Plan, fill: Furnisher) -> None:
-    for desk in fill.along_walls("desk", int(plan.generator.integers(2, 5))):
-        fill.seats(desk, "chair", (0, -1), 1)
-        fill.screen(desk)
-        fill.papers(desk, 4)
-        fill.on(desk, ("lamp", "vessel", "flowers")[: plan.generator.integers(1, 4)])
-    fill.along_walls("bookcase", int(plan.generator.integers(1, 3)))
-    fill.along_walls("cabinet", 3)
-    fill.along_walls("bin", 1)
-    fill.about("plant", 1)
-    fill.about("chair", 2)
-    fill.cartons(1)
-    fill.about("bag", 1)
-
-
-def _conference(plan: Plan, fill: Furnisher) -> None:
-    for table in fill.middle("desk", 3):
-        for side in ((0, -1), (0, 1)):
-            fill.seats(table, "chair", side, 3)
-        fill.papers(table, 3)
-        fill.on(table, ("vessel", "vessel"))
-    fill.along_walls("cabinet", 2)
-    fill.along_walls("bookcase", 1)
-    fill.along_walls("chair", 4)
-    fill.along_walls("plant", 1)
-    fill.along_walls("bin", 1)
-
-
-def _hallway(plan: Plan, fill: Furnisher) -> None:
-    long = (1, 3) if plan.size[1] > plan.size[0] else (0, 2)
-    fill.along_walls("bookcase", 1, long)
-    fill.along_walls("cabinet", 2, long)
-    fill.along_walls("bin", 2, long)
-    fill.along_walls("chair", 3, long)
-    fill.along_walls("plant", 1, long)
-
-
-def _storage(plan: Plan, fill: Furnisher) -> None:
-    fill.along_walls("bookcase", 2)
-    fill.along_walls("appliance", 2)
-    fill.along_walls("cabinet", 2)
-    fill.cartons(8)
-    fill.about("bag", 2)
-    fill.about("stool", 1)
-
-
-def _lounge(plan: Plan, fill: Furnisher) -> None:
-    fill.along_walls("sofa", 2)
-    for table in fill.middle("coffee table", 1):
-        fill.on(table, ("vessel", "flowers"))
-        fill.papers(table, 2)
-        for side in ((-1, 0), (1, 0)):
-            fill.seats(table, "armchair", side, 1)
-    for desk in fill.along_walls("desk", 2):
-        fill.on(desk, ("machine", "vessel", "vessel"))
-        fill.seats(desk, "stool", (0, -1), 2)
-    fill.along_walls("bookcase", 1)
-    fill.along_walls("appliance", 2)
-    fill.along_walls("cabinet", 2)
-    fill.along_walls("plant", 2)
-    fill.about("plant", 1)
-    fill.about("chair", 2)
-    fill.along_walls("bin", 1)
-
-
 def scanned_room(kind: str, seed: int, area: int, number: int) -> tuple[Plan, Scan]:
     """Return a room and its scan: 2 to 5 scanners at 1.2 to 1.6 m, each ray's first hit."""
     plan, lamps = furnished_room(kind, seed, area, number)
@@ -277,7 +209,7 @@ def simulate_rooms(
     renamed whole, so an interrupted call goes on where it stopped; only one may run at a time.
 
     Raises ValueError for an unknown area, no rooms, a negative seed, and a folder with rooms of
-    another seed or an older recipe.
+    another seed or none of its own.
     """
     areas = tuple(areas)
     if not areas or not set(areas) <= set(AREAS) or len(set(areas)) < len(areas):
@@ -308,7 +240,7 @@ def simulate_rooms(
 def _claim(folder: Path, seed: int) -> None:
     """Write the note into an empty folder, or check that the folder's own note agrees."""
     note = {"simulated": True, "layout": "Stanford3dDataset_v1.2_Aligned_Version",
-            "recipe": RECIPE, "seed": seed}  # fmt: skip
+            "seed": seed}  # fmt: skip
     path = folder / NOTE
     if not path.exists():
         if folder.is_dir() and any(folder.glob("Area_*")):
@@ -336,13 +268,13 @@ def write_room(home: Path, instances: Sequence[str], seen: Scan, shift: np.ndarr
     for label, first, last in zip(instances, edges[:-1], edges[1:], strict=True):
         if last > first:
             count[label] += 1
-            block = _lines(seen.points[first:last] + shift, seen.colours[first:last])
+            block = lines(seen.points[first:last] + shift, seen.colours[first:last])
             (home / "Annotations" / f"{label}_{count[label]}.txt").write_bytes(block)
             blocks.append(block)
     (home / f"{home.name}.txt").write_bytes(b"".join(blocks))
 
 
-def _lines(points: np.ndarray, colours: np.ndarray) -> bytes:
+def lines(points: np.ndarray, colours: np.ndarray) -> bytes:
     """Return `x y z r g b` lines: millimetres, and whole numbers.  One format for all is fast."""
     values = np.concatenate([points, colours], axis=1)
     return (("%.3f %.3f %.3f %d %d %d\n" * len(values)) % tuple(values.ravel().tolist())).encode()
