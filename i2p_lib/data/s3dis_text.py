@@ -12,16 +12,17 @@ import pandas as pd
 _PLAIN = b"0123456789+-.eE \t\r\n"  # what a sound file is made of
 _NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _STRAY = re.compile(rb"[^\x20-\x7e\t\r]")
-_LOST_BIT, _SPACE = 0x20, b" "
+_LOST_SPACE = re.compile(rb"(?<=[\d.])[^\x20-\x7e\t\r](?=[\d.-])")  # between two numbers
+_LOST_BIT = 0x20
 _FAR = 1e6  # no coordinate in metres is so large
 
 
 def read_annotation(path: Path) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     """Return points [N, 3] float32, colours [N, 3] uint8 and the repairs of one file.
 
-    A line with bytes that are no text is repaired where exactly one of two readings makes it six
-    numbers: these bytes with bit 0x20 set (a digit that lost it), or spaces in their place.
-    A repair is {"line", "was", "read"}.
+    A line with bytes that are no text is repaired where one of two readings makes it six numbers:
+    these bytes with bit 0x20 set (a digit that lost it), or as spaces between numbers.  They
+    differ in the number of columns, so both cannot fit.  A repair is {"line", "was", "read"}.
 
     Raises ValueError, naming file and line, for any other line that is not six numbers with
     colours 0 to 255, and for a file without points.
@@ -77,10 +78,10 @@ def _careful(path: Path, data: bytes) -> tuple[list[bytes], list[dict]]:
 
 def _repaired(line: bytes) -> list[bytes] | None:
     restored = _STRAY.sub(lambda stray: bytes([stray[0][0] | _LOST_BIT]), line)
-    readings = [restored.split(), _STRAY.sub(_SPACE, line).split()]
-    sound = [fields for fields in readings if _sound(fields)]
-    same = len(sound) == 1 or (len(sound) == 2 and sound[0] == sound[1])
-    return sound[0] if same and _STRAY.search(line) else None
+    for reading in (restored, _LOST_SPACE.sub(b" ", line)):
+        if _STRAY.search(line) and _sound(fields := reading.split()):
+            return fields
+    return None
 
 
 def _sound(fields: list[bytes]) -> bool:
