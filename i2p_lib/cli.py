@@ -173,7 +173,7 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
     from i2p_lib import runs
     from i2p_lib.book.notebooks import Chapter, chapter_state, execute
     from i2p_lib.runs import distributed
-    from i2p_lib.runs.needs import available, skipped_text
+    from i2p_lib.runs.needs import available, prepare, skipped_text
 
     parameters = {"profile": profile.name}
     times = {}
@@ -183,6 +183,9 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
         specs = [s for c in found if c.name in profile.chapters for s in profile.all_specs(c.name)]
     else:  # a profile of runs alone, such as tuning
         found, specs = [], profile.all_specs()
+    prepare(specs)
+    times["make simulated scenes"] = time.perf_counter() - began
+    began = time.perf_counter()
     entries, skipped = available(list({spec.key_fields(): spec for spec in specs}.values()))
     workers = options.workers or profile.workers
     missing = sum(not entry.done() for entry in entries)
@@ -372,7 +375,7 @@ def weight_presence(model: str, weights: str = "imagenet1k") -> str:
 
 
 def _known(options: argparse.Namespace, known: Sequence[str], what: str) -> str:
-    from i2p_lib.runs.spec import unknown_key
+    from i2p_lib.specs import unknown_key
 
     if not options.name:
         raise Complaint(f"i2p {options.action}: name a {what}; known are {', '.join(known)}")

@@ -26,8 +26,9 @@ from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import describe_machine, package_versions
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.spec import RunSpec, unknown_key
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import PACKAGE, Entry, source_hash
+from i2p_lib.specs import unknown_key
 
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on
@@ -122,7 +123,7 @@ class Chapter:
         """
         return lacking_text(self._specs() or self.profile.all_specs())
 
-    def _specs(self) -> list[RunSpec]:
+    def _specs(self) -> list[AnySpec]:
         return self.profile.all_specs(self.name) if self.name in self.profile.chapters else []
 
 

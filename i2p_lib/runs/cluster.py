@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from i2p_lib.runs import pool, store
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.spec import spec_from
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -111,7 +111,8 @@ def _last_event(job: pool.Job, future: Future) -> pool.Event:
     try:
         files = future.result()
         if files is not None:
-            store.unpack(store.Entry.of(RunSpec(**job["spec"]), job["store"]), files)
+            entry = store.Entry.of(spec_from(job["spec"], "job"), job["store"])
+            store.unpack(entry, files)
     except ModuleNotFoundError as error:
         reason = f"{error}: install this project where the scheduler and every worker run"
         return {"event": "failed", "traceback": reason}

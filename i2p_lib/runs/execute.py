@@ -20,12 +20,13 @@ from i2p_lib.runs.probing import ProbeHook, final_features
 from i2p_lib.runs.store import DamagedRun, Entry
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.runs.train import Hook, State, start, train
+from i2p_lib.segment.spec import SegmentSpec
 from i2p_lib.sparse import use_backend
 
 CHECKPOINT_SECONDS = 20.0
 HISTORY_COLUMNS = [
     *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1"),
-    *("lr", "seconds", "eval_seconds", "voxels"),
+    *("val_miou", "val_accuracy", "lr", "seconds", "eval_seconds", "voxels", "points"),
 ]
 PROBE_COLUMNS = ["epoch", "split", "layer", "metric", "value"]
 _STARTED = time.time()
@@ -54,10 +55,9 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
             with one_thread(), use_backend() as backend:
                 state = _resume_together(entry, torch.device(device))
                 writing = [_history_hook(entry), _checkpoint_hook(entry)] if main else []
-                train(state, [ProbeHook(), *writing, *hooks])
-                kept = final_features(state)
+                metrics = _carry_out(entry, state, [*writing, *hooks])
                 if main:
-                    _finish(entry, state, kept, about | backend.record())
+                    _finish(entry, state, metrics, about | backend.record())
         except Exception:
             text = traceback.format_exc()
             if main:
@@ -100,6 +100,10 @@ def _log(entry: Entry, text: str) -> None:
 
 def _start(entry: Entry, device: torch.device) -> State:
     """Start a run; a student begins as a copy of its teacher."""
+    if isinstance(entry.spec, SegmentSpec):
+        from i2p_lib.segment import train as segment
+
+        return segment.start(entry.spec, device)
     state = start(entry.spec, device)
     if entry.spec.teacher is not None:
         state.teacher = RunResult.load(entry.teacher()).network().to(device)
@@ -129,28 +133,45 @@ def _checkpoint_hook(entry: Entry) -> Hook:
     return hook
 
 
-def _finish(
-    entry: Entry, state: State, kept: dict[str, torch.Tensor], about: dict
-) -> None:
-    """Measure what the protocol reads, write all results, and last of all say it is done.
+def _carry_out(entry: Entry, state: State, hooks: Sequence[Hook]) -> dict[str, float]:
+    """Train to the end, measure what the protocol reads, and return the metrics.
 
-    kept: what `final_features` returns.
+    The main process writes what was measured beside them: probes and features, or the confusion
+    matrix and a few scenes.
     """
-    folder = entry.folder
+    folder, main = entry.folder, distributed.rank() == 0
+    if isinstance(entry.spec, SegmentSpec):
+        from i2p_lib.segment import train as segment
+
+        metrics, kept = segment.finish(segment.train(state, hooks))
+        counts = pd.DataFrame(kept["confusion"], columns=state.class_names)
+        store.write_csv(folder / "confusion.csv", counts)
+        store.write_tensors(folder / "scenes.safetensors", kept["scenes"])
+        return metrics
+    train(state, [ProbeHook(), *hooks])
+    kept = final_features(state)
     metrics = _metrics(state, kept)
-    kept = {name: _compact(values) for name, values in kept.items()}
+    if main:
+        kept = {name: _compact(values) for name, values in kept.items()}
+        store.write_csv(folder / "probes.csv", state.probes, PROBE_COLUMNS)
+        store.write_tensors(folder / "features.safetensors", kept)
+    return metrics
+
+
+def _finish(entry: Entry, state: State, metrics: dict[str, float], about: dict) -> None:
+    """Write metrics and network, and last of all say that the run is done."""
+    folder = entry.folder
     store.write_json(folder / "metrics.json", metrics)
-    store.write_csv(folder / "probes.csv", state.probes, PROBE_COLUMNS)
-    store.write_tensors(folder / "features.safetensors", kept)
     store.write_tensors(folder / "model.safetensors", store.learned_tensors(state.net))
     files = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in store.RESULTS
+        for name in store.results_of(entry.spec)
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
     store.write_json(folder / "state.json", about)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    entry.log(f"done: validation top1 {metrics['val_top1']:.4f}")
+    scores = {name: metrics[name] for name in ("val_top1", "val_miou") if name in metrics}
+    entry.log("done: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 
 def _compact(values: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from i2p_lib.data.scenes import prepare_scenes, scene_card
 from i2p_lib.runs import store
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import Entry
+from i2p_lib.segment.spec import SegmentSpec
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,18 @@ class Need:
     known: bool
 
 
-def missing_inputs(spec: RunSpec) -> tuple[Need, ...]:
+def prepare(specs: Sequence[AnySpec], progress: bool = True) -> None:
+    """Make what runs need and this machine can make: simulated scenes that are not here yet."""
+    wanted = dict.fromkeys(spec.scenes for spec in specs if isinstance(spec, SegmentSpec))
+    for name in wanted:
+        if scene_card(name).simulated:
+            prepare_scenes(name, progress)
+
+
+def missing_inputs(spec: AnySpec) -> tuple[Need, ...]:
     """Return what a run needs and this machine lacks, its data before its weights."""
-    wanted = (
-        (f"data set {spec.data}", lambda: store.dataset_hash(spec.data)),
-        (f"{spec.weights} weights of {spec.model}",
-         lambda: store.weights_digest(spec.model, spec.weights)),
-    )  # fmt: skip
     needs = []
-    for name, look in wanted:
+    for name, look in store.inputs_of(spec).values():
         try:
             look()
         except FileNotFoundError as error:
@@ -47,11 +52,11 @@ def reason(needs: Sequence[Need]) -> str:
     return "needs " + "; ".join(f"{need.name} ({need.how})" for need in needs)
 
 
-Skipped = list[tuple[RunSpec, tuple[Need, ...]]]
+Skipped = list[tuple[AnySpec, tuple[Need, ...]]]
 
 
 def available(
-    specs: Sequence[RunSpec], root: str | Path | None = None
+    specs: Sequence[AnySpec], root: str | Path | None = None
 ) -> tuple[list[Entry], Skipped]:
     """Split specs into the store entries that can be trained here and [(spec, needs)] skipped.
 
@@ -80,7 +85,7 @@ def skipped_text(skipped: Skipped) -> str:
                      for need, n in counts.items())  # fmt: skip
 
 
-def lacking_text(specs: Sequence[RunSpec]) -> str | None:
+def lacking_text(specs: Sequence[AnySpec]) -> str | None:
     """Return why nothing of these specs can be trained here; None where something can."""
     entries, skipped = available(specs)
     if entries or not skipped:

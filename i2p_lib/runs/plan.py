@@ -10,7 +10,7 @@ import pandas as pd
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.needs import Need, missing_inputs
 from i2p_lib.runs.profiles import Profile
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.training import status
 
 COLUMNS = ["run", "experiments", "state", "why", "needs", "seconds", "gib"]
@@ -24,7 +24,7 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
     network is unknown here).  Nothing is trained but the steps that `CostModel` measures.
     """
     users: dict[str, list[str]] = {}
-    specs: dict[str, RunSpec] = {}
+    specs: dict[str, AnySpec] = {}
     for name, group in profile.experiments.items():
         for spec in (one for student in group for one in student.chain()):
             specs[spec.key_fields()] = spec
@@ -42,7 +42,7 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _cost(costs: CostModel, spec: RunSpec) -> tuple[float, float]:
+def _cost(costs: CostModel, spec: AnySpec) -> tuple[float, float]:
     try:
         cost = costs.cost(spec)
     except ValueError:  # a network that is not known here

@@ -15,12 +15,15 @@ import pandas as pd
 import yaml
 
 from i2p_lib import runs
-from i2p_lib.runs.needs import available, reason, skipped_text
-from i2p_lib.runs.spec import RunSpec, spec_from, unknown_key
+from i2p_lib.runs.needs import available, prepare, reason, skipped_text
+from i2p_lib.runs.spec import AnySpec, RunSpec, kind_of, spec_from
 from i2p_lib.runs.store import project_root
 from i2p_lib.runs.tables import RunResult
+from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.specs import unknown_key
 
-KEYS = ("description", "device", "workers", "images", "defaults", "experiments", "chapters")
+DEFAULTS = {"defaults": RunSpec, "scene_defaults": SegmentSpec}
+KEYS = ("description", "device", "workers", "images", *DEFAULTS, "experiments", "chapters")
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,20 +60,20 @@ class Profile:
     name: str
     path: Path
     description: str
-    experiments: Mapping[str, tuple[RunSpec, ...]]
+    experiments: Mapping[str, tuple[AnySpec, ...]]
     chapters: Mapping[str, tuple[str, ...]]
     device: str = "cpu"
     workers: int | None = None
     images: Path | None = None
 
-    def experiment(self, name: str) -> list[RunSpec]:
+    def experiment(self, name: str) -> list[AnySpec]:
         """Return the specs of one experiment; raises ValueError where there is no such one."""
         if name not in self.experiments:
             known = tuple(self.experiments)
             raise ValueError(f"{self.path}: {unknown_key(name, known, 'experiment')}")
         return list(self.experiments[name])
 
-    def all_specs(self, chapter: str | None = None) -> list[RunSpec]:
+    def all_specs(self, chapter: str | None = None) -> list[AnySpec]:
         """Return the specs of one chapter or of the whole profile, each once.
 
         Raises ValueError for a chapter that the profile does not name.
@@ -107,8 +110,10 @@ def load_profile(name_or_path: str | Path) -> Profile:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     _check_keys(content, KEYS, path, "key")
-    defaults = content.get("defaults") or {}
-    _check_keys(defaults, tuple(RunSpec.model_fields), f"{path}: defaults", "setting")
+    defaults = {}
+    for name, kind in DEFAULTS.items():
+        defaults[kind] = content.get(name) or {}
+        _check_keys(defaults[kind], tuple(kind.model_fields), f"{path}: {name}", "setting")
     blocks = _mapping(content.get("experiments"), f"{path}: experiments")
     experiments = {
         name: _experiment(grids, defaults, f"{path}: experiments.{name}")
@@ -158,18 +163,20 @@ def _find(name_or_path: str | Path) -> Path:
     return path.resolve()
 
 
-def _experiment(grids: Any, defaults: dict, where: str) -> tuple[RunSpec, ...]:
+def _experiment(grids: Any, defaults: dict, where: str) -> tuple[AnySpec, ...]:
+    """Return the specs of an experiment; a block that names `scenes` is one of segmentations."""
     if not isinstance(grids, list) or not grids:
         raise ValueError(f"{where}: expected a list of blocks (- regime: ...), got {grids!r}")
     specs = {}
     for number, block in enumerate(grids, start=1):
         place = f"{where}, block {number}"
-        _check_keys(block, tuple(RunSpec.model_fields), place, "setting")
+        kind = kind_of(_mapping(block, place))
+        _check_keys(block, tuple(kind.model_fields), place, "setting")
         for key, value in block.items():
             if value == []:
                 raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
         for settings in grid(block):
-            spec = spec_from(_with_teacher(defaults | settings, place), place)
+            spec = spec_from(_with_teacher(defaults[kind] | settings, place), place)
             specs[spec.key_fields()] = spec
     return tuple(specs.values())
 
@@ -283,6 +290,7 @@ class Lab:
         return runs.status(self.profile.all_specs(chapter), self.store)
 
     def _find_or_train(self, name: str) -> list[RunResult]:
+        prepare(self.profile.experiment(name), self.progress)
         entries, skipped = available(self.profile.experiment(name), self.store)
         began = time.perf_counter()
         missing = sum(not entry.done() for entry in entries)

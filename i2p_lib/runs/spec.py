@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import PAPER_AUGMENT, Augment
+from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.specs import Spec, explain, unknown_key
 
 AUGMENT_PRESETS = {
     "none": Augment(),
@@ -20,40 +20,6 @@ AUGMENT_PRESETS = {
 }
 Regime = Literal["io", "io+ms", "io+bn", "all"]
 Schedule = Literal["one_cycle", "cosine", "cosine_per_iteration"]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What a protocol decides: which clouds are read when, and which epoch is reported.
-
-    voxel        "mean" of a voxel's points (the paper's text) or its "first" point (its code)
-    train_on     the split that is trained on; "trainval" has no clouds held out
-    validate_on  the split whose accuracy is the history's val_top1
-    test         when the test split is read: "once" at the end, "every epoch", or "never"
-    checkpoint   the reported epoch: the "last", or the one that is "best on test"
-    """
-
-    voxel: Literal["mean", "first"]
-    train_on: Literal["train", "trainval"]
-    validate_on: Literal["val", "test"]
-    test: Literal["once", "every epoch", "never"]
-    checkpoint: Literal["last", "best on test"]
-
-
-PROTOCOLS: Mapping[str, Protocol] = {
-    "clean": Protocol("mean", "train", "val", "once", "last"),
-    "released": Protocol("first", "trainval", "test", "every epoch", "best on test"),
-    "tuning": Protocol("mean", "train", "val", "never", "last"),
-}
-"""clean: as it should be done; released: as the original code does it (it validates on the test
-split and keeps the epoch that is best there); tuning: clean, but blind to the test split."""
-
-
-def unknown_key(key: str, allowed: list[str] | tuple[str, ...], what: str) -> str:
-    """Return the sentence for a key that does not exist, with the nearest one that does."""
-    close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(allowed)}."
-    return f"unknown {what} {key!r}; {hint}"
 
 
 def _to_augment(value: Any) -> Any:
@@ -89,7 +55,7 @@ def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class RunSpec(BaseModel):
+class RunSpec(Spec):
     """Everything that decides the result of one training run (device and paths do not).
 
     Unknown keys, wrong types and values out of range raise pydantic's ValidationError,
@@ -114,8 +80,6 @@ class RunSpec(BaseModel):
     >>> RunSpec(regime="io+bn", lr=0.003).label()
     'efficientnet_lite0 imagenet1k io+bn on home_objects, 10 epochs, seed 0'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     data: str = "home_objects"
     model: str = "efficientnet_lite0"
@@ -146,15 +110,6 @@ class RunSpec(BaseModel):
     distill: Literal["hard", "soft"] | None = None
     temperature: float | None = Field(None, gt=0, le=100)
     seed: int = Field(0, ge=0, lt=2**31)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_key(str(key), tuple(cls.model_fields), "setting"))
-        return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunSpec:
@@ -192,22 +147,9 @@ class RunSpec(BaseModel):
                 "no label_smoothing"
             )
 
-    @property
-    def rules(self) -> Protocol:
-        """What this run's protocol decides."""
-        return PROTOCOLS[self.protocol]
-
     def chain(self) -> list[RunSpec]:
         """Return the runs that this one needs, teachers first, itself last."""
         return [*(self.teacher.chain() if self.teacher else []), self]
-
-    def but(self, **changes: Any) -> RunSpec:
-        """Return a validated copy with some settings changed."""
-        return RunSpec(**(dict(self) | changes))
-
-    def key_fields(self) -> str:
-        """Return the canonical JSON of all settings: the same text for equal specs."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     def augment_name(self) -> str:
         """Return the preset's name, or the settings as JSON where no preset is equal."""
@@ -239,22 +181,20 @@ class RunSpec(BaseModel):
         )
 
 
-def spec_from(settings: dict[str, Any], where: str) -> RunSpec:
+AnySpec = RunSpec | SegmentSpec
+
+
+def kind_of(settings: Mapping[str, Any]) -> type[RunSpec] | type[SegmentSpec]:
+    """Return the kind of run that settings describe: those with `scenes` segment them."""
+    return SegmentSpec if "scenes" in settings else RunSpec
+
+
+def spec_from(settings: Mapping[str, Any], where: str) -> AnySpec:
     """Build a spec, and say `where` (a file, an experiment) when a setting is wrong.
 
     Raises ValueError with one line per wrong setting.
     """
     try:
-        return RunSpec(**settings)
+        return kind_of(settings)(**settings)
     except ValidationError as error:
         raise ValueError(f"{where}: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """Return pydantic's complaint as short lines: setting, what is wrong, what was given."""
-    lines = []
-    for item in error.errors():
-        name = ".".join(map(str, item["loc"]))
-        text = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}: {text} (got {item['input']!r})" if name else text)
-    return "; ".join(lines)

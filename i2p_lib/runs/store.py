@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from i2p_lib.data import dataset_hash
+from i2p_lib.data.scenes import scene_hash
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.models import POINT_MODELS, image_name
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.train import State
+from i2p_lib.segment.spec import SegmentSpec
 from i2p_lib.weights import weights_hash
 from i2p_lib.weights.cards import is_random
 
@@ -44,6 +46,29 @@ SOURCES = (
     "runs/global_norm.py",
 )
 PROBE_SOURCES = ("runs/probing.py", "collapse.py")
+SEGMENT_SOURCES = (
+    "sparse/*.py",
+    "data/scenes.py",
+    "data/scene_files.py",
+    "data/scene_transforms.py",
+    "data/s3dis.py",
+    "data/semantic_kitti.py",
+    "inflation/*.py",
+    "models/*.py",
+    "finetune.py",
+    "weights/building.py",
+    "weights/loading.py",
+    "runs/train.py",
+    "segment/encodings.py",
+    "segment/evaluate.py",
+    "segment/metrics.py",
+    "segment/networks.py",
+    "segment/pointnet2.py",
+    "segment/range_view.py",
+    "segment/stages.py",
+    "segment/train.py",
+    "segment/unet.py",
+)
 RESULTS = (
     "spec.json",
     "parts.json",
@@ -53,6 +78,18 @@ RESULTS = (
     "features.safetensors",
     "model.safetensors",
 )
+SEGMENT_RESULTS = (
+    "spec.json",
+    "parts.json",
+    "history.csv",
+    "metrics.json",
+    "confusion.csv",
+    "scenes.safetensors",
+    "model.safetensors",
+)
+
+
+NOTED = ("epoch", "history", "probes")  # what a checkpoint holds of a run beside its tensors
 
 
 class DamagedRun(ValueError):
@@ -104,9 +141,10 @@ def _without_docstring(node: ast.AST, body: Any) -> Any:
     return body
 
 
-def source_parts(package: Path = PACKAGE, probes: bool = False) -> dict[str, str]:
-    """Return {file: hash} of the modules that decide a result (probes: also those of probes)."""
-    patterns = SOURCES + (PROBE_SOURCES if probes else ())
+def source_parts(
+    package: Path = PACKAGE, patterns: tuple[str, ...] = SOURCES
+) -> dict[str, str]:
+    """Return {file: hash} of the modules that decide a result; default: of a classification."""
     files = sorted(file for pattern in patterns for file in package.glob(pattern))
     return {str(f.relative_to(package).as_posix()): _file_source_hash(f, f.stat()) for f in files}
 
@@ -120,7 +158,32 @@ def _cached_source_hash(file: Path, mtime_ns: int, size: int) -> str:
     return source_hash(file.read_text(encoding="utf-8"))
 
 
-def key_parts(spec: RunSpec) -> dict[str, str]:
+def sources_of(spec: AnySpec) -> tuple[str, ...]:
+    """Return the patterns of the modules that decide this run's result."""
+    if isinstance(spec, SegmentSpec):
+        return SEGMENT_SOURCES
+    return SOURCES + (PROBE_SOURCES if spec.probe_epochs else ())
+
+
+def results_of(spec: AnySpec) -> tuple[str, ...]:
+    """Return the files that a finished run of this kind consists of."""
+    return SEGMENT_RESULTS if isinstance(spec, SegmentSpec) else RESULTS
+
+
+def inputs_of(spec: AnySpec) -> dict[str, tuple[str, Callable[[], str]]]:
+    """Return {key part: (name for people, how to hash it)} of a run's data and weights.
+
+    Hashing raises FileNotFoundError for what is not here, and ValueError for what is unknown.
+    """
+    if isinstance(spec, SegmentSpec):
+        data, model = (f"scenes {spec.scenes}", lambda: scene_hash(spec.scenes)), spec.image_model
+    else:
+        data, model = (f"data set {spec.data}", lambda: dataset_hash(spec.data)), spec.model
+    weights = f"{spec.weights} weights of {model}", lambda: weights_digest(model, spec.weights)
+    return {"data": data, "weights": weights}
+
+
+def key_parts(spec: AnySpec) -> dict[str, str]:
     """Return everything a run's key covers: spec, protocol, hashes of data, weights and sources.
 
     Versions of torch and numpy are recorded with a run and are not part of its key.
@@ -128,10 +191,9 @@ def key_parts(spec: RunSpec) -> dict[str, str]:
     parts = {
         "spec": spec.key_fields(),
         "protocol": json.dumps(asdict(spec.rules), sort_keys=True),
-        "data": dataset_hash(spec.data),
-        "weights": weights_digest(spec.model, spec.weights),
     }
-    sources = source_parts(probes=bool(spec.probe_epochs))
+    parts |= {name: digest() for name, (_, digest) in inputs_of(spec).items()}
+    sources = source_parts(patterns=sources_of(spec))
     return parts | {f"source {name}": value for name, value in sources.items()}
 
 
@@ -152,13 +214,13 @@ def key_of(parts: dict[str, str]) -> str:
 class Entry:
     """One run's place in the store."""
 
-    spec: RunSpec
+    spec: AnySpec
     parts: dict[str, str]
     key: str
     folder: Path
 
     @classmethod
-    def of(cls, spec: RunSpec, store: str | Path | None = None) -> Entry:
+    def of(cls, spec: AnySpec, store: str | Path | None = None) -> Entry:
         """Find the place of a spec under today's data, weights and sources."""
         parts = key_parts(spec)
         key = key_of(parts)
@@ -248,7 +310,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = No
 
 def packed(folder: Path) -> dict[str, bytes]:
     """Return the files of a finished run as {name: content}."""
-    return {name: (folder / name).read_bytes() for name in (*RESULTS, "state.json")}
+    names = (*read_json(folder / "state.json")["files"], "state.json")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def unpack(entry: Entry, files: dict[str, bytes]) -> None:
@@ -257,7 +320,7 @@ def unpack(entry: Entry, files: dict[str, bytes]) -> None:
     Raises DamagedRun where they are not what was written there.
     """
     with entry.lock():
-        for name in (*RESULTS, "state.json"):  # the last says that the others are whole
+        for name in (*results_of(entry.spec), "state.json"):  # the last says that the others are whole
             with atomic_write(entry.folder / name) as temp:
                 temp.write_bytes(files[name])
         entry.done()
@@ -287,7 +350,7 @@ def write_checkpoint(path: Path, state: State) -> None:
     tensors = {f"net.{k}": v for k, v in learned_tensors(state.net).items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"opt.{index}.{name}": v for name, v in values.items() if v is not None}
-    note = {"epoch": state.epoch, "history": state.history, "probes": state.probes}
+    note = {name: getattr(state, name) for name in NOTED if hasattr(state, name)}
     write_tensors(path, tensors, note)
 
 
@@ -311,7 +374,8 @@ def read_checkpoint(path: Path, state: State) -> None:
             moments.setdefault(int(index), {})[slot] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state.epoch, state.history, state.probes = note["epoch"], note["history"], note["probes"]
+    for name, value in note.items():
+        setattr(state, name, value)
 
 
 def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from i2p_lib.runs import store
-from i2p_lib.runs.spec import PROTOCOLS, RunSpec
+from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.store import Entry
 from i2p_lib.runs.train import build_network
+from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.specs import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class RunResult:
     history: one row per epoch.  metrics: one number per name.  folder: where its files lie.
     """
 
-    spec: RunSpec
+    spec: AnySpec
     key: str
     history: pd.DataFrame
     metrics: dict[str, float]
@@ -48,10 +50,28 @@ class RunResult:
         tensors = load_file(self.folder / "features.safetensors")
         return {k: (t if "labels" in k else t.float()).numpy() for k, t in tensors.items()}
 
+    def confusion(self) -> pd.DataFrame:
+        """Return a segmentation's counts of points: a row per label, a column per prediction."""
+        counts = pd.read_csv(self.folder / "confusion.csv")
+        return counts.set_axis(counts.columns, axis=0)
+
+    def scenes(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return a few segmented scenes: name -> points [P, 3], labels and predictions [P]."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for key, tensor in load_file(self.folder / "scenes.safetensors").items():
+            name, _, what = key.rpartition("/")
+            found.setdefault(name, {})[what] = tensor.numpy()
+        return found
+
     def network(self) -> nn.Module:
         """Rebuild the trained network on the CPU, in eval mode."""
         tensors = load_file(self.folder / "model.safetensors")
-        net = build_network(self.spec, self.metrics["classes"])
+        if isinstance(self.spec, SegmentSpec):
+            from i2p_lib.segment import train as segment
+
+            net = segment.build_network(self.spec)
+        else:
+            net = build_network(self.spec, self.metrics["classes"])
         store.load_learned(net, tensors, self.folder / "model.safetensors")
         return net.eval()
 

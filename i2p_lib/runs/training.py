@@ -14,17 +14,18 @@ from i2p_lib.machine import cores
 from i2p_lib.runs import cluster, distributed, pool
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
-from i2p_lib.runs.needs import missing_inputs, reason
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.needs import missing_inputs, prepare, reason
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.runs.train import Hook, State
+from i2p_lib.segment.spec import SegmentSpec
 
 
 class RunError(RuntimeError):
     """Some runs failed; the others are stored.  `failures` is [(spec, traceback text)]."""
 
-    def __init__(self, failures: list[tuple[RunSpec, str]], total: int) -> None:
+    def __init__(self, failures: list[tuple[AnySpec, str]], total: int) -> None:
         self.failures = failures
         lines = [f"{len(failures)} of {total} runs failed (the others are stored):"]
         for spec, text in failures:
@@ -33,7 +34,7 @@ class RunError(RuntimeError):
 
 
 def run(
-    spec: RunSpec,
+    spec: AnySpec,
     store: str | Path | None = None,
     progress: bool = True,
     device: str = "cpu",
@@ -43,8 +44,10 @@ def run(
     store: folder of the runs (default $I2P_RUNS, else `_runs` in the project).
     device: "cpu", "cuda" or "auto"; not part of the key, since it does not describe the run.
     An interrupted run goes on from its checkpoint and ends as if it had never stopped.
+    Simulated scenes are made where they are not here.
     Raises DamagedRun where the stored files were changed.
     """
+    prepare([spec], progress)
     entry = Entry.of(spec, store)
     if not entry.done():
         with _bar(spec.epochs, progress) as bar:
@@ -53,7 +56,7 @@ def run(
 
 
 def run_all(
-    specs: Sequence[RunSpec],
+    specs: Sequence[AnySpec],
     workers: int | None = None,
     store: str | Path | None = None,
     progress: bool = True,
@@ -65,6 +68,7 @@ def run_all(
     depend on `workers` (default: one per core, at most four where a GPU is used).
     One failed run does not stop the others: RunError lists the failures at the end.
     """
+    prepare(specs, progress)
     entries = [Entry.of(spec, store) for spec in specs]
     train_missing(entries, workers, progress, device)
     return [RunResult.load(entry) for entry in entries]
@@ -112,6 +116,8 @@ def _train_together(
             "machines the same version of the project, the data and the weights"
         )
     todo = [unique[key] for key in keys]
+    if any(isinstance(entry.spec, SegmentSpec) for entry in todo):
+        raise ValueError("segmentation runs train in one process each: start them without torchrun")
     distributed.refuse_small_batches([entry.spec for entry in todo], distributed.size())
     shown = progress and distributed.rank() == 0
     with _bar(sum(entry.spec.epochs for entry in todo), shown) as bar:
@@ -150,7 +156,7 @@ class _Crew:
     ) -> None:
         self.missing, self.device, self.labour = missing, device, labour
         self.cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
-        self.failures: list[tuple[RunSpec, str]] = []
+        self.failures: list[tuple[AnySpec, str]] = []
         self.ended = 0
         self.reached = dict.fromkeys(missing, 0.0)
 
@@ -196,7 +202,7 @@ class _Crew:
         self.reached[key] = now
 
 
-def status(specs: Sequence[RunSpec], store: str | Path | None = None) -> pd.DataFrame:
+def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.DataFrame:
     """Return one row per spec: run, state (done, running, failed, stale or missing), why, key.
 
     A run whose data or weights are not on this machine is missing; why says how to get them.
@@ -268,8 +274,9 @@ def _epoch_bar(bar: tqdm, before: int = 0) -> Hook:
 
     def hook(state: State) -> None:
         bar.update(before + state.epoch - bar.n)
-        top1 = state.history[-1].get("val_top1") if state.history else None
-        if top1 is not None:  # few-shot runs are validated at their end
-            bar.set_postfix_str(f"val top1 {top1:.3f}", refresh=False)
+        row = state.history[-1] if state.history else {}
+        for name in ("val_top1", "val_miou"):
+            if row.get(name) is not None:  # not every epoch is validated
+                bar.set_postfix_str(f"{name.replace('_', ' ')} {row[name]:.3f}", refresh=False)
 
     return hook

@@ -48,10 +48,10 @@ def main() -> None:
 
 def _serve(job: dict, tell: Callable[..., None]) -> None:
     from i2p_lib.runs.execute import train_entry
-    from i2p_lib.runs.spec import RunSpec
+    from i2p_lib.runs.spec import spec_from
     from i2p_lib.runs.store import Entry
 
-    entry = Entry.of(RunSpec(**job["spec"]), job["store"])
+    entry = Entry.of(spec_from(job["spec"], "job"), job["store"])
     if entry.key != job["key"]:
         names = sorted(job["parts"].keys() | entry.parts.keys())
         other = [name for name in names if job["parts"].get(name) != entry.parts.get(name)]
