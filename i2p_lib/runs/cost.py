@@ -13,19 +13,22 @@ import math
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from i2p_lib.data import dataset_card, dataset_root, load_dataset
 from i2p_lib.finetune import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.train import build_network, logits_of, net_input
+from i2p_lib.segment.spec import SegmentSpec
 
 STAND_IN = "home_objects"
 CPU_CLOUDS = 2  # a CPU's time grows with the clouds; a GPU is measured with the run's own batch
@@ -88,24 +91,40 @@ class CostModel:
             f"({self.low:.2f} to {self.high:.2f}), and the estimates are multiplied by that"
         )
 
-    def cost(self, spec: RunSpec) -> Cost:
+    def cost(self, spec: AnySpec) -> Cost:
         """Return what a run will cost; ValueError where its network is unknown."""
+        if isinstance(spec, SegmentSpec):
+            return self._cost_of_scenes(spec)
         step = self._step(spec)
-        slots = 2 + (spec.optimizer == "adamw")  # gradient, momentum, AdamW's second moment
-        held = step["parameter_bytes"]["all"] + slots * step["parameter_bytes"][spec.regime]
-        batch = step["saved_per_cloud"] * spec.batch_size
+        held, batch = _held(step, spec), step["saved_per_cloud"] * spec.batch_size
         forward = step["seconds_per_cloud"] * clouds_measured(spec) / 3
         seconds = self.factor * (_step_seconds(step, spec) * clouds_trained(spec) + forward)
         return Cost(seconds, (held + batch) / 2**30)
+
+    def _cost_of_scenes(self, spec: SegmentSpec) -> Cost:
+        """A segmentation's cost rests on one scene; no finished run calibrates it."""
+        from i2p_lib.segment import cost
+
+        step = self._measured(
+            cost.setup_of(spec), lambda setup: cost.measure_scene(spec, torch.device(self.device))
+        )
+        gib = (_held(step, spec) + step["saved_per_scene"] * spec.batch_size) / 2**30
+        return Cost(cost.seconds_of(spec, step), gib)
 
     def _step(self, spec: RunSpec) -> dict:
         setup = {name: getattr(spec, name) for name in STEP_FIELDS}
         setup["data"] = spec.data if _present(spec.data) else STAND_IN
         setup["clouds"] = CPU_CLOUDS if self.device == "cpu" else spec.batch_size
-        setup |= {"machine": self.machine(), "torch": torch.__version__, "code": _code()}
+        return self._measured(
+            setup, lambda setup: measure_step(spec, setup, torch.device(self.device))
+        )
+
+    def _measured(self, setup: dict, measure: Callable[[dict], dict]) -> dict:
+        """Return what was measured of a setup on this machine, now or before."""
+        setup = setup | {"machine": self.machine(), "torch": torch.__version__, "code": _code()}
         key = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self._steps:
-            self._steps[key] = setup | measure_step(spec, setup, torch.device(self.device))
+            self._steps[key] = setup | measure(setup)
             self.root.mkdir(parents=True, exist_ok=True)
             store.write_json(self._file, self._steps)
         return self._steps[key]
@@ -123,6 +142,12 @@ class CostModel:
         if ratios:
             self.factor = statistics.median(ratios)
             self.low, self.high, self.checked = min(ratios), max(ratios), len(ratios)
+
+
+def _held(step: dict, spec: AnySpec) -> int:
+    """Return the bytes of weights, gradients and the optimizer's tensors."""
+    slots = 2 + (spec.optimizer == "adamw")  # gradient, momentum, AdamW's second moment
+    return step["parameter_bytes"]["all"] + slots * step["parameter_bytes"][spec.regime]
 
 
 def clouds_trained(spec: RunSpec) -> int:
@@ -173,7 +198,6 @@ def _present(data: str) -> bool:
 def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
     """Train one batch of `setup["clouds"]` clouds twice; return the second pass' cost.
 
-    On a CPU the processor's own time is taken, so that other programs do not count.
     seconds_per_cloud (all layers trained), saved_per_cloud (bytes of activations), and
     parameter_bytes of what each regime trains.
     """
@@ -182,6 +206,26 @@ def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
     changes = {"teacher": None, "distill": None, "temperature": None, "regime": "all"}
     plain = spec.but(weights="random", **changes)
     net = build_network(plain, _counts(spec.data)[1]).to(device).train()
+
+    def loss() -> Tensor:
+        return logits_of(net, net_input(net, points, plain, device), plain).logsumexp(1).sum()
+
+    timed_pass(net, loss, device)  # the first pass compiles and warms up
+    seconds, saved = timed_pass(net, loss, device)
+    return {
+        "seconds_per_cloud": seconds / len(points),
+        "saved_per_cloud": saved / len(points),
+        "parameter_bytes": trained_bytes(net),
+    }
+
+
+def timed_pass(
+    net: nn.Module, loss_of: Callable[[], Tensor], device: torch.device
+) -> tuple[float, int]:
+    """Return seconds and bytes of saved activations of one pass forward and backward.
+
+    On a CPU the processor's own time is taken, so that other programs do not count.
+    """
     saved: dict[int, int] = {}
     clock = time.process_time if device.type == "cpu" else time.perf_counter
 
@@ -190,26 +234,24 @@ def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
         return tensor
 
     with one_thread():
-        for _ in range(2):  # the first pass compiles and warms up
-            saved.clear()
-            began = clock()
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                x = net_input(net, points, plain, device)
-                loss = logits_of(net, x, plain).logsumexp(1).sum()
-            loss.backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds = clock() - began
+        began = clock()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = loss_of()
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = clock() - began
     own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    return seconds, sum(n for place, n in saved.items() if place not in own)
+
+
+def trained_bytes(net: nn.Module) -> dict[str, int]:
+    """Return the bytes of the parameters that each regime trains; the net ends as in the last."""
     trained = {}
     for regime in REGIMES:
         freeze(net, regime)
         trained[regime] = sum(p.nbytes for p in net.parameters() if p.requires_grad)
-    return {
-        "seconds_per_cloud": seconds / len(points),
-        "saved_per_cloud": sum(n for place, n in saved.items() if place not in own) / len(points),
-        "parameter_bytes": trained,
-    }
+    return trained
 
 
 def _finished(root: Path, device: str) -> list[tuple[RunSpec, float]]:

@@ -320,7 +320,8 @@ def unpack(entry: Entry, files: dict[str, bytes]) -> None:
     Raises DamagedRun where they are not what was written there.
     """
     with entry.lock():
-        for name in (*results_of(entry.spec), "state.json"):  # the last says that the others are whole
+        # the last says that the others are whole
+        for name in (*results_of(entry.spec), "state.json"):
             with atomic_write(entry.folder / name) as temp:
                 temp.write_bytes(files[name])
         entry.done()
