@@ -1,0 +1,213 @@
+"""Tables and sentences of the segmentation chapter, computed from runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from i2p_lib import paper
+from i2p_lib.data.scenes import scene_card
+from i2p_lib.plots import method_label
+from i2p_lib.report import html_list
+from i2p_lib.runs.tables import RunResult
+from i2p_lib.segment import metrics
+from i2p_lib.segment.spec import SegmentSpec
+
+STAND_INS = {
+    "simulated_rooms": "s3dis_area5", "simulated_streets": "semantic_kitti_08",
+    "unet:resnet18": "resnet18", "unet:efficientnet_lite0": "resnet18",
+    "range:efficientnet_lite0": "hrnetv2_w48", "range:hrnet_w48": "hrnetv2_w48",
+    "fractal": "imagenet1k",
+}  # fmt: skip
+"""Our scenes, networks and image weights -> those of the paper in whose row they are shown."""
+
+_PAPER_NAMES = {
+    "s3dis": "s3dis_area5", "semantic_kitti": "semantic_kitti_08",
+    "unet:resnet18": "resnet18", "range:hrnet_w48": "hrnetv2_w48",
+}  # fmt: skip
+_PRETRAINING = {"random": "none", "imagenet1k_pixels": "imagenet1k"}
+_ROOMS = {
+    "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True, "lr": 0.1,
+    "weight_decay": 1e-4, "schedule": "poly", "epochs": 400, "batch_size": 8,
+}  # fmt: skip
+_STREETS = {
+    "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True, "lr": 0.24,
+    "weight_decay": 1e-4, "schedule": "warmup_cosine", "epochs": 15, "batch_size": 2,
+}  # fmt: skip
+_UNET = {"voxel_size": 0.05, "point_branch": True, "axis": "z", "normalize": False}
+PAPER_RECIPES = {
+    ("s3dis", "unet:resnet18"): _ROOMS | _UNET,
+    ("semantic_kitti", "unet:resnet18"): _STREETS | _UNET,
+}
+"""(scenes, network) -> the released recipe (paper notes 3.3).  How PointNet++ and HRNet were
+trained is not known, so no setting of theirs counts as the paper's."""
+COLUMNS = [*SegmentSpec.model_fields, "miou", "miou_absent_perfect", "accuracy", "key"]
+WHOLE = {"train_limit": None, "test_limit": None}
+
+
+def runs_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return one row per run: settings, metrics and the method's name; columns also of no runs."""
+    rows = [r.spec.row() | r.metrics | {"key": r.key[:16]} for r in results]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+    methods = [method_label(w, r) for w, r in zip(table["weights"], table["regime"], strict=True)]
+    return table.assign(method=methods)
+
+
+def rows_for_paper(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return the rows that `paper.compare` takes, one per run, mIoU in per cent.
+
+    mIoU is the mean over the classes that occur.  A run that chose its epoch on the test split,
+    as the released code does, gives that epoch's.  A run counts as in the paper where all its
+    settings are those of `PAPER_RECIPES` and it used all scenes.
+    """
+    return pd.DataFrame([
+        {
+            "dataset": _PAPER_NAMES.get(r.spec.scenes, r.spec.scenes),
+            "model": _PAPER_NAMES.get(r.spec.model, r.spec.model),
+            "method": paper.method_name(r.spec.regime, r.spec.weights),
+            "pretraining": _PRETRAINING.get(r.spec.weights, r.spec.weights),
+            "metric": "miou",
+            "value": 100 * r.metrics.get("miou_best_test", r.metrics["miou"]),
+            "as_in_paper": as_in_paper(r.spec),
+        }
+        for r in results
+    ])  # fmt: skip
+
+
+def as_in_paper(spec: SegmentSpec) -> bool:
+    """Tell whether a run is the released recipe, on all scenes of the paper's own set."""
+    recipe = PAPER_RECIPES.get((spec.scenes, spec.model))
+    return recipe is not None and all(
+        getattr(spec, name) == value for name, value in (recipe | WHOLE).items()
+    )
+
+
+def summary(results: Sequence[RunResult]) -> Styler:
+    """Mean and standard deviation over seeds of each scenes, network and method, in per cent."""
+    table = runs_table(results)
+    groups = table.groupby(["scenes", "model", "weights", "method"], sort=False)
+    shown = pd.DataFrame({
+        "mIoU (%)": 100 * groups["miou"].mean(),
+        "std": 100 * groups["miou"].std(),
+        "accuracy (%)": 100 * groups["accuracy"].mean(),
+        "mean class accuracy (%)": 100 * groups["mean_class_accuracy"].mean(),
+        "seeds": groups.size(),
+        "parameters": groups["parameters"].first(),
+        "minutes per run": groups["seconds_total"].mean() / 60,
+    })
+    whole = {"parameters": "{:,.0f}", "seeds": "{:d}"}
+    formats = {column: whole.get(column, "{:.1f}") for column in shown}
+    styler = shown.reset_index().style.format(formats, na_rep="").hide(axis="index")
+    return styler.format("{}", subset=["scenes", "model", "weights", "method"], escape="html")
+
+
+def class_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return one row per run and class: scenes, model, weights, method, seed, class, iou, points.
+
+    iou is NaN for a class that no point of the measured scenes has; points counts its points.
+    """
+    rows = []
+    for r in results:
+        counts = r.confusion()
+        iou = metrics.class_iou(counts.to_numpy())
+        about = {name: getattr(r.spec, name) for name in ("scenes", "model", "weights", "seed")}
+        about["method"] = method_label(r.spec.weights, r.spec.regime)
+        rows += [
+            about | {"class": name, "iou": value, "points": int(points)}
+            for name, value, points in zip(counts, iou, counts.sum(axis=1), strict=True)
+        ]
+    columns = ["scenes", "model", "weights", "seed", "method", "class", "iou", "points"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def absent_rules(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return the mIoU (%) of each setting by either rule, from the same confusion matrices.
+
+    "absent skipped" is this book's rule, "absent counts 1" the released code's; the last column
+    is that code's on S3DIS, which counts "stairs" as well, a class that it ignores.
+    """
+    rows = []
+    for r in results:
+        counts = r.confusion().to_numpy()
+        rooms = scene_card(r.spec.scenes).layout == "s3dis"
+        rows.append({
+            "scenes": r.spec.scenes,
+            "model": r.spec.model,
+            "method": method_label(r.spec.weights, r.spec.regime),
+            "absent classes": int(np.isnan(metrics.class_iou(counts)).sum()),
+            "absent skipped": 100 * metrics.mean_iou(counts),
+            "absent counts 1": 100 * metrics.mean_iou(counts, "perfect"),
+            "as released": 100 * metrics.mean_iou(counts, "perfect", int(rooms)),
+        })  # fmt: skip
+    keys = ["scenes", "model", "method"]
+    table = pd.DataFrame(rows, columns=[*keys, "absent classes", "absent skipped",
+                                        "absent counts 1", "as released"])  # fmt: skip
+    return table.groupby(keys, sort=False).mean().reset_index()
+
+
+def sentences(results: Sequence[RunResult]) -> str:
+    """Say what these runs show of scratch against image weights, as an HTML list.
+
+    One is called better where its worst seed is above the other's best; else the seeds overlap.
+    """
+    table, classes = runs_table(results), class_table(results)
+    lines = []
+    for (scenes, model), part in table.groupby(["scenes", "model"], sort=False):
+        scratch = part.loc[part["method"] == "scratch", "miou"]
+        for weights, ours in part[part["method"] == "FIP-ALL"].groupby("weights", sort=False):
+            if not len(scratch):
+                continue
+            name = f"{scene_card(scenes).title.split(':')[0]}, {model}, {weights}"
+            lines.append(f"{name}: {_relation(ours['miou'], scratch)}")
+            mine = classes[(classes["scenes"] == scenes) & (classes["model"] == model)]
+            lines.append(f"{name}: {_classes(mine, weights)}")
+    return html_list(lines or ["No network ran both from scratch and with image weights."])
+
+
+def _relation(ours: pd.Series, scratch: pd.Series) -> str:
+    gap = 100 * (ours.mean() - scratch.mean())
+    if ours.min() > scratch.max():
+        relation = "FIP-ALL is better than scratch in every pair of seeds"
+    elif ours.max() < scratch.min():
+        relation = "FIP-ALL is worse than scratch in every pair of seeds"
+    else:
+        relation = "the seeds of FIP-ALL and scratch overlap"
+    return f"{relation}: {gap:+.1f} points of mIoU ({len(ours)} and {len(scratch)} runs)."
+
+
+def _classes(classes: pd.DataFrame, weights: str) -> str:
+    """Name the classes that gain and lose most, and those without any point."""
+    ours = classes[(classes["weights"] == weights) & (classes["method"] == "FIP-ALL")]
+    scratch = classes[classes["method"] == "scratch"]
+    means = [part.groupby("class", sort=False)["iou"].mean() for part in (ours, scratch)]
+    gain = (100 * (means[0] - means[1])).dropna().sort_values()
+    absent = [name for name in means[1].index if name not in gain.index]
+    text = "no class occurs." if gain.empty else (
+        f"the largest gain is {gain.index[-1]} ({gain.iloc[-1]:+.1f}), "
+        f"the smallest {gain.index[0]} ({gain.iloc[0]:+.1f})."
+    )
+    return text + (f" Without a point in the test scenes: {', '.join(absent)}." if absent else "")
+
+
+def shown_scenes(
+    results: Sequence[RunResult], scenes: str, model: str, index: int = 0
+) -> tuple[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]:
+    """Return a test scene's name and {"truth", "scratch", "FIP-ALL": (points, classes)}.
+
+    Of each method its first seed; a method that did not run is left out.
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    title = ""
+    for r in results:
+        method = method_label(r.spec.weights, r.spec.regime)
+        if (r.spec.scenes, r.spec.model) != (scenes, model) or method in found:
+            continue
+        kept = r.scenes()
+        title = sorted(kept)[index % len(kept)]
+        scene = kept[title]
+        found.setdefault("truth", (scene["points"], scene["labels"].astype(int)))
+        found[method] = (scene["points"], scene["predictions"].astype(int))
+    return title, found
