@@ -157,8 +157,9 @@ def compare(
               applies shots.  Accuracies and mIoU in per cent.  A column as_in_paper (bool) says
               where data, voxels, epochs, optimizer and protocol are the paper's; without it they
               are taken not to be.  `rows_of_runs` makes such rows from a table of runs.
-    stand_in  our model -> the paper's model whose line it is printed in, when the setting is
-              another one: {"efficientnet_lite0": "resnet50"}.
+    stand_in  our model, data or pretraining -> the paper's, in whose line ours is printed when
+              the setting is another one: {"efficientnet_lite0": "resnet50"}.  Data that are not
+              named stand in for any.
 
     First come the paper's rows in its order, then our rows that it has no value for.  The
     difference is given for the same setting alone: between other data it would mean nothing.
@@ -173,7 +174,8 @@ def compare(
     for row in theirs.to_dict("records"):
         exact = [i for i, g in enumerate(groups) if _matches(g, row, {}, KEY)]
         same = [i for i in exact if groups[i]["as_in_paper"]]
-        loose = [i for i, g in enumerate(groups) if _matches(g, row, stand_in, KEY[1:])]
+        loose = [i for i, g in enumerate(groups)
+                 if _matches(g, row, stand_in, KEY if g["dataset"] in stand_in else KEY[1:])]
         found = same or exact or loose
         used |= set(found)
         rows += [_line(row, groups[i], i in same) for i in found] or [_line(row, None, False)]
@@ -209,7 +211,8 @@ def _grouped(ours: pd.DataFrame | None) -> list[dict]:
 
 
 def _matches(group: dict, row: dict, stand_in: Mapping[str, str], names: list[str]) -> bool:
-    group = group | {"model": stand_in.get(group["model"], group["model"])}
+    replaced = ("dataset", "model", "pretraining")
+    group = group | {name: stand_in.get(group[name], group[name]) for name in replaced}
     shots = None if pd.isna(row["shots"]) else int(row["shots"])
     return all(group[name] == (row | {"shots": shots})[name] for name in names)
 
@@ -236,7 +239,9 @@ def _setting(row: dict | None, group: dict) -> str:
     """Say what is other than the paper's in a row of ours."""
     if row and all(group[name] == row[name] for name in ("dataset", "model")):
         return "other recipe"
-    return f"{group['dataset']}, {group['model']}"
+    own = row and group["pretraining"] != row["pretraining"]
+    weights = f", {group['pretraining']} weights" if own else ""
+    return f"{group['dataset']}, {group['model']}{weights}"
 
 
 def _needs(row: dict) -> str:

@@ -52,7 +52,7 @@ ITEMS: Mapping[str, Item] = {
              "02_benchmarks", f"{_MODELNET}; ImageNet-21k weights; two networks whose image "
              "weights were never released"),
         Item("table2", "Segmentation of rooms and streets", f"{_ICLR}, Table 2",
-             "02_benchmarks", "S3DIS, SemanticKITTI, days on several GPUs"),
+             "07_segmentation", "S3DIS, SemanticKITTI, days on several GPUs"),
         Item("table3", "Few-shot ModelNet40", f"{_ICLR}, Table 3", "03_few_shot", _MODELNET),
         Item("fig3", "Epochs to 90 % accuracy", f"{_ICLR}, Fig. 3", "04_training_speedup",
              f"{_MODELNET}, at least 122 epochs"),

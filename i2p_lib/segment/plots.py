@@ -76,10 +76,12 @@ def clouds_html(
     """
     import plotly.graph_objects as go
 
+    if not clouds:
+        return "<p>This profile ran no network on such scenes.</p>"
     colours = [UNCOUNTED, *PALETTE[: len(class_names)]]
     steps = np.arange(len(colours) + 1) / len(colours)
     scale = [[edge, c] for i, c in enumerate(colours) for edge in (steps[i], steps[i + 1])]
-    figure, share = go.Figure(), 1 / max(1, len(clouds))
+    figure, share = go.Figure(), 1 / len(clouds)
     hidden = {"visible": False}
     for number, (name, (points, classes)) in enumerate(clouds.items()):
         chosen = np.linspace(0, len(points) - 1, min(MOST_POINTS, len(points))).round().astype(int)
@@ -108,7 +110,7 @@ def clouds_html(
 
 def legend_html(class_names: Sequence[str], used: Sequence[np.ndarray]) -> str:
     """A legend of the classes that occur in any of the arrays, as escaped HTML."""
-    seen = sorted(set(np.concatenate([np.unique(u) for u in used]).tolist())) if used else []
+    seen = np.unique(np.concatenate(used)).tolist()
     entries = [(PALETTE[c], class_names[c]) if c >= 0 else (UNCOUNTED, "not counted") for c in seen]
     marks = "".join(
         f'<span style="white-space:nowrap;margin-right:1em"><span style="display:inline-block;'

@@ -12,6 +12,7 @@ from i2p_lib import paper
 from i2p_lib.data.scenes import scene_card
 from i2p_lib.plots import method_label
 from i2p_lib.report import html_list
+from i2p_lib.runs.profiles import Lab
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.segment import metrics
 from i2p_lib.segment.spec import SegmentSpec
@@ -44,14 +45,24 @@ PAPER_RECIPES = {
 }
 """(scenes, network) -> the released recipe (paper notes 3.3).  How PointNet++ and HRNet were
 trained is not known, so no setting of theirs counts as the paper's."""
-COLUMNS = [*SegmentSpec.model_fields, "miou", "miou_absent_perfect", "accuracy", "key"]
+_MEASURED = ("miou", "accuracy", "mean_class_accuracy", "parameters", "seconds_total", "n_train",
+             "n_test")  # fmt: skip
+_SETTINGS = {
+    "weights": "image weights", "protocol": "protocol", "voxel_size": "voxel (m)",
+    "decoder_width": "decoder width", "block_size": "block (m)", "block_points": "block points",
+    "height": "rows", "width": "columns", "epochs": "epochs", "batch_size": "batch",
+    "optimizer": "optimizer", "lr": "learning rate", "schedule": "schedule",
+    "augment": "augmentation", "seed": "seeds", "n_train": "training scenes",
+    "n_test": "test scenes",
+}  # fmt: skip
 WHOLE = {"train_limit": None, "test_limit": None}
 
 
 def runs_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return one row per run: settings, metrics and the method's name; columns also of no runs."""
     rows = [r.spec.row() | r.metrics | {"key": r.key[:16]} for r in results]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+    empty = pd.DataFrame(columns=[*SegmentSpec.model_fields, *_MEASURED, "key"])
+    table = pd.DataFrame(rows) if rows else empty
     methods = [method_label(w, r) for w, r in zip(table["weights"], table["regime"], strict=True)]
     return table.assign(method=methods)
 
@@ -83,6 +94,51 @@ def as_in_paper(spec: SegmentSpec) -> bool:
     return recipe is not None and all(
         getattr(spec, name) == value for name, value in (recipe | WHOLE).items()
     )
+
+
+def chapter_results(lab: Lab, chapter: str = "07_segmentation") -> list[RunResult]:
+    """Return the runs of the profile's segmentation experiments; none where it has none."""
+    names = lab.profile.chapters.get(chapter, ())
+    return [result for name in names for result in lab.results(name)]
+
+
+def not_run(lab: Lab, chapter: str = "07_segmentation") -> pd.DataFrame:
+    """Return the chapter's runs that cannot be trained here, and what they need."""
+    names = lab.profile.chapters.get(chapter, ())
+    tables = [lab.skipped(name) for name in names]
+    return pd.concat(tables) if tables else pd.DataFrame(columns=["run", "why"])
+
+
+def scene_table(results: Sequence[RunResult]) -> Styler:
+    """What the runs' scenes are: title, whether simulated, classes, splits and their sizes."""
+    rows = []
+    for r in {r.spec.scenes: r for r in results}.values():
+        card = scene_card(r.spec.scenes)
+        rows.append({
+            "scenes": card.name, "what": card.title, "simulated": "yes" if card.simulated else "no",
+            "classes": len(card.class_names), "features": ", ".join(card.feature_names),
+            "training scenes": r.metrics["n_train"], "test scenes": r.metrics["n_test"],
+            "test": card.splits["test"],
+        })  # fmt: skip
+    return pd.DataFrame(rows).style.hide(axis="index").format(escape="html")
+
+
+def settings(results: Sequence[RunResult]) -> Styler:
+    """The settings of the runs: a row per scenes and network, a column per setting that is set."""
+    table = runs_table(results)
+    columns = [name for name in _SETTINGS if name in table and table[name].notna().any()]
+    groups = table.groupby(["scenes", "model"], sort=False)
+    rows = [
+        {"scenes": scenes, "network": model}
+        | {_SETTINGS[name]: _values(part[name]) for name in columns}
+        for (scenes, model), part in groups
+    ]
+    return pd.DataFrame(rows).style.hide(axis="index").format(escape="html")
+
+
+def _values(column: pd.Series) -> str:
+    values = [value for value in column.drop_duplicates() if not pd.isna(value)]
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
 def summary(results: Sequence[RunResult]) -> Styler:
@@ -145,7 +201,7 @@ def absent_rules(results: Sequence[RunResult]) -> pd.DataFrame:
     keys = ["scenes", "model", "method"]
     table = pd.DataFrame(rows, columns=[*keys, "absent classes", "absent skipped",
                                         "absent counts 1", "as released"])  # fmt: skip
-    return table.groupby(keys, sort=False).mean().reset_index()
+    return table.groupby(keys, sort=False).mean().reset_index() if rows else table
 
 
 def sentences(results: Sequence[RunResult]) -> str:
@@ -192,22 +248,28 @@ def _classes(classes: pd.DataFrame, weights: str) -> str:
     return text + (f" Without a point in the test scenes: {', '.join(absent)}." if absent else "")
 
 
-def shown_scenes(
-    results: Sequence[RunResult], scenes: str, model: str, index: int = 0
-) -> tuple[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]:
-    """Return a test scene's name and {"truth", "scratch", "FIP-ALL": (points, classes)}.
+def shown_scene(
+    results: Sequence[RunResult], layout: str, index: int = 0
+) -> tuple[Mapping[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...], str]:
+    """Return what `plots.clouds_html` takes: one test scene of a layout ("s3dis", ...).
 
-    Of each method its first seed; a method that did not run is left out.
+    That is {"truth", "scratch", "FIP-ALL": (points, classes)}, the names of the classes and a
+    title.  The network is the one with most methods, of each method the first seed counts.
+    Nothing is in the first where no network of that layout ran.
     """
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    title = ""
+    groups: dict[tuple[str, str], dict[str, RunResult]] = {}
     for r in results:
-        method = method_label(r.spec.weights, r.spec.regime)
-        if (r.spec.scenes, r.spec.model) != (scenes, model) or method in found:
-            continue
+        if scene_card(r.spec.scenes).layout == layout:
+            methods = groups.setdefault((r.spec.scenes, r.spec.model), {})
+            methods.setdefault(method_label(r.spec.weights, r.spec.regime), r)
+    if not groups:
+        return {}, (), ""
+    scenes, model = max(groups, key=lambda key: (len(groups[key]), key[1].startswith("unet")))
+    clouds: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for method, r in groups[scenes, model].items():
         kept = r.scenes()
-        title = sorted(kept)[index % len(kept)]
-        scene = kept[title]
-        found.setdefault("truth", (scene["points"], scene["labels"].astype(int)))
-        found[method] = (scene["points"], scene["predictions"].astype(int))
-    return title, found
+        name = sorted(kept)[index % len(kept)]
+        scene = kept[name]
+        clouds.setdefault("truth", (scene["points"], scene["labels"].astype(int)))
+        clouds[method] = (scene["points"], scene["predictions"].astype(int))
+    return clouds, scene_card(scenes).class_names, f"{scenes}, {name}, {model}"
