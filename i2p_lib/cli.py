@@ -90,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", _run, "train what is missing, then execute chapters")
     run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 03_few_shot, or 3")
     run.add_argument("--force", action="store_true", help="execute what is up to date as well")
+    run.add_argument("--experiment", metavar="NAME",
+                     help="train this experiment of the profile alone, execute no chapter")
     run.add_argument("--dry-run", action="store_true",
                      help="print the plan of the whole profile: runs, what they lack, their cost")
     book = command("book", _book, "execute what is missing or stale, and build the HTML")
@@ -133,6 +135,11 @@ def _run(options: argparse.Namespace) -> int:
     chapters = project.chapters(options.chapters)
     if options.dry_run:
         return _dry_run(profile)
+    if options.experiment:
+        if options.chapters:
+            raise Complaint("--experiment executes no chapter: leave one of them out")
+        _train(profile.experiment(options.experiment), profile, options, {})
+        return 0
     _execute(project, profile, chapters, options, options.force)
     return 0
 
@@ -170,34 +177,17 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
 
     Of processes that train together, the main one alone executes.
     """
-    from i2p_lib import runs
     from i2p_lib.book.notebooks import Chapter, chapter_state, execute
-    from i2p_lib.runs import distributed
-    from i2p_lib.runs.needs import available, prepare, skipped_text
 
     parameters = {"profile": profile.name}
     times = {}
-    began = time.perf_counter()
     if profile.chapters:
         found = [Chapter.of(project, name, profile) for name in chapters]
         specs = [s for c in found if c.name in profile.chapters for s in profile.all_specs(c.name)]
     else:  # a profile of runs alone, such as tuning
         found, specs = [], profile.all_specs()
-    prepare(specs)
-    times["make simulated scenes"] = time.perf_counter() - began
-    began = time.perf_counter()
-    entries, skipped = available(list({spec.key_fields(): spec for spec in specs}.values()))
-    workers = options.workers or profile.workers
-    missing = sum(not entry.done() for entry in entries)
-    with distributed.joined(profile.device):
-        runs.train_missing(entries, workers, True, profile.device, options.scheduler)
-        others = distributed.rank() > 0
-    if others:
+    if not _train(specs, profile, options, times):
         return times
-    times[f"train {missing} of {len(entries)} runs"] = time.perf_counter() - began
-    print(f"runs: {len(entries) - missing} found, {missing} trained", flush=True)
-    if skipped:
-        print(skipped_text(skipped), flush=True)
     for chapter in found:
         if why := chapter.lacks():
             print(f"{chapter.name}: not executed, {why}", flush=True)
@@ -210,6 +200,31 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
         times[chapter.name] = record["seconds"]
         print(f"{chapter.name}: executed in {record['seconds']:.0f} s", flush=True)
     return times
+
+
+def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: ANN001
+    """Make simulated scenes, train what is missing, and note the times; tell the main process."""
+    from i2p_lib import runs
+    from i2p_lib.runs import distributed
+    from i2p_lib.runs.needs import available, prepare, skipped_text
+
+    began = time.perf_counter()
+    prepare(specs)
+    times["simulated scenes"] = time.perf_counter() - began
+    began = time.perf_counter()
+    entries, skipped = available(list({spec.key_fields(): spec for spec in specs}.values()))
+    workers = options.workers or profile.workers
+    missing = sum(not entry.done() for entry in entries)
+    with distributed.joined(profile.device):
+        runs.train_missing(entries, workers, True, profile.device, options.scheduler)
+        others = distributed.rank() > 0
+    if others:
+        return False
+    times[f"train {missing} of {len(entries)} runs"] = time.perf_counter() - began
+    print(f"runs: {len(entries) - missing} found, {missing} trained", flush=True)
+    if skipped:
+        print(skipped_text(skipped), flush=True)
+    return True
 
 
 def _status(options: argparse.Namespace) -> int:

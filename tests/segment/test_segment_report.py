@@ -1,0 +1,136 @@
+"""The segmentation chapter's tables, sentences and pictures say what the runs hold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from i2p_lib import paper, report
+from i2p_lib.segment import metrics, plots
+from i2p_lib.segment import report as segment_report
+
+
+def test_the_rows_stand_beside_the_papers_in_another_setting(rooms):
+    """Promise: Table 2 shows our mIoU in the paper's row, and says that the setting is other."""
+    _, results = rooms
+    rows = segment_report.rows_for_paper(results)
+    rows["dataset"] = "simulated_rooms"
+    table = paper.compare("table2", rows, stand_in=segment_report.STAND_INS)
+    ours = table[table["ours"].notna()]
+    assert list(ours["dataset"]) == ["s3dis_area5"] * 2
+    assert list(ours["model"]) == ["resnet18"] * 2
+    assert list(ours["method"]) == ["scratch", "fip-all"]
+    assert list(ours["verdict"]) == ["other setting"] * 2
+    assert all("simulated_rooms, unet:efficientnet_lite0" in text for text in ours["setting"])
+    assert list(ours["ours"]) == pytest.approx([100 * r.metrics["miou"] for r in results])
+    missing = table[table["ours"].isna()]
+    assert len(table) == 9 and missing["verdict"].str.startswith("not run: needs").all()
+
+
+def test_other_weights_than_the_papers_are_named_in_the_setting(rooms):
+    _, results = rooms
+    rows = segment_report.rows_for_paper(results[1:]).assign(
+        dataset="simulated_rooms", model="unet:resnet18", pretraining="fractal"
+    )
+    table = paper.compare("table2", rows, stand_in=segment_report.STAND_INS)
+    (line,) = table[table["ours"].notna()].to_dict("records")
+    assert line["setting"] == "simulated_rooms, unet:resnet18, fractal weights"
+    assert line["verdict"] == "other setting" and line["paper"] == 56.62
+
+
+def test_the_class_table_is_the_confusion_matrix_read_by_class(rooms):
+    _, results = rooms
+    table = segment_report.class_table(results)
+    assert len(table) == 2 * 13
+    mine = table[table["method"] == "FIP-ALL"].set_index("class")
+    counts = results[1].confusion()
+    assert mine["points"].sum() == counts.to_numpy().sum()
+    assert np.isnan(mine["iou"]["beam"]) and not np.isnan(mine["iou"]["wall"])
+    hits = counts.loc["wall", "wall"]
+    union = counts.loc["wall"].sum() + counts["wall"].sum() - hits
+    assert mine["iou"]["wall"] == pytest.approx(hits / union)
+
+
+def test_both_rules_stand_side_by_side(rooms):
+    _, results = rooms
+    table = segment_report.absent_rules(results).set_index("method")
+    line = table.loc["scratch"]
+    assert line["absent classes"] == 13 - 4
+    assert line["absent counts 1"] == pytest.approx((4 * line["absent skipped"] + 900) / 13)
+    assert line["as released"] == pytest.approx((4 * line["absent skipped"] + 1000) / 14)
+
+
+def test_the_sentences_follow_the_numbers():
+    better = segment_report._relation(pd.Series([0.5, 0.6]), pd.Series([0.3, 0.4]))
+    worse = segment_report._relation(pd.Series([0.1, 0.2]), pd.Series([0.3, 0.4]))
+    mixed = segment_report._relation(pd.Series([0.3, 0.5]), pd.Series([0.4, 0.4]))
+    assert "is better than scratch in every pair of seeds: +20.0 points" in better
+    assert "is worse than scratch" in worse and "-20.0" in worse
+    assert "overlap" in mixed and "(2 and 2 runs)" in mixed
+
+
+def test_sentences_name_both_networks_and_the_absent_classes(rooms):
+    _, results = rooms
+    text = segment_report.sentences(results)
+    assert "unet:efficientnet_lite0, imagenet1k" in text and "(1 and 1 runs)" in text
+    assert "Without a point in the test scenes: beam, column" in text
+    assert "No network ran both" in segment_report.sentences(results[:1])
+
+
+def test_tables_of_no_runs_have_no_rows_and_do_not_fail():
+    """Promise: a profile without segmentation still has its chapter."""
+    for make in (segment_report.scene_table, segment_report.settings, segment_report.summary):
+        assert make([]).data.empty
+    assert segment_report.absent_rules([]).empty and segment_report.class_table([]).empty
+    assert segment_report.rows_for_paper([]).empty
+    plots.class_bars(segment_report.class_table([]))
+    assert "ran no network" in plots.clouds_html(*segment_report.shown_scene([], "s3dis"))
+    assert "No network ran both" in segment_report.sentences([])
+
+
+def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms):
+    _, results = rooms
+    clouds, names, title = segment_report.shown_scene(results, "s3dis")
+    assert list(clouds) == ["truth", "scratch", "FIP-ALL"] and "Area_5" in title
+    kept = results[1].scenes()["Area_5/office_1"]
+    assert np.array_equal(clouds["FIP-ALL"][1], kept["predictions"])
+    assert np.array_equal(clouds["truth"][1], kept["labels"])
+    drawn = plots.clouds_html(clouds, names, title)
+    assert drawn.count('"type":"scatter3d"') == 3 and "Plotly.newPlot" in drawn
+    assert "cdn" not in drawn.lower() and "plotly_relayout" in drawn
+    for name in ("wall", "chair", "not counted"):
+        assert f"</span>{name}</span>" in drawn
+    assert segment_report.shown_scene(results, "semantic_kitti")[0] == {}
+
+
+def test_texts_in_a_picture_are_escaped():
+    evil = "<script>alert(1)</script>"
+    cloud = np.zeros((3, 3), np.float32), np.array([0, 1, -1])
+    drawn = plots.clouds_html({evil: cloud}, (evil, "b"), evil)
+    assert evil not in drawn and "&lt;script&gt;" in drawn
+
+
+def test_the_bars_show_the_mean_of_the_seeds():
+    rows = [
+        {"scenes": "s", "model": "m", "weights": w, "seed": seed, "method": method, "class": name,
+         "iou": value, "points": 5}
+        for w, method in (("random", "scratch"), ("imagenet1k", "FIP-ALL"))
+        for seed in (0, 1)
+        for name, value in (("wall", 0.2 + 0.1 * seed), ("beam", np.nan))
+    ]  # fmt: skip
+    (axis,) = plots.class_bars(pd.DataFrame(rows)).axes
+    assert [bar.get_height() for bar in axis.patches] == pytest.approx([25, 25])
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["wall"]
+
+
+def test_there_is_a_colour_for_every_class():
+    assert len(set(plots.PALETTE)) == len(plots.PALETTE) >= 19
+    assert plots.UNCOUNTED not in plots.PALETTE
+
+
+def test_the_comparison_is_drawn_as_html(rooms, tmp_path, monkeypatch):
+    monkeypatch.setenv("I2P_BUILD", str(tmp_path))
+    _, results = rooms
+    rows = segment_report.rows_for_paper(results)
+    drawn = report.versus_paper("table2", rows, "tiny", stand_in=segment_report.STAND_INS)
+    assert "HRNet" in drawn or "hrnetv2_w48" in drawn
+    assert f"{100 * metrics.mean_iou(results[0].confusion().to_numpy()):.2f}" in drawn
