@@ -102,14 +102,15 @@ class CostModel:
         return Cost(seconds, (held + batch) / 2**30)
 
     def _cost_of_scenes(self, spec: SegmentSpec) -> Cost:
-        """A segmentation's cost rests on one scene; no finished run calibrates it."""
+        """Rests on one measured scene, which no finished run calibrates."""
         from i2p_lib.segment import cost
 
+        counts = cost.scene_counts(spec)
         step = self._measured(
             cost.setup_of(spec), lambda setup: cost.measure_scene(spec, torch.device(self.device))
         )
         gib = (_held(step, spec) + step["saved_per_scene"] * spec.batch_size) / 2**30
-        return Cost(cost.seconds_of(spec, step), gib)
+        return Cost(cost.seconds_of(spec, counts, step), gib)
 
     def _step(self, spec: RunSpec) -> dict:
         setup = {name: getattr(spec, name) for name in STEP_FIELDS}

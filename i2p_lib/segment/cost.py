@@ -38,9 +38,11 @@ def setup_of(spec: SegmentSpec) -> dict[str, Any]:
     }
 
 
-def seconds_of(spec: SegmentSpec, step: dict[str, float]) -> float:
-    """Return the seconds of a run's training, validation and test, from a measured scene."""
-    train, val, test = scene_counts(spec)
+def seconds_of(
+    spec: SegmentSpec, counts: tuple[int, int, int], step: dict[str, float]
+) -> float:
+    """Return the seconds of a run on so many scenes (`scene_counts`), from a measured one."""
+    train, val, test = counts
     measured = -(-spec.epochs // spec.validate_every) * val + test
     return spec.epochs * train * step["seconds_per_scene"] + measured * step["seconds_to_measure"]
 
