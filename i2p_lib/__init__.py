@@ -13,6 +13,7 @@ _PUBLIC = {
     "freeze": "i2p_lib.finetune",
     "image_model": "i2p_lib.weights",
     "RunSpec": "i2p_lib.runs.spec",
+    "SegmentSpec": "i2p_lib.segment.spec",
     "run": "i2p_lib.runs",
     "run_all": "i2p_lib.runs",
     "open_lab": "i2p_lib.runs.profiles",

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   i2p results --profile demo -o demo.csv the finished runs as a tidy table
   i2p data list                          the data sets, their licences, where they are looked for
   i2p weights get resnet50               fetch image weights, check their hash
+  i2p run --profile paper --experiment rooms   one experiment, such as Table 2 on S3DIS
   i2p run --scheduler tcp://host:8786    train on the workers of a Dask cluster
   i2p doctor                             what this machine has and lacks
 """

@@ -277,4 +277,5 @@ def _finished(root: Path, device: str) -> list[tuple[RunSpec, float]]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Return a hash of the sources that decide how long a step takes."""
-    return hashlib.sha256(json.dumps(store.source_parts(), sort_keys=True).encode()).hexdigest()
+    parts = store.source_parts(patterns=store.SOURCES + store.SEGMENT_SOURCES)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
