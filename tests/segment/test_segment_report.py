@@ -95,7 +95,7 @@ def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms):
     assert np.array_equal(clouds["FIP-ALL"][1], kept["predictions"])
     assert np.array_equal(clouds["truth"][1], kept["labels"])
     drawn = plots.clouds_html(clouds, names, title)
-    assert drawn.count('"type":"scatter3d"') == 3 and "Plotly.newPlot" in drawn
+    assert drawn.count('"mode":"markers"') == 3 and "Plotly.newPlot" in drawn
     assert "cdn" not in drawn.lower() and "plotly_relayout" in drawn
     for name in ("wall", "chair", "not counted"):
         assert f"</span>{name}</span>" in drawn
