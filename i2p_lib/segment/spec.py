@@ -25,7 +25,7 @@ class SegmentSpec(Spec):
     model, weights             "unet:NAME" (an inflated image network on voxels), "pointnet2_ssg"
                                (points) or "range:NAME" (an image network on range images), and
                                their image weights; "random": none
-    regime, protocol           as in `RunSpec`
+    regime, protocol           as in `RunSpec`; a voxel always has the mean of its points
     axis, normalize            how the weights of a U-Net's encoder are inflated, see `inflate`
     voxel_size                 of a U-Net: edge of a voxel in metres
     decoder_width              of a U-Net: factor on the paper's channels of stem and decoder

@@ -1,0 +1,83 @@
+"""The chapter on segmentation runs whole, on sets made from official files and without any."""
+
+import json
+
+import matplotlib
+import nbformat
+import pytest
+from IPython.display import HTML
+
+from i2p_lib.runs import profiles
+from i2p_lib.runs.store import PACKAGE
+
+NOTEBOOK = PACKAGE.parent / "notebooks" / "07_segmentation.ipynb"
+TINY = """
+description: tiny copies in the official layouts
+scene_defaults: {epochs: 1, train_limit: 2, test_limit: 1}
+experiments:
+  rooms:
+    - {scenes: s3dis, model: "unet:efficientnet_lite0", weights: [random, imagenet1k], voxel_size: 0.4, decoder_width: 0.125}
+    - {scenes: s3dis, model: pointnet2_ssg, weights: [random, imagenet1k_pixels], block_points: 64}
+  streets:
+    - {scenes: semantic_kitti, model: "range:efficientnet_lite0", weights: random, height: 32, width: 64}
+chapters:
+  07_segmentation: [rooms, streets]
+"""  # noqa: E501
+
+
+def run_cells(profile: str) -> dict:
+    """Run the chapter's code in order; return its names, and what its cells ended with as text."""
+    names, shown = {"shown": []}, []
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        source = cell.source.replace('profile = "demo"', f"profile = {profile!r}")
+        *body, last = source.splitlines()
+        if last.startswith(("HTML(", "segment_report.")):
+            exec("\n".join([*body, f"shown.append({last})"]), names)
+        else:
+            exec(source, names)
+    shown = [one.data if isinstance(one, HTML) else one.to_html() for one in names["shown"]]
+    return names | {"text": "\n".join(shown)}
+
+
+@pytest.fixture
+def profile_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "profiles_folder", lambda: tmp_path)
+    monkeypatch.setenv("I2P_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("I2P_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path / "no weights"))
+    matplotlib.use("agg")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_chapter_shows_all_three_networks_beside_the_paper(profile_folder, scene_data):
+    """Promise: Table 2, the clouds, the sentences and both rules come from this profile's runs."""
+    (profile_folder / "tiny.yml").write_text(TINY)
+    text = run_cells("tiny")["text"]
+    for part in ("unet:efficientnet_lite0", "pointnet2_ssg", "range:efficientnet_lite0", "55.09",
+                 "Plotly.newPlot", "other recipe", "never released", "points of mIoU"):
+        assert part in text, part
+    assert text.count("Plotly.newPlot") == 2
+    record = json.loads((profile_folder / "build/items/tiny/table2.json").read_text())
+    assert record["item"] == "table2"
+
+
+def test_the_chapter_stands_without_any_segmentation(profile_folder):
+    """Promise: a profile without segmentation shows the paper's values and what they need."""
+    (profile_folder / "none.yml").write_text("description: none\nexperiments: {}\n")
+    text = run_cells("none")["text"]
+    assert text.count("ran no network") == 2 and "needs S3DIS" in text and "56.62" in text
+
+
+def test_the_demo_has_two_seeds_of_either_method_for_every_network():
+    """Promise: scratch stands against image weights with at least two seeds on simulated scenes."""
+    found = {}
+    for spec in profiles.load_profile("demo").all_specs("07_segmentation"):
+        assert spec.scenes.startswith("simulated_") and spec.regime == "all"
+        found.setdefault((spec.scenes, spec.family, spec.weights == "random"), []).append(spec.seed)
+    families = {("simulated_rooms", "unet"), ("simulated_rooms", "pointnet2_ssg"),
+                ("simulated_streets", "unet"), ("simulated_streets", "range")}  # fmt: skip
+    assert {key[:2] for key in found} == families
+    assert all(len(set(seeds)) >= 2 for seeds in found.values()) and len(found) == 8
