@@ -27,7 +27,7 @@ chapters:
 
 def run_cells(profile: str) -> dict:
     """Run the chapter's code in order; return its names, and what its cells ended with as text."""
-    names, shown = {"shown": []}, []
+    names: dict = {"shown": []}
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         if cell.cell_type != "code":
             continue
