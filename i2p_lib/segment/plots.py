@@ -62,7 +62,7 @@ def class_bars(classes: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axis.set(ylim=(0, 100), ylabel="IoU (%)")
         axis.grid(axis="x", visible=False)
-        axis.legend(loc="upper right", fontsize=8.5)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
     return figure
 
 

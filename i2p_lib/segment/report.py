@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -207,7 +208,8 @@ def absent_rules(results: Sequence[RunResult]) -> pd.DataFrame:
 def sentences(results: Sequence[RunResult]) -> str:
     """Say what these runs show of scratch against image weights, as an HTML list.
 
-    One is called better where its worst seed is above the other's best; else the seeds overlap.
+    One is called better where its worst seed is above the other's best, and the line says how
+    often chance alone would order the seeds so; one run against one says nothing.
     """
     table, classes = runs_table(results), class_table(results)
     lines = []
@@ -225,10 +227,14 @@ def sentences(results: Sequence[RunResult]) -> str:
 
 def _relation(ours: pd.Series, scratch: pd.Series) -> str:
     gap = 100 * (ours.mean() - scratch.mean())
-    if ours.min() > scratch.max():
-        relation = "FIP-ALL is better than scratch in every pair of seeds"
+    once = math.comb(len(ours) + len(scratch), len(ours))
+    chance = f" (chance alone orders the seeds so once in {once})"
+    if len(ours) == len(scratch) == 1:
+        relation = "one run each cannot tell which is better"
+    elif ours.min() > scratch.max():
+        relation = "FIP-ALL is better than scratch in every pair of seeds" + chance
     elif ours.max() < scratch.min():
-        relation = "FIP-ALL is worse than scratch in every pair of seeds"
+        relation = "FIP-ALL is worse than scratch in every pair of seeds" + chance
     else:
         relation = "the seeds of FIP-ALL and scratch overlap"
     return f"{relation}: {gap:+.1f} points of mIoU ({len(ours)} and {len(scratch)} runs)."
