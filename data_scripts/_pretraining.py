@@ -1,4 +1,4 @@
-"""Training a 2D network on the images of a file, to the bit the same however often it is cut.
+"""Training a network on the images of a file, to the bit the same however often it is cut.
 
 All that a step draws (order, crops, flips) comes from generators seeded by (seed, purpose, number),
 so a checkpoint holds tensors, a step and a history, and no state of any generator.
@@ -18,15 +18,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from tqdm.auto import tqdm
 
+from i2p_lib.models.contract import seeded
+from i2p_lib.models.pointnet2 import PIXEL_CHANNELS, PointNet2, image_to_points
 from i2p_lib.runs.store import write_csv, write_tensors
 from i2p_lib.weights import image_model
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 300
 MEAN, DEVIATION = 0.2, 0.5  # of grey values from 0 to 1, as the network takes them
+MODELS = ("resnet18", "pointnet2_ssg")
+POINTS_ACROSS = 32  # of an image whose pixels are the points of a cloud: 1,024 points
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Recipe:
 
     crop: pixels across; rate: the highest; warm_up: share of the steps before it.
     data: SHA-256 of the images' file.
+    model: one of MODELS; categories: only the first so many (None: all).
     """
 
     epochs: int
@@ -46,10 +51,14 @@ class Recipe:
     decay: float = 1e-4
     warm_up: float = 0.05
     seed: int = 0
+    model: str = "resnet18"
+    categories: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.crop < 16 or not self.rate > 0:
             raise ValueError(f"expected 1 epoch, batch 2, crop 16 and a rate or more: {self}")
+        if self.model not in MODELS or (self.categories is not None and self.categories < 2):
+            raise ValueError(f"expected one of {', '.join(MODELS)} and 2 categories: {self}")
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,14 @@ class Images:
     labels: Tensor
 
     @classmethod
-    def load(cls, path: Path, split: str) -> Images:
+    def load(cls, path: Path, split: str, categories: int | None = None) -> Images:
         """Read a split of fractals.h5; ValueError where the file has no such content."""
         try:
             with h5py.File(path, "r") as file:
-                return cls(torch.from_numpy(file[f"{split}/images"][:]),
-                           torch.from_numpy(file[f"{split}/labels"][:]))  # fmt: skip
+                labels = file[f"{split}/labels"][:]
+                chosen = labels < (len(labels) if categories is None else categories)
+                return cls(torch.from_numpy(file[f"{split}/images"][:][chosen]),
+                           torch.from_numpy(labels[chosen]))  # fmt: skip
         except (OSError, KeyError) as error:
             raise ValueError(f"{path} is no file of build_fractals.py: {error}") from error
 
@@ -90,17 +101,15 @@ class Training:
     @classmethod
     def start(cls, recipe: Recipe, path: Path) -> Training:
         """Begin anew, with weights drawn from the recipe's seed."""
-        train, held_out = Images.load(path, "train"), Images.load(path, "held_out")
+        train, held_out = (Images.load(path, split, recipe.categories)
+                           for split in ("train", "held_out"))  # fmt: skip
         if not recipe.crop <= train.pixels.shape[1] or len(train.labels) < recipe.batch:
             raise ValueError(
                 f"expected images of {recipe.crop} pixels or more and one batch of {recipe.batch}, "
                 f"got {list(train.pixels.shape)}"
             )
         classes = int(train.labels.max()) + 1
-        net = image_model("resnet18", seed=recipe.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(recipe.seed)
-            net.fc = nn.Linear(net.fc.in_features, classes)
+        net = new_network(recipe.model, classes, recipe.seed)
         optimizer = torch.optim.SGD(net.parameters(), lr=recipe.rate, momentum=recipe.momentum,
                                     weight_decay=recipe.decay)  # fmt: skip
         return cls(recipe, train, held_out, net, optimizer)
@@ -125,7 +134,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step, self.steps)
         self.net.train()
-        logits = self.net(network_input(pixels))
+        logits = self.net(network_input(self.net, pixels))
         loss = cross_entropy(logits, labels)
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} at step {self.step}: use a smaller --rate")
@@ -201,10 +210,28 @@ def augmented(pixels: Tensor, crop: int, generator: torch.Generator) -> Tensor:
     return pixels[torch.arange(count)[:, None, None], place[:, 0, :, None], place[:, 1, None]]
 
 
-def network_input(pixels: Tensor) -> Tensor:
-    """Return grey images [B, H, W] uint8 as the network takes them: [B, 3, H, W] float32."""
-    values = (pixels.float() / 255 - MEAN) / DEVIATION
-    return values[:, None].expand(-1, 3, -1, -1).contiguous()
+def new_network(model: str, classes: int, seed: int) -> nn.Module:
+    """Return one of MODELS with random weights: torchvision's network, or PointNet++ on pixels."""
+    if model == "pointnet2_ssg":
+        with seeded(seed):
+            return PointNet2(classes, PIXEL_CHANNELS)
+    net = image_model(model, seed=seed)
+    with seeded(seed):
+        net.fc = nn.Linear(net.fc.in_features, classes)
+    return net
+
+
+def network_input(net: nn.Module, pixels: Tensor) -> Tensor:
+    """Return grey images [B, H, W] uint8 as a network takes them, float32.
+
+    An image network takes [B, 3, H, W]; PointNet++ the means of 32 x 32 fields of the image as
+    points [B, 1024, 6].
+    """
+    values = ((pixels.float() / 255 - MEAN) / DEVIATION)[:, None]
+    if isinstance(net, PointNet2):
+        values = adaptive_avg_pool2d(values, POINTS_ACROSS)
+        return image_to_points(values.expand(-1, PIXEL_CHANNELS, -1, -1))
+    return values.expand(-1, 3, -1, -1).contiguous()
 
 
 @torch.no_grad()
@@ -216,7 +243,7 @@ def accuracy(net: nn.Module, images: Images, crop: int, batch: int = 128) -> flo
     right = 0
     for first in range(0, len(images.labels), batch):
         part = slice(first, first + batch)
-        logits = net(network_input(images.pixels[part, middle, middle]))
+        logits = net(network_input(net, images.pixels[part, middle, middle]))
         right += int((logits.argmax(1) == images.labels[part]).sum())
     return right / len(images.labels)
 

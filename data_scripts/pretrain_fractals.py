@@ -1,12 +1,12 @@
-"""Pretrain torchvision's ResNet-18 to tell the categories of fractal images apart.
+"""Pretrain an image network, or PointNet++ on pixels, to tell the categories of fractals apart.
 
-Contract: from the fractals.h5 of build_fractals.py the script trains the unchanged 2D network in a
-folder of its own, and writes there
+Contract: from the fractals.h5 of build_fractals.py the script trains torchvision's unchanged
+ResNet-18, or PointNet++ with pixels as points, in a folder of its own, and writes there
 
     checkpoint.safetensors       all that going on needs; the same command goes on from it, and
                                  ends with the same bits as a run that never stopped
     history.csv                  loss, accuracy, held-out accuracy and CPU seconds of each epoch
-    resnet18-fractal.safetensors the weights in half precision, after the last epoch
+    MODEL-fractal*.safetensors   the weights in half precision, after the last epoch
     card.yml                     their card, in the form of i2p_lib/weights/cards.yml
 
 Recipe: SGD with momentum 0.9 and weight decay 1e-4, cosine rate after a linear warm-up, batch 128,
@@ -19,7 +19,9 @@ Images that are held out have weights of the maps' parameters that no training i
 Examples:
     python data_scripts/pretrain_fractals.py fractals/fractals.h5 --output run --epochs 12
     python data_scripts/pretrain_fractals.py fractals/fractals.h5 --output run --minutes 30
-    # the second stops after 30 minutes at the latest; the same command goes on
+    # stops after 30 minutes at the latest; the same command goes on
+    python data_scripts/pretrain_fractals.py fractals/fractals.h5 --output points \\
+        --model pointnet2_ssg --categories 40 --epochs 4 --batch 32 --rate 0.02
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from _pretraining import CHECKPOINT, Recipe, Training, accuracy, train
+from _pretraining import CHECKPOINT, MODELS, Recipe, Training, accuracy, train
 
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import cpu_name
 from i2p_lib.runs.store import write_tensors
 from i2p_lib.weights.cards import read_cards
 
-WEIGHTS = "resnet18-fractal.safetensors"
+WEIGHTS = {"resnet18": "fractal", "pointnet2_ssg": "fractal_pixels"}  # model -> name of its weights
 HALF_LOSS = 0.002  # the most held-out accuracy that half precision may cost
 
 
@@ -57,9 +59,10 @@ def publish(state: Training, folder: Path) -> dict[str, float]:
             "half": accuracy(rounded, state.held_out, state.recipe.crop)}  # fmt: skip
     if not top1["half"] >= top1["single"] - HALF_LOSS:
         raise ValueError(f"half precision costs too much held-out accuracy, not written: {top1}")
-    write_tensors(folder / WEIGHTS, halves)
+    file = folder / f"{state.recipe.model}-{WEIGHTS[state.recipe.model]}.safetensors"
+    write_tensors(file, halves)
     with atomic_write(folder / "card.yml") as temp:
-        cards = {"library": [], "cards": [_card(state, folder / WEIGHTS, top1)]}
+        cards = {"library": [], "cards": [_card(state, file, top1)]}
         temp.write_text(yaml.safe_dump(cards, sort_keys=False, width=1000), encoding="utf-8")
         read_cards(temp)
     return top1
@@ -67,9 +70,9 @@ def publish(state: Training, folder: Path) -> dict[str, float]:
 
 def _card(state: Training, file: Path, top1: dict[str, float]) -> dict:
     recipe, count, size = state.recipe, len(state.train.labels), state.train.pixels.shape[1]
-    classes, held_out = state.net.fc.out_features, len(state.held_out.labels)
+    classes, held_out = int(state.train.labels.max()) + 1, len(state.held_out.labels)
     return {
-        "model": "resnet18", "weights": "fractal",
+        "model": recipe.model, "weights": WEIGHTS[recipe.model],
         "pretraining": f"{classes} classes of fractals in the manner of FractalDB, "
         f"{count} images of {size} pixels, no natural image",
         "used_in": "none; an image source that needs no photograph and no download",
@@ -103,6 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("images", type=Path, help="fractals.h5 of build_fractals.py")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0],
+                        help="default: %(default)s")
+    parser.add_argument("--categories", type=int,
+                        help="train on the first so many only (default: all)")
     parser.add_argument("--epochs", type=int, default=12, help="default: %(default)s")
     parser.add_argument("--crop", type=int, default=80, help="pixels across (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="default: %(default)s")
@@ -119,7 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{options.images} is not there: data_scripts/build_fractals.py "
                              "makes it")  # fmt: skip
         recipe = Recipe(options.epochs, options.crop, sha256(options.images), options.batch,
-                        options.rate, seed=options.seed)  # fmt: skip
+                        options.rate, seed=options.seed, model=options.model,
+                        categories=options.categories)  # fmt: skip
         state = Training.start(recipe, options.images)
         if (options.output / CHECKPOINT).exists():
             state.restore(options.output / CHECKPOINT)

@@ -5,9 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from i2p_lib.files import sha256
+from i2p_lib.models.pointnet2 import PointNet2
 from i2p_lib.runs.store import write_tensors
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import read_cards
@@ -94,13 +96,27 @@ def test_half_precision_loses_nothing_that_the_held_out_images_show(script, part
     report = transfer(net, card, folder / card.file_name, check_file(card, folder / card.file_name))
     assert len(report.rows) == 122 and {row.state for row in report.rows} == {"copied"}
     assert card.size < 25e6 and f"{top1['half']:.1%} in half precision" in card.note
-    middle = parts.network_input(state.held_out.pixels[:, 2:22, 2:22])
+    middle = parts.network_input(net, state.held_out.pixels[:, 2:22, 2:22])
     with torch.no_grad():
         ours, theirs = (n.eval()(middle).log_softmax(1) for n in (state.net, net))
     assert parts.accuracy(net, state.held_out, 20) == top1["half"]
     assert top1["half"] == pytest.approx(top1["single"], abs=0.02)  # one image of 60
     losses = [cross_entropy(x, state.held_out.labels).item() for x in (ours, theirs)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_points_learn_from_pixels_and_take_their_weights_along(script, images, tmp_path):
+    """Promise: PointNet++ trains on the pixels of chosen categories, and on points goes on."""
+    command = [str(images), "--output", str(tmp_path), "--crop", "20", "--batch", "20", "--epochs",
+               "1", "--rate", "0.01", "--model", "pointnet2_ssg", "--categories", "2"]  # fmt: skip
+    assert script.main(command) == 0
+    card = read_cards(tmp_path / "card.yml").cards[0]
+    assert card.label == "pointnet2_ssg:fractal_pixels" and card.classes == 2
+    assert "80 images of 24 pixels" in card.pretraining and "of 40 images" in card.note
+    tensors = load_file(tmp_path / card.file_name)
+    net = PointNet2(2, channels=3)
+    net.load_state_dict(tensors, strict=True)
+    assert net.sa1.mlp[0].weight.shape == (64, 6)
 
 
 def test_weights_that_half_precision_cannot_hold_are_not_written(script, learned, tmp_path):
@@ -124,7 +140,9 @@ def test_crops_and_flips_are_of_the_image_itself(parts):
         (kind,) = [kind for kind, window in kinds.items() if np.array_equal(window, crop)]
         seen.add(kind[:2]), seen.add(kind[2:])
     assert len(seen) == 9 + 4 - 1  # (1, 1) is a place and a kind of flip
-    assert parts.network_input(torch.full((1, 2, 2), 51, dtype=torch.uint8)).abs().max() < 1e-6
+    grey = torch.full((1, 32, 32), 51, dtype=torch.uint8)  # 0.2 of 255, the mean
+    assert parts.network_input(torch.nn.Identity(), grey).abs().max() < 1e-6
+    assert parts.network_input(PointNet2(2, channels=3), grey)[..., 3:].abs().max() < 1e-6
 
 
 def test_the_rate_rises_and_falls_to_nothing(parts):
