@@ -35,7 +35,7 @@ def test_no_command_is_answered_with_the_help(capsys: pytest.CaptureFixture) -> 
         (["weights", "get"], "name an image model"),
         (["data", "get", "kicad_parts"], "build_kicad_parts.py"),
         (["data", "check", "s3dis"], "i2p data get s3dis --from FOLDER"),
-        (["data", "get", "modelnet40", "--from", "no.zip"], "expected modelnet40_ply_hdf5_2048"),
+        (["data", "get", "modelnet40", "--from", "no.zip"], "no.zip: expected a file"),
     ],
 )
 def test_an_error_is_one_message_without_a_traceback(

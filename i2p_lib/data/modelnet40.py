@@ -133,8 +133,6 @@ def unpack(archive: Path, folder: Path, progress: bool = True) -> None:
     before anything is written for one with absolute names, `..`, links, members that are locked
     or above 256 MiB, more than 1 GiB in all, or two files of one name.
     """
-    if not archive.is_file():
-        raise FileNotFoundError(f"{archive}: expected {ARCHIVE}, found no file")
     try:
         with zipfile.ZipFile(archive) as file:
             wanted = _safe_members(archive, file.infolist())
@@ -229,7 +227,7 @@ def _check_counts(
 
 def _check_md5(path: Path, expected: str, part: bool) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
+        raise FileNotFoundError(f"{path}: expected a file of the published set, found none")
     if part:
         return
     with open(path, "rb") as file:
