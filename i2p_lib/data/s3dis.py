@@ -20,7 +20,6 @@ The last three are in files of whole rooms, which hold no labels and are not rea
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from functools import partial
@@ -183,15 +182,16 @@ def _convert_room(source: Path, output: Path, room: str) -> dict:
 
 def _write_room(target: Path, parts: list, texts: list[Path], repairs: list[dict]) -> None:
     """Write a room; it is composed in memory, because HDF5 cannot cope with a disk that fills."""
-    composed = io.BytesIO()
-    with h5py.File(composed, "w") as file:
+    with h5py.File(target, "w", driver="core", backing_store=False) as file:
         for name, arrays in zip(("points", "colours", "labels"), zip(*parts, strict=True),
                                 strict=True):  # fmt: skip
             file[name] = np.concatenate(arrays)
         file.attrs["texts"] = _listing(texts)
         file.attrs["repairs"] = json.dumps(repairs)
+        file.flush()
+        image = file.id.get_file_image()
     with atomic_write(target) as temp:
-        temp.write_bytes(composed.getbuffer())
+        temp.write_bytes(image)
 
 
 def _up_to_date(target: Path, texts: list[Path]) -> bool:
