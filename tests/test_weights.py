@@ -49,6 +49,23 @@ def test_every_tensor_is_accounted_for(lite):
     assert {m.eps for m in lite.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}
 
 
+def test_the_packaged_fractal_weights_name_fractals_that_they_never_saw():
+    """Promise: they load strictly, offline, and are far better than chance on held-out shapes."""
+    from i2p_lib.data import fractals
+
+    net = weights.image_model("resnet18", weights="fractal").eval()
+    assert {row.state for row in net.i2p_transfer.rows} == {"copied"}
+    assert net.i2p_transfer.path.stat().st_size <= 25e6
+    categories = fractals.find_categories(10, seed=1)  # the first of those that it learned
+    drawn = list(fractals.fractal_images(categories, 10, 96, 2, "held_out"))
+    pixels = torch.from_numpy(np.stack([image[8:88, 8:88] for _, image in drawn]))
+    values = ((pixels.float() / 255 - 0.2) / 0.5)[:, None].expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        named = net(values).argmax(1)
+    right = (named == torch.tensor([label for label, _ in drawn])).float().mean()
+    assert right > 0.1  # chance is 1 in 200
+
+
 def test_preprocessing_is_timms_own(lite):
     """Promise: image_input gives what timm's evaluation transform gives, pixel for pixel."""
     from PIL import Image

@@ -29,7 +29,8 @@ def image_model(
                  whatever was drawn before, and without touching torch's global generator.
                  "imagenet1k" (torchvision: the V1 weights, which were the only ones in 2021),
                  "imagenet21k", a name that `i2p weights list` shows (`resnet50`: "fractaldb1k",
-                 "stylized_imagenet", ...), or a tag of torchvision ("imagenet1k_v2") or timm.
+                 "stylized_imagenet", ...; `resnet18`: "fractal", which comes with this package),
+                 or a tag of torchvision ("imagenet1k_v2") or timm.
                  The classifier has as many classes as the file's.
     weights_dir  searched first for the file; then `$I2P_WEIGHTS`, then torch hub's checkpoints.
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from i2p_lib.files import sha256
 from i2p_lib.weights.cards import WeightCard, is_random, model_library, weight_card
 
+PACKAGED = Path(__file__).with_name("packaged")  # the files that come with this package
 # A file that was converted to safetensors keeps its name with this behind it, and says in its
 # header which file it was made from.
 CONVERTED = ".safetensors"
@@ -49,7 +50,7 @@ def weights_hash(
 
 def find_file(card: WeightCard, weights_dir: str | Path | None = None) -> Path | None:
     """Return the first file with the card's name, or its converted form; None where none is."""
-    folders = weight_folders(weights_dir)
+    folders = [*weight_folders(weights_dir), PACKAGED]
     spec = importlib.util.find_spec(card.package) if card.package else None
     if spec is not None:
         folders += [Path(p) / "models" for p in spec.submodule_search_locations or ()]
