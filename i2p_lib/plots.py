@@ -221,23 +221,36 @@ def collapse_curves(
     return figure
 
 
-def layer_profile(probes: pd.DataFrame, metric: str, label: str, split: str = "test") -> Figure:
-    """A metric through the network's depth, before training (faint) and after it."""
-    probes = with_method(probes[(probes["metric"] == metric) & (probes["split"] == split)])
-    layers = list(dict.fromkeys(probes["layer"]))
-    figure, axis = plt.subplots(figsize=(7.4, 4.0), layout="constrained")
-    last = probes["epoch"].max()
-    for method, lines in probes.groupby("method", observed=True):
-        for epoch, alpha, style in ((0, 0.4, ":"), (last, 1.0, "-")):
-            mean = lines[lines["epoch"] == epoch].groupby("layer")["value"].mean().reindex(layers)
-            axis.plot(range(len(layers)), mean, style, color=METHODS[method], alpha=alpha,
-                      linewidth=2.2, marker="o", markersize=4,
-                      label=method if epoch == last else None)
-    axis.set_xticks(range(len(layers)), layers)
-    plain_log(axis, "y")
-    axis.set_ylabel(label)
-    axis.set_title(f"dotted: before training; solid: after {last} epochs")
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+def layer_profiles(probes: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """Metrics through the network's depth, a row each, on train and test clouds.
+
+    Dotted: before training, where it was probed; solid: after it.
+    """
+    probes = with_method(probes)
+    layers, last = list(dict.fromkeys(probes["layer"])), probes["epoch"].max()
+    splits = [split for split in ("train", "test") if (probes["split"] == split).any()]
+    figure, axes = plt.subplots(len(metrics), len(splits), sharex=True, sharey="row",
+                                squeeze=False, layout="constrained",
+                                figsize=(4.9 * len(splits) + 2, 2.7 * len(metrics) + 0.6))
+    for row, (metric, title) in zip(axes, metrics.items(), strict=True):
+        for axis, split in zip(row, splits, strict=True):
+            part = probes[(probes["metric"] == metric) & (probes["split"] == split)]
+            for method, lines in part.groupby("method", observed=True):
+                for epoch, alpha, style in ((0, 0.45, ":"), (last, 1.0, "-")):
+                    mean = lines[lines["epoch"] == epoch].groupby("layer")["value"].mean()
+                    if len(mean):
+                        axis.plot(range(len(layers)), mean.reindex(layers), style, alpha=alpha,
+                                  color=METHODS[method], linewidth=2.1, marker="o", markersize=4)
+            plain_log(axis, "y")
+            axis.set_xticks(range(len(layers)), layers, rotation=20)
+            axis.set_title(f"{split} clouds")
+        row[0].set_ylabel(title)
+    used = [m for m in METHODS if (probes["method"] == m).any()]
+    handles = [plt.Line2D([], [], color=METHODS[m], linewidth=2.5, label=m) for m in used]
+    if (probes["epoch"] == 0).any():
+        handles += [plt.Line2D([], [], color="#374151", linestyle=s, label=f"{n} training")
+                    for s, n in ((":", "before"), ("-", "after"))]
+    figure.legend(handles=handles, loc="outside right center")
     return figure
 
 

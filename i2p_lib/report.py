@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from i2p_lib import metrics, paper
-from i2p_lib.plots import with_method
+from i2p_lib import metrics, paper, runs
+from i2p_lib.plots import method_label, with_method
 from i2p_lib.runs.tables import RunResult
+from i2p_lib.weights import WeightCard
 
 STAND_INS = {"efficientnet_lite0": "resnet50"}
 """Our network of the offline profiles -> the paper's network in whose row it is shown."""
@@ -96,17 +97,63 @@ def differences(
     Intervals resample test clouds and seeds together (2,000 draws, fixed generator). Pairs of
     which this profile ran no side are left out.
     """
-    table = with_method(pd.DataFrame([r.spec.row() for r in results]))
-    hits = [_hits(r) for r in results]
-    groups = [("", table)] if by is None else list(table.groupby(by))
+    groups = {"": list(results)}
+    if by is not None:
+        values = sorted({getattr(r.spec, by) for r in results}, key=str)
+        groups = {f"{by} {_text(v)}: ": [r for r in results if getattr(r.spec, by) == v]
+                  for v in values}  # fmt: skip
+    return html_list([line for where, part in groups.items()
+                      for line in _differences(where, part, pairs)])  # fmt: skip
+
+
+def source_differences(
+    results: Sequence[RunResult], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """`differences` of each network and image source, with that network's runs on random weights.
+
+    Intervals are those of `differences`.
+    """
     lines = []
-    for name, part in groups:
-        where = "" if by is None else f"{by} {_text(name)}: "
-        for better, worse in pairs:
-            sides = [[hits[i] for i in part.index[part["method"] == m]] for m in (better, worse)]
-            if all(sides):
-                lines.append(where + _difference(better, worse, *sides))
+    for (model, source), part in by_source(results).items():
+        lines += _differences(f"{model}, {source}: ", part, pairs)
     return html_list(lines)
+
+
+def by_source(results: Sequence[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
+    """Return {(model, image weights): its runs, and those of the model on random weights}."""
+    sources = dict.fromkeys((r.spec.model, r.spec.weights) for r in results
+                            if r.spec.weights != "random")  # fmt: skip
+    return {
+        (model, source): [r for r in results if r.spec.model == model
+                          and r.spec.weights in (source, "random")]
+        for model, source in sources
+    }  # fmt: skip
+
+
+def source_runs(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return `by_source` as one table of runs with a column images, for `plots.method_bars`."""
+    parts = [runs.results(part).assign(images=f"{model}: {source} or random")
+             for (model, source), part in by_source(results).items()]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def card_facts(card: WeightCard) -> str:
+    """Return what a weight card says of its training, as an HTML list."""
+    file = f"{card.file_name}: {card.size_text}, SHA-256 {card.hash_text[:16]}..., {card.licence}"
+    return html_list([card.pretraining, *card.note.split("; "), file])
+
+
+def _differences(
+    where: str, results: Sequence[RunResult], pairs: Sequence[tuple[str, str]]
+) -> list[str]:
+    names = [method_label(r.spec.weights, r.spec.regime) for r in results]
+    lines = []
+    for better, worse in pairs:
+        sides = [[_hits(r) for r, name in zip(results, names, strict=True) if name == m]
+                 for m in (better, worse)]  # fmt: skip
+        if all(sides):
+            lines.append(where + _difference(better, worse, *sides))
+    return lines
 
 
 def html_list(lines: Sequence[str]) -> str:
@@ -260,6 +307,17 @@ def collapse_summary(probes: pd.DataFrame, layer: str = "penultimate") -> Styler
     table.columns.name = None
     styled = table.reset_index().style.hide(axis="index").format(precision=3)
     return styled.background_gradient(cmap="Blues_r", axis=0, subset=list(table.columns))
+
+
+def collapse_by_shots(probes: pd.DataFrame) -> Styler:
+    """Mean over trials of each measure of the last features, per shots, method and split."""
+    probes = with_method(probes[probes["layer"] == "penultimate"])
+    chosen = probes[probes["metric"].isin(COLLAPSE_TITLES)]
+    table = chosen.pivot_table(index=["shots", "method", "split"], columns="metric",
+                               values="value", observed=True)
+    table = table[[m for m in COLLAPSE_TITLES if m in table]]
+    table.columns.name = None
+    return table.reset_index().style.hide(axis="index").format(precision=3, na_rep="")
 
 
 def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = None) -> pd.DataFrame:

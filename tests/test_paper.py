@@ -32,11 +32,13 @@ def test_the_papers_values_are_all_there():
     values = paper.paper_values()
     counts = values["item"].value_counts().to_dict()
     assert counts == {"table1": 17, "table2": 9, "table3": 18, "fig3": 10, "table5": 15,
-                      "table4": 4, "fig2a": 2, "fig2b": 2}  # fmt: skip
+                      "table4": 4, "fig2a": 10, "fig2b": 2}  # fmt: skip
     r50 = line(values, item="fig3", model="resnet50", method="scratch", metric="epochs_to_90")
     assert r50["value"] == 122 and r50["pretraining"] == "none"
     assert line(values, item="table3", model="resnet152", method="fip-all", shots=1)["std"] == 1.3
-    assert not values.drop(columns=["shots", "std"]).isna().any(axis=None)
+    assert not values.drop(columns=["shots", "std", "value"]).isna().any(axis=None)
+    unread = values[values["value"].isna()]
+    assert len(unread) == 8 and set(unread["item"]) == {"fig2a"}, "bars of a figure, no others"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,8 @@ def test_every_item_has_a_chapter_and_the_unseen_have_no_values():
     assert unseen == {"collapse", "pointcontrast", "semi_supervised"}
     assert not set(paper.paper_values()["item"]) & unseen
     chapters = {"00_method", "01_transfer", "02_benchmarks", "03_few_shot",
-                "04_training_speedup", "05_neural_collapse", "07_segmentation"}  # fmt: skip
+                "04_training_speedup", "05_neural_collapse", "07_segmentation",
+                "08_discussion"}  # fmt: skip
     assert {i.chapter for i in paper.ITEMS.values()} == chapters
     assert all(i.needs and i.section and i.title for i in paper.ITEMS.values())
 
@@ -87,6 +90,7 @@ def test_every_item_has_a_chapter_and_the_unseen_have_no_values():
         (dict(paper=11, ours=13, metric="epochs_to_90"), "differs"),
         (dict(paper=90.3, ours=90.3, same_setting=False), "other setting"),
         (dict(paper=90.3, ours=10.0, same_setting=False), "other setting"),
+        (dict(paper=None, ours=10.0, same_setting=False, shown=True), "other setting"),
         (dict(paper=math.nan, ours=50.0), "not in the paper"),
         (dict(paper=90.3, ours=math.nan, needs="S3DIS"), "not run: needs S3DIS"),
         (dict(paper=90.3, ours=None), "not run"),
@@ -127,6 +131,20 @@ def test_the_same_data_with_another_recipe_is_another_setting():
     row = line(table, model="resnet50", method="scratch")
     assert (row["verdict"], row["setting"]) == ("other setting", "other recipe")
     assert math.isnan(row["difference"])
+
+
+def test_a_bar_that_nobody_could_read_has_no_number_and_another_setting_beside_it():
+    """Promise: image weights of ours stand in the line of the paper's, and are named."""
+    runs = ours("fip-io", dataset="home_objects", model="resnet18", pretraining="fractal",
+                as_in_paper=False)  # fmt: skip
+    stand_in = {"resnet18": "resnet50", "fractal": "fractaldb1k"}
+    table = paper.compare("fig2a", runs, stand_in=stand_in)
+    row = table[table["ours"].notna()].iloc[0]
+    assert (row["pretraining"], row["verdict"]) == ("fractaldb1k", "other setting")
+    assert math.isnan(row["paper"]) and row["setting"].endswith(", resnet18, fractal weights")
+    others = table[table["ours"].isna() & table["paper"].isna()]
+    assert others["verdict"].str.startswith("not run: needs ModelNet40, ").all()
+    assert len(others) == 7
 
 
 def test_a_stand_in_is_shown_in_its_line_and_named():

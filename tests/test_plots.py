@@ -75,7 +75,7 @@ def test_collapse_curves_draw_test_and_train(runs):
     axes = plots.collapse_curves(probes, {"cdnv": "CDNV", "nc1": "NC1"}).axes
     assert [axis.get_title() for axis in axes] == ["CDNV", "NC1"]
     assert all(len(axis.lines) == 6 for axis in axes)
-    (axis,) = plots.layer_profile(probes, "cdnv", "CDNV").axes
+    axis = plots.layer_profiles(probes, {"cdnv": "CDNV"}).axes[-1]
     assert len(axis.lines) == 6
 
 

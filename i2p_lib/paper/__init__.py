@@ -38,7 +38,8 @@ _DATA_NAMES = {
 }
 _WEIGHT_NAMES = {
     "imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k", "cityscapes": "Cityscapes",
-    "stylized_imagenet": "Stylized-ImageNet",
+    "stylized_imagenet": "Stylized-ImageNet", "tiny_imagenet": "Tiny-ImageNet",
+    "fractaldb1k": "FractalDB-1k", "fractaldb10k": "FractalDB-10k",
 }  # fmt: skip
 # Names of other libraries -> the paper's names of the same networks.
 _PAPER_MODELS = {
@@ -128,19 +129,21 @@ def verdict(
     paper_std: float = math.nan,
     ours_std: float = math.nan,
     needs: str = "",
+    shown: bool = False,
 ) -> str:
     """Return the verdict on one number.  This is the rule, the only place where it is written.
 
     "not run: needs ..."  we have no number
-    "not in the paper"    the paper has no number
-    "other setting"       data, model, pretraining or recipe are not the paper's, whatever the gap
+    "not in the paper"    the paper has no number that could be read
+    "other setting"       data, model, pretraining or recipe are not the paper's, whatever the gap;
+                          also where the paper has `shown` a bar that nobody could read
     "reproduced"          same setting, and |ours - paper| <= `tolerance`
     "differs"             same setting, and farther apart
     """
     if ours is None or math.isnan(ours):
         return f"{NOT_RUN}: needs {needs}" if needs else NOT_RUN
     if paper is None or math.isnan(paper):
-        return NOT_IN_PAPER
+        return OTHER_SETTING if shown and not same_setting else NOT_IN_PAPER
     if not same_setting:
         return OTHER_SETTING
     # The small term keeps 91.3 - 90.3 within 1.0 in binary arithmetic.
@@ -226,7 +229,8 @@ def _line(row: dict | None, group: dict | None, same: bool) -> dict:
         ours, ours_std, seeds = group["mean"], group["std"], group["seeds"]
         setting = "as in the paper" if same else _setting(row, group)
     judged = verdict(
-        paper, ours, same, key["metric"], paper_std, ours_std, _needs(row) if row else ""
+        paper, ours, same, key["metric"], paper_std, ours_std, _needs(row) if row else "",
+        shown=row is not None,
     )
     return key | {
         "paper": paper, "paper_std": paper_std, "ours": ours, "ours_std": ours_std,

@@ -261,14 +261,18 @@ class Lab:
         """Return one row per run of an experiment: settings and metrics."""
         return runs.results(self.results(experiment))
 
-    def any_of(self, *experiments: str) -> pd.DataFrame:
-        """Return the runs of those experiments that this profile has, each run once.
-
-        Where it has none of them, the table has columns and no rows.
-        """
+    def results_of(self, *experiments: str) -> list[RunResult]:
+        """Return the runs of those experiments that this profile has, each run once."""
         names = [name for name in experiments if name in self.profile.experiments]
         found = [result for name in names for result in self.results(name)]
-        return runs.results(list({result.key: result for result in found}.values()))
+        return list({result.key: result for result in found}.values())
+
+    def any_of(self, *experiments: str) -> pd.DataFrame:
+        """Return `results_of` as a table.
+
+        Where the profile has none of the experiments, it has columns and no rows.
+        """
+        return runs.results(self.results_of(*experiments))
 
     def histories(self, experiment: str) -> pd.DataFrame:
         """Return one row per run and epoch of an experiment."""
