@@ -160,16 +160,15 @@ def short_sighted_accuracy(
         count = PER_CLASS * len(splits.class_names)
         chosen = stratified_first(splits.train.labels, count)
         train = Split(splits.train.points[chosen.to(place)], splits.train.labels[chosen])
-        rows = []
-        for share in shares:
-            net = network_of(result).to(place)
+        net, rows = network_of(result).to(place), []
+        for share in sorted(shares, reverse=True):  # what was cut stays cut
             field = short_sighted(net, math.ceil(share * spatial_kernels(net)))
             sides = [_features(net, split, result, place) for split in (train, splits.test)]
             means = collapse.class_moments(sides[0], train.labels)
             named = means.classes[collapse.nearest_centre(sides[1], means.means)]
             top1 = float((named == splits.test.labels).double().mean())
             rows.append(_about(result) | {"share": share, "field": field, "top1": top1})
-        return rows
+        return rows[::-1]
 
     rows = [row for part in each_run(found, measure) for row in part]
     return pd.DataFrame(rows)

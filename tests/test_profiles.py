@@ -131,6 +131,20 @@ def test_every_profile_of_the_book_is_valid():
         assert profiles.load_profile(name).all_specs()
 
 
+def test_the_demos_image_sources_take_the_rate_of_their_method_and_equal_epochs():
+    """Promise: what the grid did not cover is not tuned; no source gets more training."""
+    demo = profiles.load_profile("demo")
+    rates = {(s.regime, s.weights == "random"): s.lr for s in demo.experiment("regimes")}
+    sources = demo.experiment("sources")
+    assert {s.weights for s in sources} == {"fractal", "random"} and len(sources) == 18
+    assert all(s.lr == rates[s.regime, s.weights == "random"] for s in sources)
+    assert len({s.epochs for s in sources}) == 1
+    for regime in ("io", "io+bn", "all"):
+        for weights in ("fractal", "random"):
+            mine = [s.seed for s in sources if (s.regime, s.weights) == (regime, weights)]
+            assert mine == [0, 1, 2]
+
+
 def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):
     small = "epochs: 1, points: 128, train_limit: 32, test_limit: 32"
     path = write(

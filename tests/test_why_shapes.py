@@ -1,0 +1,121 @@
+"""Destroyed cues and short sight on finished runs: what is measured is what is said."""
+
+import math
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import i2p_lib as i2p
+from i2p_lib import discussion_plots, why_shapes
+from i2p_lib.features import backbone_convolutions
+from i2p_lib.runs import run
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.train import CPU, Split, evaluate, generator, load_splits
+from i2p_lib.shuffling import shuffled
+from i2p_lib.sparse import Sites, SparseTensor
+
+matplotlib.use("agg")
+SPEC = RunSpec(
+    points=64, epochs=1, batch_size=8, train_limit=16, test_limit=32, voxel_size=0.25,
+    recipe="paper", regime="io", lr=1e-2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """One transfer run and its control, trained for real."""
+    store = tmp_path_factory.mktemp("runs")
+    return [run(s, store=store, progress=False) for s in (SPEC, SPEC.but(weights="random"))]
+
+
+@pytest.fixture(scope="module")
+def small_net():
+    net = i2p.image_model("resnet18", weights="random")
+    return lambda: i2p.inflate(net, num_classes=2, recipe="paper").eval()
+
+
+def seen_by_one_site(net, side):
+    """The extent, along each axis, of the input that one site of the last stage depends on."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    coords = torch.cat([torch.zeros(len(grid), 1, dtype=torch.int64), grid], 1)
+    feats = torch.ones(len(grid), 3, requires_grad=True)
+    x, outputs = SparseTensor(feats, Sites(coords, 1)), []
+    handle = net.layer4.register_forward_hook(lambda module, args, out: outputs.append(out))
+    net(x)
+    handle.remove()
+    (out,) = outputs
+    middle = (out.coords[:, 1:] == side // 16).all(1)
+    (grad,) = torch.autograd.grad(out.feats[middle].sum(), feats)
+    touched = grid[(grad != 0).any(1)]
+    return (touched.max(0).values - touched.min(0).values + 1).tolist()
+
+
+@pytest.mark.parametrize("kept, field", [(0, 10), (2, 14)])
+def test_the_receptive_field_is_what_the_gradient_reaches(small_net, kept, field):
+    """Promise: stated and real sight are the same; 8 merged cells and the input's 3 at least."""
+    net = small_net()
+    assert why_shapes.short_sighted(net, kept) == field
+    assert seen_by_one_site(net, 32) == [field] * 3
+
+
+def test_whole_kernels_stay_as_they_are_and_the_whole_field_is_the_networks(small_net):
+    """Promise: with all kernels kept nothing changes, and the field is the sum of its strides."""
+    net, before = small_net(), small_net().state_dict()
+    count = why_shapes.spatial_kernels(net)
+    assert count == len(backbone_convolutions(net)) == 16
+    field = why_shapes.short_sighted(net, count)
+    assert field == 1 + 2 + 4 * 2 + (2 + 3 * 4) + (4 + 3 * 8) + (8 + 3 * 16)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
+    """Promise: each number is a plain evaluation of the run's network on those clouds."""
+    table = why_shapes.shuffled_accuracy(found, cells=(1, 4))
+    assert len(table) == 2 * 2 * 2
+    for result in found:
+        splits = load_splits(SPEC)
+        clouds = shuffled(splits.test.points, 4 * 0.25, "detail",
+                          generator(0, "shuffle", "detail", 4))
+        split = Split(clouds, splits.test.labels)
+        expected = evaluate(result.network(), split, result.spec, CPU).top1
+        row = table.query("key == @result.key[:16] and kind == 'detail' and cell == 4").iloc[0]
+        assert row["top1"] == expected and row["whole"] == result.metrics["top1"]
+    again = why_shapes.shuffled_accuracy(found[1:], cells=(1, 4))
+    assert again["top1"].tolist() == table["top1"][4:].tolist(), "side by side or alone"
+
+
+def test_short_sighted_accuracy_is_that_of_nearest_centres(found):
+    """Promise: scikit-learn's classifier on features of the same cut network says the same."""
+    from sklearn.neighbors import NearestCentroid
+
+    table = why_shapes.short_sighted_accuracy(found[:1], shares=(0.0, 1.0))
+    assert table["field"].is_monotonic_increasing and len(table) == 2
+    net = found[0].network()
+    why_shapes.short_sighted(net, math.ceil(0.0))
+    splits = load_splits(SPEC)
+    train, test = (why_shapes._features(net, split, found[0], CPU).numpy()
+                   for split in (splits.train, splits.test))
+    named = NearestCentroid().fit(train, splits.train.labels).predict(test)
+    assert table["top1"][0] == pytest.approx(np.mean(named == splits.test.labels.numpy()))
+
+
+def test_sentences_rows_and_plots_come_from_the_table(found):
+    table = why_shapes.shuffled_accuracy(found, cells=(2,)).assign(whole=0.9)
+    table["top1"] = np.where(table["kind"] == "detail", 0.8, 0.3)
+    text = why_shapes.shape_sentences(table, 1 / 16)
+    assert "FIP-IO, cells of 2 voxels: 60 points lost with the arrangement destroyed, 10" in text
+    assert "more by arrangement in 1 of 1 runs" in text
+    rows = why_shapes.shape_rows(table, found)
+    assert set(rows["metric"]) == {"top1_arrangement_shuffled_at_2_voxels",
+                                   "top1_detail_shuffled_at_2_voxels"}
+    assert sorted(rows["value"]) == pytest.approx([30, 30, 80, 80])
+    assert len(discussion_plots.shuffled_lines(table, 1 / 16).axes) == 2
+    sight = table.assign(field=[10, 20, 10, 20], share=[0, 1, 0, 1])
+    assert "with a receptive field of 20 voxels" in why_shapes.sight_sentences(sight)
+    assert len(discussion_plots.sight_lines(sight, 1 / 16).axes) == 1
+    example = why_shapes.shuffled_example(found[0], cells=(1, 2))
+    assert len(discussion_plots.shuffled_clouds(*example, 0.25).axes) == 6
+    plt.close("all")
