@@ -76,7 +76,9 @@ def starting_features(
 
     Runs with the same `START` settings have the same network then, which is looked at once.
     """
-    first = {start_of(result): result for result in reversed(found)}
+    first: dict[tuple, RunResult] = {}
+    for result in found:
+        first.setdefault(start_of(result), result)
     seen = {}
     with one_thread():
         for start, result in first.items():
@@ -184,6 +186,17 @@ def forecast_sentences(summary: pd.DataFrame) -> str:
     return html_list(lines)
 
 
+def forecast_rows(summary: pd.DataFrame, data: str) -> pd.DataFrame:
+    """Return the rank correlations as rows for `paper.compare`, one a group and kind."""
+    rows = []
+    for row in summary.itertuples():
+        about = {"dataset": data, "model": "all networks", "method": row.group,
+                 "pretraining": "all sources"}  # fmt: skip
+        rows += [about | {"metric": "rank_correlation", "value": row.rho},
+                 about | {"metric": "rank_correlation_within_source", "value": row.within}]
+    return pd.DataFrame(rows).dropna(subset="value") if rows else pd.DataFrame()
+
+
 def bound_table(
     starts: dict[tuple, tuple[np.ndarray, np.ndarray]], shots: Sequence[int], found: pd.DataFrame
 ) -> pd.DataFrame:
@@ -224,3 +237,13 @@ def bound_sentences(table: pd.DataFrame) -> str:
                      f"centres {100 * row.error:.0f} %{trained}; bound {100 * row.bound:,.0f} %, "
                      f"which {useful}.")
     return html_list(lines)
+
+
+def bound_rows(table: pd.DataFrame, data: str) -> pd.DataFrame:
+    """Return measured errors and bounds as rows for `paper.compare`."""
+    parts = [
+        table.assign(dataset=data, method="nearest centres, untrained", metric=metric, value=values,
+                     pretraining=table["weights"].replace("random", "none"))
+        for metric, values in (("error", table["error"]), ("bound_on_error", table["bound"]))
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)

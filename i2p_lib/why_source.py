@@ -20,6 +20,8 @@ from i2p_lib.weights import WeightCard, image_model
 MEAN, DEVIATION = 0.2, 0.5  # of grey values from 0 to 1, as in the pretraining
 SEED = 1  # that decided the categories which the weights were trained on
 CROP, SIZE = 80, 96  # pixels
+MEASURES = {"cdnv": "CDNV", "nc1": "NC1", "nc2_equiangle": "NC2 (angles)", "nc3": "NC3",
+            "nc4": "NC4"}
 
 Labelled = tuple[np.ndarray, np.ndarray]  # features [N, C], labels [N]
 
@@ -94,6 +96,16 @@ def source_collapse(
     return pd.DataFrame(rows), features
 
 
+def source_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the collapse of the last features as rows for `paper.compare`."""
+    last = table[(table["layer"] == PENULTIMATE) & table["metric"].isin(MEASURES)]
+    return pd.DataFrame({
+        "dataset": "fractals", "model": "resnet18", "method": "image network",
+        "pretraining": last["weights"].replace("random", "none"),
+        "metric": last["metric"] + "_" + last["split"], "value": last["value"],
+    })  # fmt: skip
+
+
 def source_sentences(table: pd.DataFrame, classes: int) -> str:
     """Say how well the pretrained network names held-out fractals, and how far it collapses."""
     from scipy.stats import binomtest
@@ -107,7 +119,7 @@ def source_sentences(table: pd.DataFrame, classes: int) -> str:
         f"classes: {right * classes:.0f} times chance ({100 / classes:.1f} %), and at least "
         f"{low * classes:.0f} times with 95 % confidence.",
     ]
-    for metric, name in (("cdnv", "CDNV"), ("nc1", "NC1"), ("nc3", "NC3"), ("nc4", "NC4")):
+    for metric, name in MEASURES.items():
         values = [f"{last[w, s, metric]:.2f} ({w} weights, {s.replace('_', ' ')})"
                   for w in ("fractal", "random") for s in fractals.SPLITS
                   if (w, s, metric) in last.index]  # fmt: skip

@@ -63,7 +63,8 @@ def test_the_receptive_field_is_what_the_gradient_reaches(small_net, kept, field
 
 def test_whole_kernels_stay_as_they_are_and_the_whole_field_is_the_networks(small_net):
     """Promise: with all kernels kept nothing changes, and the field is the sum of its strides."""
-    net, before = small_net(), small_net().state_dict()
+    net = small_net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     count = why_shapes.spatial_kernels(net)
     assert count == len(backbone_convolutions(net)) == 16
     field = why_shapes.short_sighted(net, count)

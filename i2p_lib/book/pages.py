@@ -79,7 +79,7 @@ def overview(project: Project, profile: Profile) -> str:
         "between the numbers says nothing, and only the direction can be compared in the "
         "chapter.\n\n"
         f"{table(columns, rows(seen))}\n## In later versions only\n\n"
-        "These belong to the conference paper, whose text could not be read; "
+        "These belong to the conference paper, whose text could not be read, or go beyond it; "
         "the experiments are ours after its abstract, and there is no number to compare with.\n\n"
         f"{table(columns, rows(unseen))}\n## Row by row\n\n"
         "Every number of the paper that is known, with ours beside it where there is one.\n\n"

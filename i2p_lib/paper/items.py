@@ -39,6 +39,7 @@ class Item:
 
 _MODELNET = "ModelNet40, a GPU, torchvision's ImageNet-1k ResNets"
 _ICLR, _ECCV = "ICLR 2022 submission", "ECCV 2022 (text not seen)"
+_OURS = "ours, not known of the paper"
 ITEMS: Mapping[str, Item] = {
     item.id: item
     for item in (
@@ -63,6 +64,12 @@ ITEMS: Mapping[str, Item] = {
         Item("table5", "Distance between image and point features", f"{_ICLR}, Table 5",
              "05_neural_collapse", "ModelNet40, ImageNet-1k images, torchvision's ResNet18"),
         Item("collapse", "Neural collapse", _ECCV, "05_neural_collapse", _MODELNET, False),
+        Item("source_collapse", "Collapse of the image network on its images", _OURS,
+             "08_discussion", "resnet18's fractal weights", False),
+        Item("forecast", "Collapse before training as a forecast of accuracy", _OURS,
+             "08_discussion", _MODELNET, False),
+        Item("few_shot_bound", "Few-shot error and what collapse bounds it by", _OURS,
+             "08_discussion", _MODELNET, False),
         Item("pointcontrast", "Comparison with PointContrast", _ECCV, "03_few_shot",
              "ModelNet40, PointContrast's weights, the authors' 2D twin (never released)", False),
         Item("semi_supervised", "Semi-supervised learning", _ECCV, "03_few_shot",
