@@ -19,7 +19,7 @@ from i2p_lib.sparse import Sites, SparseTensor
 
 matplotlib.use("agg")
 SPEC = RunSpec(
-    points=64, epochs=1, batch_size=8, train_limit=16, test_limit=32, voxel_size=0.25,
+    points=64, epochs=1, batch_size=8, train_limit=32, test_limit=32, voxel_size=0.25,
     recipe="paper", regime="io", lr=1e-2,
 )  # fmt: skip
 
