@@ -70,6 +70,20 @@ def test_differences_are_taken_within_each_group():
     assert "shots 1: FIP-ALL is better" in text and "shots 5: FIP-ALL is worse" in text
 
 
+def test_a_source_is_compared_with_random_weights_of_its_own_network():
+    """Promise: another network's runs, and another source's, never enter a sentence or a panel."""
+    runs = [finished(w, share, model=model) for model, w, share in (
+        ("resnet18", "fractal", 0.6), ("resnet18", "random", 0.9),
+        ("efficientnet_lite0", "imagenet1k", 0.8), ("efficientnet_lite0", "random", 0.2))]
+    text = report.source_differences(runs, [("FIP-ALL", "scratch")])
+    assert "resnet18, fractal: FIP-ALL is worse than scratch: -30.0" in text
+    assert "efficientnet_lite0, imagenet1k: FIP-ALL is better than scratch: +60.0" in text
+    panels = report.by_source(runs)
+    assert {key: [r.spec.weights for r in part] for key, part in panels.items()} == {
+        ("resnet18", "fractal"): ["fractal", "random"],
+        ("efficientnet_lite0", "imagenet1k"): ["imagenet1k", "random"]}
+
+
 def test_the_target_looks_at_scratch_alone():
     runs = pd.concat([history("random", [0.2, 0.43], 0), history("random", [0.3, 0.52], 1),
                       history("imagenet1k", [0.7, 0.8]), history("imagenet1k", [0.1], model="b")])
