@@ -33,6 +33,7 @@ from i2p_lib.runs.train import (
 from i2p_lib.shuffling import KINDS, shuffled
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d
 from i2p_lib.sparse.kernel_map import kernel_offsets
+from i2p_lib.why import CONTROLS
 
 CELLS = (2, 4, 8)  # edges of the shuffled cells, in voxels
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the kernels, from the first on, that stay whole
@@ -197,21 +198,36 @@ def shape_rows(table: pd.DataFrame, found: Sequence[RunResult]) -> pd.DataFrame:
 
 
 def shape_sentences(table: pd.DataFrame, chance: float) -> str:
-    """Say which cue each method loses more by: HTML list, one line a network and method."""
-    lines = []
-    cell = sorted(table["cell"].unique())[len(table["cell"].unique()) // 2]
+    """Say which cue each method loses more by, and whether more than its control: HTML list.
+
+    At the middle one of the cells.
+    """
+    cells = sorted(table["cell"].unique())
+    cell = cells[len(cells) // 2]
     part = table[table["cell"] == cell].assign(lost=lambda t: 100 * (t["whole"] - t["top1"]))
-    for (model, method), runs in part.groupby(["model", "method"], sort=False):
-        lost = {kind: runs[runs["kind"] == kind].set_index("seed")["lost"] for kind in KINDS}
-        gap = (lost["arrangement"] - lost["detail"]).dropna()
-        more = "arrangement" if gap.mean() > 0 else "detail"
-        agree = int((np.sign(gap) == np.sign(gap.mean())).sum())
-        lines.append(
-            f"{model}, {method}, cells of {cell} voxels: {lost['arrangement'].mean():.0f} points "
-            f"lost with the arrangement destroyed, {lost['detail'].mean():.0f} with the detail; "
-            f"more by {more} in {agree} of {len(gap)} runs "
-            f"(whole {100 * runs['whole'].mean():.0f} %, chance {100 * chance:.0f} %)."
-        )
+    lines = []
+    for model, runs in part.groupby("model", sort=False):
+        lost = runs.pivot_table("lost", ["method", "seed"], "kind", sort=False)
+        whole = 100 * runs.groupby("method")["whole"].mean()
+        for method, mine in lost.groupby("method", sort=False):
+            gap = mine["arrangement"] - mine["detail"]
+            more = "arrangement" if gap.mean() > 0 else "detail"
+            agree = int((np.sign(gap) == np.sign(gap.mean())).sum())
+            lines.append(
+                f"{model}, {method}, cells of {cell} voxels: {mine['arrangement'].mean():.0f} "
+                f"points lost with the arrangement destroyed, {mine['detail'].mean():.0f} with the "
+                f"detail; more by {more} in {agree} of {len(gap)} runs (whole {whole[method]:.0f} "
+                f"%, chance {100 * chance:.0f} %)."
+            )
+        for method, control in CONTROLS.items():
+            if not {method, control} <= set(whole.index):
+                continue
+            gap = (lost.loc[method] - lost.loc[control]).dropna()["detail"]
+            lines.append(
+                f"{model}, {method} against {control}: with the detail destroyed "
+                f"{gap.mean():+.0f} points are lost, more in {int((gap > 0).sum())} of {len(gap)} "
+                "seeds."
+            )
     return html_list(lines)
 
 

@@ -109,6 +109,7 @@ def test_sentences_rows_and_plots_come_from_the_table(found):
     text = why_shapes.shape_sentences(table, 1 / 16)
     assert "FIP-IO, cells of 2 voxels: 60 points lost with the arrangement destroyed, 10" in text
     assert "more by arrangement in 1 of 1 runs" in text
+    assert "FIP-IO against control IO: with the detail destroyed +0 points are lost" in text
     rows = why_shapes.shape_rows(table, found)
     assert set(rows["metric"]) == {"top1_arrangement_shuffled_at_2_voxels",
                                    "top1_detail_shuffled_at_2_voxels"}
