@@ -132,8 +132,11 @@ def by_source(results: Sequence[RunResult]) -> dict[tuple[str, str], list[RunRes
 
 def source_runs(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return `by_source` as one table of runs with a column images, for `plots.method_bars`."""
-    parts = [runs.results(part).assign(images=f"{model}: {source} or random")
-             for (model, source), part in by_source(results).items()]  # fmt: skip
+    parts = []
+    for (model, source), part in by_source(results).items():
+        epochs = " and ".join(str(n) for n in sorted({r.spec.epochs for r in part}))
+        label = f"{model}, {epochs} epochs: {source} or random"
+        parts.append(runs.results(part).assign(images=label))
     return pd.concat(parts, ignore_index=True)
 
 
