@@ -15,9 +15,9 @@ from i2p_lib.few_shot import few_shot_bound, few_shot_error
 from i2p_lib.plots import method_label
 from i2p_lib.report import html_list
 from i2p_lib.runs import RunResult
-from i2p_lib.runs.execute import one_thread, resolve_device
+from i2p_lib.runs.execute import resolve_device
 from i2p_lib.runs.probing import PENULTIMATE, classifier_weight, stage_names, taps
-from i2p_lib.runs.train import build_network, evaluate, load_splits
+from i2p_lib.runs.train import evaluate, load_splits
 from i2p_lib.why_shapes import each_run, network_of
 
 START = ("model", "weights", "seed", "axis", "normalize", "recipe", "voxel_size", "data", "points")
@@ -79,13 +79,12 @@ def starting_features(
     first: dict[tuple, RunResult] = {}
     for result in found:
         first.setdefault(start_of(result), result)
-    seen = {}
-    with one_thread():
-        for start, result in first.items():
-            net = build_network(result.spec, result.metrics["classes"]).eval()
-            layers, _, labels = layer_features(net, result, "test", device)
-            seen[start] = layers[PENULTIMATE], labels
-    return seen
+
+    def measure(result: RunResult) -> tuple[np.ndarray, np.ndarray]:
+        layers, _, labels = layer_features(network_of(result, False), result, "test", device)
+        return layers[PENULTIMATE], labels
+
+    return dict(zip(first, each_run(list(first.values()), measure), strict=True))
 
 
 def start_of(result: RunResult) -> tuple:

@@ -23,6 +23,7 @@ from i2p_lib.runs.probing import PENULTIMATE, taps
 from i2p_lib.runs.train import (
     Split,
     batches,
+    build_network,
     evaluate,
     generator,
     load_splits,
@@ -35,8 +36,8 @@ from i2p_lib.sparse import SparseBatchNorm, SparseConv3d
 from i2p_lib.sparse.kernel_map import kernel_offsets
 from i2p_lib.why import CONTROLS
 
-CELLS = (2, 4, 8)  # edges of the shuffled cells, in voxels
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the kernels, from the first on, that stay whole
+CELLS = (2, 4)  # edges of the shuffled cells, in voxels
+SHARES = (0.0, 0.5, 1.0)  # of the kernels, from the first on, that stay whole
 PER_CLASS = 10  # training clouds that give a class its centre
 WORKERS = 2  # runs looked at side by side, each on one thread
 _BUILDING = threading.Lock()  # random networks are drawn from torch's one global generator
@@ -51,10 +52,12 @@ def each_run(
         return list(pool.map(work, found))
 
 
-def network_of(result: RunResult) -> nn.Module:
-    """Return a run's trained network, in eval mode; safe to call from several threads."""
+def network_of(result: RunResult, trained: bool = True) -> nn.Module:
+    """Return a run's network after training, or before it, in eval mode; from any thread."""
     with _BUILDING:
-        return result.network()
+        if trained:
+            return result.network()
+        return build_network(result.spec, result.metrics["classes"]).eval()
 
 
 def shuffled_accuracy(
@@ -200,10 +203,9 @@ def shape_rows(table: pd.DataFrame, found: Sequence[RunResult]) -> pd.DataFrame:
 def shape_sentences(table: pd.DataFrame, chance: float) -> str:
     """Say which cue each method loses more by, and whether more than its control: HTML list.
 
-    At the middle one of the cells.
+    At the largest cells.
     """
-    cells = sorted(table["cell"].unique())
-    cell = cells[len(cells) // 2]
+    cell = table["cell"].max()
     part = table[table["cell"] == cell].assign(lost=lambda t: 100 * (t["whole"] - t["top1"]))
     lines = []
     for model, runs in part.groupby("model", sort=False):
