@@ -9,8 +9,10 @@ import torch
 
 from i2p_lib.runs import train
 from i2p_lib.runs.profiles import load_profile
+from i2p_lib.runs.spec import RunSpec
 
-SPECS = {spec.model: spec for spec in reversed(load_profile("paper").all_specs())}  # the first
+CLASSIFIED = [s for s in load_profile("paper").all_specs() if isinstance(s, RunSpec)]
+SPECS = {spec.model: spec for spec in reversed(CLASSIFIED)}  # the first of each network
 CLASSES = 40
 
 
