@@ -60,8 +60,9 @@ def test_no_thing_passes_through_another(plans):
     pairs = tucked = 0
     for where, plan in plans.items():
         for a, b in combinations(plan.items, 2):
-            if np.hypot(a.box.x - b.box.x, a.box.y - b.box.y) > 4:
-                continue
+            bounds = [(item.points.min(axis=0), item.points.max(axis=0)) for item in (a, b)]
+            if (bounds[0][0] > bounds[1][1]).any() or (bounds[1][0] > bounds[0][1]).any():
+                continue  # their bounding boxes are apart
             pairs += 1
             nearest = a.tree.query(b.points)[0].min()
             assert nearest > 0.0035, (where, a.name, b.name, nearest)
@@ -74,7 +75,7 @@ def test_no_thing_passes_through_another(plans):
                 tucked += 1
             else:
                 assert not any(inside) or a.box.low > 0 or b.box.low > 0, (where, a.name, b.name)
-    assert pairs > 1500 and tucked > 5
+    assert pairs > 30 and tucked > 5
 
 
 def test_every_thing_stands_on_the_floor_or_on_another(plans):
@@ -85,8 +86,9 @@ def test_every_thing_stands_on_the_floor_or_on_another(plans):
             assert item.points[:, 2].min() == pytest.approx(item.box.low, abs=1e-6)
             if item.box.low > 0:
                 below = [other for other in plan.items if stands_on(item, other)]
-                assert len(below) == 1, (where, item.name)
-                under = below[0].points[in_footprint(below[0].points, item.box, 0)]
+                assert below, (where, item.name)  # two where tables stand side by side
+                under = np.concatenate([b.points[in_footprint(b.points, item.box, 0)]
+                                        for b in below])  # fmt: skip
                 assert (under[:, 2] < item.box.low).all()
                 on_top += 1
     assert on_top > 100
