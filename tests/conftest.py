@@ -1,9 +1,10 @@
-"""What every test shares: one torch thread, and a run store of its own."""
+"""What every test shares: one torch thread, a run store of its own, matplotlib's own style."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
@@ -25,6 +26,13 @@ def own_run_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("I2P_RUNS", str(store))
         yield store
+
+
+@pytest.fixture(autouse=True)
+def own_plot_style() -> Iterator[None]:
+    """No test draws in the style that another one chose."""
+    with matplotlib.rc_context():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,8 @@ def test_the_released_protocol_trains_on_all_and_validates_on_test():
 def test_the_paper_profile_holds_the_papers_grids():
     paper = profiles.load_profile("paper")
     assert len(paper.experiment("few_shot")) == 54
-    rows = {(s.model, s.weights, s.regime) for s in paper.all_specs() if s.shots is None}
+    classified = [s for s in paper.all_specs() if isinstance(s, RunSpec)]
+    rows = {(s.model, s.weights, s.regime) for s in classified if s.shots is None}
     sources = ("tiny_imagenet", "imagenet1k", "imagenet21k", "fractaldb1k", "fractaldb10k")
     networks = ("resnet18", "resnet50", "resnet101", "resnet152", "wide_resnet101_2")
     for regime in ("io", "io+bn"):
