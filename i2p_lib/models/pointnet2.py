@@ -127,10 +127,11 @@ def pointnet2_ssg(
     """Return PointNet++ on points [B, P, 3], random or pretrained on pixels.
 
     Args:
-        weights: None or "random", or "imagenet1k_pixels": a file that you trained (none is
-            public), the ``state_dict`` of ``PointNet2(classes, channels=3)`` on
-            ``image_to_points`` of photos. All its tensors must be there and fit; the first layer
-            and the classifier are replaced by new ones, every other tensor is kept.
+        weights: None or "random"; "fractal_pixels", which comes with this package; or
+            "imagenet1k_pixels": a file that you trained (none is public), the ``state_dict`` of
+            ``PointNet2(classes, channels=3)`` on ``image_to_points`` of photos. All its tensors
+            must be there and fit; the first layer and the classifier are replaced by new ones,
+            every other tensor is kept.
         seed: of the random layers; torch's global generator stays as it was.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 

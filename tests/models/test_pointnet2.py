@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from i2p_lib.data import fractals
 from i2p_lib.finetune import REGIMES, freeze
 from i2p_lib.models.pointnet2 import (
     PointNet2,
@@ -12,6 +13,8 @@ from i2p_lib.models.pointnet2 import (
     image_to_points,
     pointnet2_ssg,
 )
+from i2p_lib.weights.cards import weight_card
+from i2p_lib.weights.files import PACKAGED
 
 PIXELS = "pointnet2_ssg-imagenet1k_pixels.safetensors"
 
@@ -182,6 +185,22 @@ def test_what_pixels_have_taught_is_transferred(pixel_file):
     assert report.loc["sa1.mlp.0.weight", ["image", "points"]].tolist() == ["64x6", "64x3"]
     assert report.loc["classifier.weight", ["image", "points"]].tolist() == ["6x256", "4x256"]
     assert net.eval()(sphere()).shape == (2, 4)
+
+
+def test_the_packaged_weights_name_pixels_of_fractals_that_they_never_saw():
+    """Promise: PointNet++'s own pretraining loads strictly, and is far better than chance."""
+    card = weight_card("pointnet2_ssg", "fractal_pixels")
+    net = PointNet2(card.classes, channels=3).eval()
+    net.load_state_dict(load_file(PACKAGED / card.file_name), strict=True)
+    categories = fractals.find_categories(10, seed=1)  # the first of those that it learned
+    drawn = list(fractals.fractal_images(categories, 10, 96, 2, "held_out"))
+    pixels = torch.stack([torch.from_numpy(image[8:88, 8:88].copy()) for _, image in drawn])
+    values = nn.functional.adaptive_avg_pool2d((pixels[:, None].float() / 255 - 0.2) / 0.5, 32)
+    with torch.no_grad():
+        named = net(image_to_points(values.expand(-1, 3, -1, -1))).argmax(1)
+    right = (named == torch.tensor([label for label, _ in drawn])).float().mean()
+    assert right > 0.1  # chance is 1 in 60
+    assert pointnet2_ssg(4, weights="fractal_pixels").eval()(sphere()).shape == (2, 4)
 
 
 @pytest.mark.parametrize(
