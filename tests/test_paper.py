@@ -233,6 +233,17 @@ def test_the_html_shows_numbers_and_verdicts():
         paper.comparison_html(pd.DataFrame({"a": [1]}))
 
 
+def test_many_values_that_the_paper_lacks_are_folded_away():
+    """Promise: nothing is lost, and the paper's rows stay in sight."""
+    further = pd.concat([ours(values=[n / 100], metric=f"shuffled_{n}") for n in range(20, 29)])
+    page = paper.comparison_html(paper.compare("table4", further))
+    seen, folded = page.split("<details")
+    assert "9 further values of ours, not in the paper" in folded and folded.count("<tr>") == 10
+    assert "81.2" in seen and "shuffled" not in seen
+    few = paper.comparison_html(paper.compare("table4", further.head(8)))
+    assert "<details" not in few and few.count("shuffled") == 8
+
+
 def test_a_record_comes_back_as_it_was(tmp_path, monkeypatch):
     """Promise: what a chapter records is what the overview reads, in the paper's order."""
     monkeypatch.setenv("I2P_BUILD", str(tmp_path))

@@ -6,13 +6,17 @@ import copy
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import re
+import shutil
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +27,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.machine import describe_machine, package_versions
+from i2p_lib.machine import cores, describe_machine, package_versions
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
 from i2p_lib.runs.spec import AnySpec
@@ -31,6 +35,7 @@ from i2p_lib.runs.store import PACKAGE, Entry, source_hash
 from i2p_lib.specs import unknown_key
 
 CELL_TIMEOUT = 3600
+AT_ONCE = 2  # chapters; a kernel takes up to 2 GB
 # modules that no chapter's output depends on
 PAGE_SOURCES = ("book/", "cli.py", "doctor.py", "environment.py", "speed.py", "speed_plots.py")
 
@@ -189,21 +194,22 @@ def execute(
     """
     check_parameters(nbformat.read(chapter.source, as_version=4), parameters, chapter.source)
     parts = digest_parts(chapter, parameters)
-    build = chapter.items.parents[1]
-    before = _times(chapter.items)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         running = Path(work) / "running.ipynb"  # papermill writes in place after each cell
-        with _environment(I2P_BUILD=str(build)):  # where the chapter records its items
+        with _environment(I2P_BUILD=work):  # where the chapter records its items
             problem = _papermill(chapter.source, running, parameters, root, timeout)
         notebook = nbformat.read(running, as_version=4)
-    problem = problem or incomplete(notebook)
-    clean(notebook, root)
-    if problem:
-        _write(notebook, chapter.failed)
-        raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
+        problem = problem or incomplete(notebook)
+        clean(notebook, root)
+        if problem:
+            _write(notebook, chapter.failed)
+            raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
+        items = sorted((Path(work) / "items" / chapter.profile.name).glob("*.json"))
+        for item in items:
+            with atomic_write(chapter.items / item.name) as temp:
+                shutil.copyfile(item, temp)
     _write(notebook, chapter.executed)
-    after = _times(chapter.items)
     record = {
         "chapter": chapter.name,
         "profile": chapter.profile.name,
@@ -211,7 +217,7 @@ def execute(
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": describe_machine(),
         "versions": package_versions(),
-        "items": sorted(name for name in after if after[name] != before.get(name)),
+        "items": [item.name for item in items],
         "sha256": sha256(chapter.executed),
         "parts": parts,
     }
@@ -219,6 +225,41 @@ def execute(
         temp.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     chapter.failed.unlink(missing_ok=True)
     return record
+
+
+def execute_all(
+    chapters: Sequence[Chapter], parameters: Mapping[str, Any], root: Path, timeout: int
+) -> Iterator[tuple[Chapter, dict[str, Any]]]:
+    """Execute chapters, two at once where there are two cores; yield each as it ends.
+
+    Those that read most runs begin first.  The first that fails raises, as in `execute`; those
+    under way are finished before, and those that had not begun are left out.
+    """
+    longest_first = sorted(chapters, key=lambda chapter: -len(chapter.entries()))
+    at_once = min(AT_ONCE, cores())
+    threads = str(cores() // at_once)
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        _environment(OMP_NUM_THREADS=threads, NUMBA_NUM_THREADS=threads),
+        ProcessPoolExecutor(at_once, spawn, _end_with_parent) as pool,
+    ):
+        jobs = {pool.submit(execute, chapter, parameters, root, timeout): chapter
+                for chapter in longest_first}  # fmt: skip
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when its parent is gone, even where that was killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def incomplete(notebook: NotebookNode) -> str | None:
@@ -324,10 +365,6 @@ def _write(notebook: NotebookNode, path: Path) -> None:
     nbformat.validate(notebook)
     with atomic_write(path) as temp:
         nbformat.write(copy.deepcopy(notebook), temp)
-
-
-def _times(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
 
 
 def _hash(value: Any) -> str:

@@ -33,6 +33,7 @@ _RECORD_FIELDS = {"item", "profile", "note", "figures", "written", "rows"}
 
 # The class `dataframe` makes the book's theme give the table its own light and dark colours;
 # the chips bring both their colours along, so that they read on either.
+FOLDED_FROM = 8  # more rows than these that the paper lacks are folded away
 _STYLE = """<style>
 .i2p-wrap{overflow-x:auto}
 table.dataframe.i2p-comparison{font-size:.85em;border-collapse:collapse;margin:.5em 0}
@@ -71,11 +72,22 @@ def comparison_html(comparison: pd.DataFrame) -> str:
     """Return a comparison (`compare`) as one HTML table; every text of it is escaped.
 
     The metric, and the paper's data, go above the table where there is but one; a column that
-    is empty throughout is left out.  Show it with `IPython.display.HTML`.
+    is empty throughout is left out.  Many rows that the paper lacks are folded away below the
+    others.  Show it with `IPython.display.HTML`.
     """
     _check_columns(comparison)
     if comparison.empty:
         return "<p>No run of this profile, and no number of the paper that could be seen.</p>"
+    known = comparison[comparison["verdict"] != NOT_IN_PAPER]
+    further = comparison[comparison["verdict"] == NOT_IN_PAPER]
+    if len(further) <= FOLDED_FROM:
+        return f"{_STYLE}\n{_table(comparison)}"
+    title = f"{len(further)} {'further ' if len(known) else ''}values of ours, not in the paper"
+    folded = f'<details class="i2p-rows"><summary>{title}</summary>\n{_table(further)}\n</details>'
+    return "\n".join([_STYLE, *([_table(known)] if len(known) else []), folded])
+
+
+def _table(comparison: pd.DataFrame) -> str:
     columns = _cells(comparison.to_dict("records"))
     known = comparison[comparison["verdict"] != NOT_IN_PAPER]
     common = {"data": known["dataset"].unique(), "metric": comparison["metric"].unique()}
@@ -91,7 +103,7 @@ def comparison_html(comparison: pd.DataFrame) -> str:
         for line in zip(*kept.values(), strict=True)
     )
     return (
-        f'{_STYLE}\n<div class="i2p-wrap"><table class="dataframe i2p-comparison">\n'
+        '<div class="i2p-wrap"><table class="dataframe i2p-comparison">\n'
         + (f"<caption>{title}</caption>" if title else "")
         + f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
     )
@@ -100,8 +112,8 @@ def comparison_html(comparison: pd.DataFrame) -> str:
 def _cells(rows: list[dict]) -> dict[str, list[tuple[str, str]]]:
     """Return the columns of the HTML table: for each cell its safe text and its CSS class."""
     return {
-        "data": [(escape(r["dataset"]), "i2p-t") for r in rows],
-        "model": [(escape(r["model"]), "i2p-t") for r in rows],
+        "data": [(breakable(r["dataset"]), "i2p-t") for r in rows],
+        "model": [(breakable(r["model"]), "i2p-t") for r in rows],
         "method": [(_method(r), "i2p-t") for r in rows],
         "shots": [("" if pd.isna(r["shots"]) else str(r["shots"]), "i2p-n") for r in rows],
         "metric": [(escape(r["metric"].replace("_", " ")), "") for r in rows],
@@ -227,7 +239,12 @@ def _method(row: dict) -> str:
 def _setting(row: dict) -> str:
     """Return what our number was measured on, or in small print what it would need."""
     reason = escape(row["verdict"].partition(": ")[2])
-    return escape(row["setting"]) or (f"<small>{reason}</small>" if reason else "")
+    return breakable(row["setting"]) or (f"<small>{reason}</small>" if reason else "")
+
+
+def breakable(text: str) -> str:
+    """Return an identifier as safe HTML that may be broken behind its "_" and ":"."""
+    return escape(text).replace("_", "_<wbr>").replace(":", ":<wbr>")
 
 
 def _digits(value: float, metric: str, decimals: int | None = None) -> str:

@@ -11,6 +11,7 @@ from pandas.io.formats.style import Styler
 
 from i2p_lib import paper
 from i2p_lib.data.scenes import scene_card
+from i2p_lib.paper.pages import breakable
 from i2p_lib.plots import method_label
 from i2p_lib.report import html_list
 from i2p_lib.runs.profiles import Lab
@@ -56,6 +57,7 @@ _SETTINGS = {
     "augment": "augmentation", "seed": "seeds", "n_train": "training scenes",
     "n_test": "test scenes",
 }  # fmt: skip
+NEAR = 25  # metres from the lidar, of the driving scene that is shown
 WHOLE = {"train_limit": None, "test_limit": None}
 
 
@@ -103,11 +105,13 @@ def chapter_results(lab: Lab, chapter: str = "07_segmentation") -> list[RunResul
     return [result for name in names for result in lab.results(name)]
 
 
-def not_run(lab: Lab, chapter: str = "07_segmentation") -> pd.DataFrame:
-    """Return the chapter's runs that cannot be trained here, and what they need."""
+def not_run(lab: Lab, chapter: str = "07_segmentation") -> str:
+    """Return, as HTML, the chapter's runs that cannot be trained here, and what they need."""
     names = lab.profile.chapters.get(chapter, ())
-    tables = [lab.skipped(name) for name in names]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=["run", "why"])
+    table = pd.concat([pd.DataFrame(columns=["run", "why"]), *map(lab.skipped, names)])
+    if table.empty:
+        return "<p>None: every run of this profile can be trained here.</p>"
+    return table.style.hide(axis="index").format(escape="html").to_html()
 
 
 def scene_table(results: Sequence[RunResult]) -> Styler:
@@ -121,11 +125,18 @@ def scene_table(results: Sequence[RunResult]) -> Styler:
             "training scenes": r.metrics["n_train"], "test scenes": r.metrics["n_test"],
             "test": card.splits["test"],
         })  # fmt: skip
-    return pd.DataFrame(rows).style.hide(axis="index").format(escape="html")
+    return _on_its_side(rows)
+
+
+def _on_its_side(rows: Sequence[dict]) -> Styler:
+    """Show few long rows as columns, under numbers."""
+    columns = [str(number) for number in range(1, len(rows) + 1)]
+    table = pd.DataFrame(rows, index=columns).fillna("").T
+    return table.style.hide(axis="columns").format(escape="html").format_index(escape="html")
 
 
 def settings(results: Sequence[RunResult]) -> Styler:
-    """The settings of the runs: a row per scenes and network, a column per setting that is set."""
+    """The settings of the runs: a column per scenes and network, a row per setting that is set."""
     table = runs_table(results)
     columns = [name for name in _SETTINGS if name in table and table[name].notna().any()]
     groups = table.groupby(["scenes", "model"], sort=False)
@@ -134,7 +145,7 @@ def settings(results: Sequence[RunResult]) -> Styler:
         | {_SETTINGS[name]: _values(part[name]) for name in columns}
         for (scenes, model), part in groups
     ]
-    return pd.DataFrame(rows).style.hide(axis="index").format(escape="html")
+    return _on_its_side(rows)
 
 
 def _values(column: pd.Series) -> str:
@@ -158,7 +169,7 @@ def summary(results: Sequence[RunResult]) -> Styler:
     whole = {"parameters": "{:,.0f}", "seeds": "{:d}"}
     formats = {column: whole.get(column, "{:.1f}") for column in shown}
     styler = shown.reset_index().style.format(formats, na_rep="").hide(axis="index")
-    return styler.format("{}", subset=["scenes", "model", "weights", "method"], escape="html")
+    return styler.format(breakable, subset=["scenes", "model", "weights", "method"])
 
 
 def class_table(results: Sequence[RunResult]) -> pd.DataFrame:
@@ -226,7 +237,7 @@ def sentences(results: Sequence[RunResult]) -> str:
 
 
 def _relation(ours: pd.Series, scratch: pd.Series) -> str:
-    gap = 100 * (ours.mean() - scratch.mean())
+    gap = round(100 * (ours.mean() - scratch.mean()), 1) + 0.0  # not -0.0
     once = math.comb(len(ours) + len(scratch), len(ours))
     chance = f" (chance alone orders the seeds so once in {once})"
     if len(ours) == len(scratch) == 1:
@@ -260,7 +271,8 @@ def shown_scene(
     """Return what `plots.clouds_html` takes: one test scene of a layout ("s3dis", ...).
 
     That is {"truth", "scratch", "FIP-ALL": (points, classes)}, the names of the classes and a
-    title.  The network is the one with most methods, of each method the first seed counts.
+    title.  The network is the one with most methods, of each method the first seed counts.  Of a
+    driving scene only what lies near the sensor is shown.
     Nothing is in the first where no network of that layout ran.
     """
     groups: dict[tuple[str, str], dict[str, RunResult]] = {}
@@ -275,7 +287,12 @@ def shown_scene(
     for method, r in groups[scenes, model].items():
         kept = r.scenes()
         name = sorted(kept)[index % len(kept)]
-        scene = kept[name]
-        clouds.setdefault("truth", (scene["points"], scene["labels"].astype(int)))
-        clouds[method] = (scene["points"], scene["predictions"].astype(int))
+        points, labels, predictions = (
+            kept[name][part] for part in ("points", "labels", "predictions")
+        )
+        shown = np.full(len(points), True)
+        if layout == "semantic_kitti":
+            shown = np.hypot(points[:, 0], points[:, 1]) < NEAR
+        clouds.setdefault("truth", (points[shown], labels[shown].astype(int)))
+        clouds[method] = (points[shown], predictions[shown].astype(int))
     return clouds, scene_card(scenes).class_names, f"{scenes}, {name}, {model}"

@@ -134,5 +134,5 @@ def test_the_comparison_is_drawn_as_html(rooms, tmp_path, monkeypatch):
     _, results = rooms
     rows = segment_report.rows_for_paper(results)
     drawn = report.versus_paper("table2", rows, "tiny", stand_in=segment_report.STAND_INS)
-    assert "HRNet" in drawn or "hrnetv2_w48" in drawn
+    assert "hrnetv2_w48" in drawn.replace("<wbr>", "")
     assert f"{100 * metrics.mean_iou(results[0].confusion().to_numpy()):.2f}" in drawn
