@@ -17,6 +17,7 @@ from i2p_lib.paper import (
     NOT_RUN,
     Item,
     Recorded,
+    breakable,
     compare,
     comparison_html,
     recorded_items,
@@ -109,14 +110,14 @@ def _item_row(item: Item, record: Recorded | None, project: Project) -> list[str
     source = project.sources().get(item.chapter)
     labels = [item.id, *(record.figures if record else ())]
     anchor = next((f"#{make_id(label)}" for label in labels if has_anchor(source, label)), "")
-    link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{item.chapter}</a>'
+    link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{breakable(item.chapter)}</a>'
     head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
     counts = verdict_counts(record.table) if record else {}
     if record and not counts and (record.note or record.figures):
         return [*head, cell(record.note), chip("shown")]
     if not set(counts) - {NOT_RUN}:
         return [*head, f"needs {cell(item.needs)}", chip(NOT_RUN)]
-    settings = [cell(text) for text in dict.fromkeys(record.table["setting"]) if text]
+    settings = [breakable(text) for text in dict.fromkeys(record.table["setting"]) if text]
     settings += [cell(record.note)] if record.note else []
     chips = [
         f'<span class="i2p-nobreak">{chip(kind)} {count}</span>' for kind, count in counts.items()

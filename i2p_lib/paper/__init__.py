@@ -22,13 +22,20 @@ from i2p_lib.paper.items import (
     paper_values,
     typed_comparison,
 )
-from i2p_lib.paper.pages import Recorded, comparison_html, record, recorded_items, verdict_counts
+from i2p_lib.paper.pages import (
+    Recorded,
+    breakable,
+    comparison_html,
+    record,
+    recorded_items,
+    verdict_counts,
+)
 
 __all__ = [
     "COMPARISON_COLUMNS", "DIFFERS", "ITEMS", "Item", "NOT_IN_PAPER", "NOT_RUN", "OTHER_SETTING",
-    "PAPER_RECIPE", "REPRODUCED", "Recorded", "compare", "comparison_html", "method_name",
-    "paper_values", "record", "recorded_items", "rows_of_runs", "tolerance", "verdict",
-    "verdict_counts",
+    "PAPER_RECIPE", "REPRODUCED", "Recorded", "breakable", "compare", "comparison_html",
+    "method_name", "paper_values", "record", "recorded_items", "rows_of_runs", "tolerance",
+    "verdict", "verdict_counts",
 ]  # fmt: skip
 
 _DATA_NAMES = {
