@@ -178,7 +178,7 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
 
     Of processes that train together, the main one alone executes.
     """
-    from i2p_lib.book.notebooks import Chapter, chapter_state, execute_all
+    from i2p_lib.book.notebooks import Chapter, chapter_state, execute
 
     parameters = {"profile": profile.name}
     times = {}
@@ -189,7 +189,6 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
         found, specs = [], profile.all_specs()
     if not _train(specs, profile, options, times):
         return times
-    stale = []
     for chapter in found:
         if why := chapter.lacks():
             print(f"{chapter.name}: not executed, {why}", flush=True)
@@ -197,16 +196,10 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
         if not force and chapter_state(chapter, parameters)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
             continue
-        stale.append(chapter)
-    if not stale:
-        return times
-    print(f"executing {', '.join(chapter.name for chapter in stale)} ...", flush=True)
-    began = time.perf_counter()
-    done = execute_all(stale, parameters, project.root, options.timeout)
-    for number, (chapter, record) in enumerate(done, start=1):
-        count = f"{number} of {len(stale)}"
-        print(f"{chapter.name}: executed in {record['seconds']:.0f} s ({count})", flush=True)
-    times[f"execute {len(stale)} chapters"] = time.perf_counter() - began
+        print(f"{chapter.name}: executing ...", flush=True)
+        record = execute(chapter, parameters, project.root, options.timeout)
+        times[chapter.name] = record["seconds"]
+        print(f"{chapter.name}: executed in {record['seconds']:.0f} s", flush=True)
     return times
 
 

@@ -1,4 +1,4 @@
-"""What an image network and its inflated twin compute inside: on photographs, and on clouds."""
+"""What an image network and its inflated twin compute inside: on pictures, and on clouds."""
 
 from __future__ import annotations
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,7 @@ import torch
 from torch import nn
 
 from i2p_lib import collapse, paper
-from i2p_lib.data.photographs import Photographs
+from i2p_lib.data.pictures import Pictures
 from i2p_lib.distances import halves, resampled, wasserstein1, weighted_wasserstein1
 from i2p_lib.features import (
     Seen,
@@ -25,12 +28,15 @@ from i2p_lib.plots import method_label
 from i2p_lib.report import html_list
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.runs.train import Split, generator, load_splits, net_input
+from i2p_lib.runs.train import Split, build_network, generator, load_splits, net_input
 from i2p_lib.weights import image_model
 
 DRAWS = 100
 CONTROLS = {"FIP-IO": "control IO", "FIP-IO+BN": "control IO+BN", "FIP-ALL": "scratch"}
 IMAGENET_CLASSES = 1000
+WORKERS = 2  # runs looked at side by side, each on one thread
+_BUILDING = threading.Lock()  # random networks are drawn from torch's one global generator
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,9 @@ class Pair:
 
 
 def look_inside(
-    found: Sequence[RunResult], photographs: Photographs, device: str = "cpu"
+    found: Sequence[RunResult], pictures: Pictures, device: str = "cpu"
 ) -> list[Pair]:
-    """Run each finished network on its test clouds, and its image network on photographs.
+    """Run each finished network on its test clouds, and its image network on pictures.
 
     Of several networks the first one's runs are taken; moving statistics are left out.
     Returns an empty list where no run is of an inflated network.
@@ -67,27 +73,53 @@ def look_inside(
     place = torch.device(resolve_device(device))
     inflated = [r for r in found if not is_point_model(r.spec.model) and r.spec.regime != "io+ms"]
     chosen = [r for r in inflated if r.spec.model == inflated[0].spec.model]
-    images: dict[tuple, Seen] = {}
-    pairs = []
-    with one_thread():
-        for result in chosen:
-            spec = result.spec
-            net = result.network().to(place)
-            layers, units = backbone_convolutions(net), unit_layer(net)
-            source = (spec.weights, spec.seed if spec.weights == "random" else None)
-            if source not in images:
-                model = source_network(result).to(place)
-                batches = image_batches(model, photographs.views, place)
-                random = generator(0, "photographs")
-                images[source] = observe(model, batches, len(photographs), layers, units, random)
-            splits = load_splits(spec, place)
-            batches = (net_input(net, splits.test.points[part], spec, place)
-                       for part in torch.arange(len(splits.test)).split(spec.batch_size))
-            with precision_of(result, place):
-                cloud = observe(net, batches, len(splits.test), layers, units,
-                                generator(0, "clouds"))
-            pairs.append(Pair(result, images[source], cloud, splits.test, splits.class_names))
-    return pairs
+    sources = {_source(r): r for r in chosen}
+
+    def see_pictures(result: RunResult) -> Seen:
+        net = network_of(result)
+        with _BUILDING:
+            model = source_network(result).to(place)
+        batches = image_batches(model, pictures.views, place)
+        random = generator(0, "pictures")
+        layers = backbone_convolutions(net), unit_layer(net)
+        return observe(model, batches, len(pictures), *layers, random)
+
+    images = dict(zip(sources, each_run(list(sources.values()), see_pictures), strict=True))
+
+    def see_clouds(result: RunResult) -> Pair:
+        spec, net = result.spec, network_of(result).to(place)
+        splits = load_splits(spec, place)
+        batches = (net_input(net, splits.test.points[part], spec, place)
+                   for part in torch.arange(len(splits.test)).split(spec.batch_size))
+        random = generator(0, "clouds")
+        layers = backbone_convolutions(net), unit_layer(net)
+        with precision_of(result, place):
+            cloud = observe(net, batches, len(splits.test), *layers, random)
+        return Pair(result, images[_source(result)], cloud, splits.test, splits.class_names)
+
+    return each_run(chosen, see_clouds)
+
+
+def _source(result: RunResult) -> tuple[str, int | None]:
+    """What tells the image networks of one model apart: the weights, and a random one's seed."""
+    spec = result.spec
+    return spec.weights, spec.seed if spec.weights == "random" else None
+
+
+def each_run(
+    found: Sequence[RunResult], work: Callable[[RunResult], _Result]
+) -> list[_Result]:
+    """Return `work` of each run, in their order; some run side by side, each on one thread."""
+    with one_thread(), ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(work, found))
+
+
+def network_of(result: RunResult, trained: bool = True) -> nn.Module:
+    """Return a run's network after training, or before it, in eval mode; from any thread."""
+    with _BUILDING:
+        if trained:
+            return result.network()
+        return build_network(result.spec, result.metrics["classes"]).eval()
 
 
 def source_network(result: RunResult) -> nn.Module:
@@ -114,8 +146,8 @@ class Distances:
              spread (standard deviation of the image features)
     methods  one row per method, scale and place; place 0 is the mean over the layers.
              scale "own unit" (the paper's) or "relative" (over the spread); distance is the mean
-             over seeds; low and high its 95 % interval, drawing photographs, clouds and seeds
-             together; floor: one half of the photographs against the other
+             over seeds; low and high its 95 % interval, drawing pictures, clouds and seeds
+             together; floor: one half of the pictures against the other
     """
 
     layers: tuple[str, ...]
@@ -123,7 +155,7 @@ class Distances:
     methods: pd.DataFrame
 
 
-def feature_distances(pairs: Sequence[Pair], photographs: Photographs) -> Distances:
+def feature_distances(pairs: Sequence[Pair], pictures: Pictures) -> Distances:
     """Return the distances between what image networks and finetuned ones compute, by layer.
 
     Raises ValueError where a pair's sides hold other layers, or there is no pair.
@@ -131,10 +163,10 @@ def feature_distances(pairs: Sequence[Pair], photographs: Photographs) -> Distan
     if not pairs:
         raise ValueError("expected at least one run of an inflated network, got none")
     rng = np.random.default_rng(0)
-    floors = {id(pair.image): _floor(pair.image, photographs, rng) for pair in pairs}
+    floors = {id(pair.image): _floor(pair.image, pictures, rng) for pair in pairs}
     rows, found = [], {}
     for pair in pairs:
-        table, draws = _layer_distances(pair, photographs, rng)
+        table, draws = _layer_distances(pair, pictures, rng)
         rows.append(table.assign(key=pair.result.key, method=pair.method,
                                  seed=pair.result.spec.seed))
         found.setdefault(pair.method, []).append((table, draws, floors[id(pair.image)]))
@@ -145,22 +177,22 @@ def feature_distances(pairs: Sequence[Pair], photographs: Photographs) -> Distan
                      pd.concat(methods, ignore_index=True))
 
 
-def _floor(image: Seen, photographs: Photographs, rng: np.random.Generator) -> np.ndarray:
-    """Return the distance of two halves of the photographs in each layer, the median of draws."""
-    owner = photographs.owner[image.owner]
+def _floor(image: Seen, pictures: Pictures, rng: np.random.Generator) -> np.ndarray:
+    """Return the distance of two halves of the pictures in each layer, the median of draws."""
+    owner = pictures.owner[image.owner]
     half = halves(int(owner.max()) + 1, DRAWS // 5, rng)
     return np.array([np.median(weighted_wasserstein1(v, v, owner, owner, half, 1 - half))
                      for v in image.values.values()])
 
 
 def _layer_distances(
-    pair: Pair, photographs: Photographs, rng: np.random.Generator
+    pair: Pair, pictures: Pictures, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return a pair's distances, one row per layer, and bootstrap draws of them [layers, DRAWS]."""
     if list(pair.image.values) != list(pair.cloud.values):
         odd = sorted(set(pair.image.values) ^ set(pair.cloud.values))[:3]
         raise ValueError(f"images and clouds were seen at other layers: {odd} ...")
-    owners = photographs.owner[pair.image.owner], pair.cloud.owner
+    owners = pictures.owner[pair.image.owner], pair.cloud.owner
     weights = [resampled(int(owner.max()) + 1, DRAWS, rng) for owner in owners]
     rows, draws = [], []
     for place, (layer, values) in enumerate(pair.image.values.items(), start=1):
@@ -197,15 +229,15 @@ def paper_places(count: int) -> dict[str, int]:
 
 
 def distance_rows(
-    distances: Distances, pairs: Sequence[Pair], photographs: Photographs
+    distances: Distances, pairs: Sequence[Pair], pictures: Pictures
 ) -> pd.DataFrame:
     """Return the distances as rows for `paper.compare`: Table 5, one row per run and metric.
 
-    A row counts as in the paper where its run does and the photographs have ImageNet's number of
+    A row counts as in the paper where its run does and the pictures have ImageNet's number of
     classes.
     """
     table = results([pair.result for pair in pairs])
-    enough = len(photographs.label_names) == IMAGENET_CLASSES
+    enough = len(pictures.label_names) == IMAGENET_CLASSES
     wide = distances.runs.pivot(index="key", columns="place", values="distance")
     wide = wide.loc[[pair.result.key for pair in pairs]].reset_index(drop=True)
     columns = {"wasserstein1_mean_of_16_layers": wide.mean(axis=1)}
@@ -235,8 +267,8 @@ def distance_sentences(distances: Distances) -> str:
             continue
         mine = layers[method]
         above = int((mine["distance"] > 2 * mine["floor"]).sum())
-        text = (f"{method}: clouds are more than twice as far from the photographs as one half of "
-                f"the photographs from the other in {above} of {count} layers")
+        text = (f"{method}: clouds are more than twice as far from the pictures as one half of "
+                f"the pictures from the other in {above} of {count} layers")
         if control in layers:
             nearer = int((mine["distance"] < layers[control]["distance"]).sum())
             text += (f"; nearer to its image network than {control} to its own in {nearer} of "

@@ -18,7 +18,7 @@ from i2p_lib.runs import RunResult
 from i2p_lib.runs.execute import resolve_device
 from i2p_lib.runs.probing import PENULTIMATE, classifier_weight, stage_names, taps
 from i2p_lib.runs.train import evaluate, load_splits
-from i2p_lib.why_shapes import each_run, network_of
+from i2p_lib.why import each_run, network_of
 
 START = ("model", "weights", "seed", "axis", "normalize", "recipe", "voxel_size", "data", "points")
 """The settings that decide what a network computes before it is trained."""

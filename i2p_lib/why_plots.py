@@ -22,7 +22,7 @@ def layer_distances(distances: Distances) -> Figure:
     """Distance of image and cloud features: by layer, and the mean over the layers.
 
     By layer a thick line is the running mean of three layers, its band the 95 % interval, and
-    dashes are one half of the photographs against the other; faint lines are the single layers.
+    dashes are one half of the pictures against the other; faint lines are the single layers.
     """
     table = distances.methods
     used = [m for m in METHODS if (table["method"] == m).any()]
@@ -97,9 +97,9 @@ def _steps(axis: plt.Axes, values: pd.Series, **style: str) -> None:
 
 
 def unit_grid(units: Sequence[UnitPictures]) -> Figure:
-    """One row per unit: the photographs, then the clouds, that activate it most.
+    """One row per unit: the pictures, then the clouds, that activate it most.
 
-    Photographs are dark where the unit is not active; points are yellow where it is.
+    Pictures are dark where the unit is not active; points are yellow where it is.
     """
     if not units:
         figure, axis = plt.subplots(figsize=(6, 0.6))

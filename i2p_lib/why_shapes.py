@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,12 +15,11 @@ from i2p_lib.features import backbone_convolutions
 from i2p_lib.plots import method_label
 from i2p_lib.report import html_list
 from i2p_lib.runs import RunResult, results
-from i2p_lib.runs.execute import one_thread, resolve_device
+from i2p_lib.runs.execute import resolve_device
 from i2p_lib.runs.probing import PENULTIMATE, taps
 from i2p_lib.runs.train import (
     Split,
     batches,
-    build_network,
     evaluate,
     generator,
     load_splits,
@@ -34,30 +30,11 @@ from i2p_lib.runs.train import (
 from i2p_lib.shuffling import KINDS, shuffled
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d
 from i2p_lib.sparse.kernel_map import kernel_offsets
-from i2p_lib.why import CONTROLS
+from i2p_lib.why import CONTROLS, each_run, network_of
 
-CELLS = (2, 4)  # edges of the shuffled cells, in voxels
+CELLS = (4,)  # edges of the shuffled cells, in voxels
 SHARES = (0.0, 0.5, 1.0)  # of the kernels, from the first on, that stay whole
-PER_CLASS = 10  # training clouds that give a class its centre
-WORKERS = 2  # runs looked at side by side, each on one thread
-_BUILDING = threading.Lock()  # random networks are drawn from torch's one global generator
-_Result = TypeVar("_Result")
-
-
-def each_run(
-    found: Sequence[RunResult], work: Callable[[RunResult], _Result]
-) -> list[_Result]:
-    """Return `work` of each run, in their order; some run side by side, each on one thread."""
-    with one_thread(), ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(work, found))
-
-
-def network_of(result: RunResult, trained: bool = True) -> nn.Module:
-    """Return a run's network after training, or before it, in eval mode; from any thread."""
-    with _BUILDING:
-        if trained:
-            return result.network()
-        return build_network(result.spec, result.metrics["classes"]).eval()
+PER_CLASS = 5  # training clouds that give a class its centre
 
 
 def shuffled_accuracy(
@@ -154,7 +131,7 @@ def short_sighted_accuracy(
 
     One row per run and share of the kernels that stay whole: as `shuffled_accuracy`, with share,
     field (voxels) and top1.  Kernels are cut as in `short_sighted`; norms use the statistics of
-    the batch, since those that were learned belong to whole kernels; centres come from ten
+    the batch, since those that were learned belong to whole kernels; centres come from five
     training clouds of each class.  Nothing is trained.
     """
     place = torch.device(resolve_device(device))

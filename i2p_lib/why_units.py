@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from i2p_lib import paper
-from i2p_lib.data.photographs import Photographs
+from i2p_lib.data.pictures import Pictures
 from i2p_lib.dissection import class_entropy, class_selectivity, dissect, top_samples
 from i2p_lib.features import image_batches, unit_layer, unit_maps
 from i2p_lib.report import html_list
@@ -99,13 +99,13 @@ class UnitPictures:
 
 
 def unit_pictures(
-    pairs: Sequence[Pair], units: pd.DataFrame, photographs: Photographs, method: str,
+    pairs: Sequence[Pair], units: pd.DataFrame, pictures: Pictures, method: str,
     device: str = "cpu", rows: int = 6, shown: int = 4,
 ) -> list[UnitPictures]:  # fmt: skip
-    """Return the top photographs and clouds of a few units of a method's first run.
+    """Return the top pictures and clouds of a few units of a method's first run.
 
     Half of the units have the lowest class entropy on clouds, the other half a middling one;
-    of each photograph the strongest view is taken.
+    of each picture the strongest view is taken.
     """
     pair = next((p for p in pairs if p.method == method), None)
     if pair is None:
@@ -125,17 +125,17 @@ def unit_pictures(
                 int(row.unit),
                 f"unit {row.unit}\nentropy {row.entropy:.1f}\n"
                 f"selectivity {row.selectivity:.2f}",
-                _top_pictures(model, layer, pair, int(row.unit), photographs, shown, place),
+                _top_pictures(model, layer, pair, int(row.unit), pictures, shown, place),
                 _top_clouds(net, layer, pair, int(row.unit), shown, place),
             )
             for row in table.itertuples()
         ]
 
 
-def _top_pictures(model, layer, pair, unit, photographs, shown, place):
-    order = top_samples(pair.image.units[:, [unit]], len(photographs))[0]
-    _, first = np.unique(photographs.owner[order], return_index=True)
-    best = [photographs.views[i] for i in order[np.sort(first)][:shown]]
+def _top_pictures(model, layer, pair, unit, pictures, shown, place):
+    order = top_samples(pair.image.units[:, [unit]], len(pictures))[0]
+    _, first = np.unique(pictures.owner[order], return_index=True)
+    best = [pictures.views[i] for i in order[np.sort(first)][:shown]]
     maps = unit_maps(model, torch.cat(list(image_batches(model, best, place))), layer)
     return [(_square(view), values[unit].float().cpu().numpy())
             for view, values in zip(best, maps, strict=True)]

@@ -7,15 +7,7 @@ import pytest
 from made_notebooks import write_notebook
 
 from i2p_lib.book import notebooks
-from i2p_lib.book.notebooks import (
-    Chapter,
-    NotebookFailed,
-    Project,
-    chapter_state,
-    execute,
-    execute_all,
-)
-from i2p_lib.machine import cores
+from i2p_lib.book.notebooks import Chapter, NotebookFailed, Project, chapter_state, execute
 
 PARAMETERS = {"profile": "tiny"}
 
@@ -129,36 +121,6 @@ def test_results_of_a_chapter_that_failed_are_not_published(tiny: Project) -> No
     with pytest.raises(NotebookFailed):
         run(tiny, chapter)
     assert not chapter.items.exists()
-
-
-MEETS = """
-import pathlib, time
-here = pathlib.Path({folder!r})
-(here / {own!r}).touch()
-began = time.monotonic()
-while not (here / {other!r}).exists():
-    assert time.monotonic() - began < 50
-    time.sleep(0.05)
-"""
-
-
-@pytest.mark.skipif(cores() < 2, reason="needs two cores")
-def test_two_chapters_are_executed_at_once(tiny: Project, tmp_path: Path) -> None:
-    names = ("00_method", "01_transfer")
-    chapters = [
-        chapter_of(tiny, MEETS.format(folder=str(tmp_path), own=own, other=other), name=own)
-        for own, other in (names, names[::-1])
-    ]
-    done = [chapter.name for chapter, _ in execute_all(chapters, PARAMETERS, tiny.root, 60)]
-    assert set(done) == set(names)
-    assert all(chapter_state(chapter, PARAMETERS)[0] == "done" for chapter in chapters)
-
-
-def test_one_of_several_that_fails_is_named(tiny: Project) -> None:
-    good, bad = chapter_of(tiny, "x = 1"), chapter_of(tiny, "1 / 0", name="01_transfer")
-    with pytest.raises(NotebookFailed, match="01_transfer: cell 3 raised ZeroDivisionError"):
-        list(execute_all([good, bad], PARAMETERS, tiny.root, 60))
-    assert bad.failed.exists() and not bad.executed.exists()
 
 
 def test_a_damaged_executed_copy_counts_as_missing(tiny: Project) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 import i2p_lib as i2p
 from i2p_lib import paper, report, why, why_plots, why_units
-from i2p_lib.data.photographs import Photographs
+from i2p_lib.data.pictures import Pictures
 from i2p_lib.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.runs import run
 from i2p_lib.runs.spec import RunSpec
@@ -28,7 +28,7 @@ def photos():
     random = np.random.default_rng(0)
     views = tuple(random.integers(256, size=(60, 80, 3), dtype=np.uint8) for _ in range(6))
     owner = np.repeat(np.arange(3), 2)
-    return Photographs(views, owner, owner, ("a", "b", "c"), "noise")
+    return Pictures(views, owner, owner, ("a", "b", "c"), "noise")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_other_layers_and_no_run_are_refused(pairs, photos):
 
 
 def test_only_imagenets_thousand_classes_in_the_papers_recipe_count_as_the_papers(pairs, photos):
-    """Promise: other photographs never carry a verdict of the same setting."""
+    """Promise: other pictures never carry a verdict of the same setting."""
     distances = why.feature_distances(pairs[:1], photos)
     recipe = {k: v[0] if isinstance(v, tuple) else v for k, v in paper.PAPER_RECIPE.items()}
     recipe |= {"epochs": 100, "train_limit": None, "test_limit": None}

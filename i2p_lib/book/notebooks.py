@@ -6,17 +6,14 @@ import copy
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +24,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.machine import cores, describe_machine, package_versions
+from i2p_lib.machine import describe_machine, package_versions
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
 from i2p_lib.runs.spec import AnySpec
@@ -35,7 +32,6 @@ from i2p_lib.runs.store import PACKAGE, Entry, source_hash
 from i2p_lib.specs import unknown_key
 
 CELL_TIMEOUT = 3600
-AT_ONCE = 2  # chapters; a kernel takes up to 2 GB
 # modules that no chapter's output depends on
 PAGE_SOURCES = ("book/", "cli.py", "doctor.py", "environment.py", "speed.py", "speed_plots.py")
 
@@ -225,41 +221,6 @@ def execute(
         temp.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     chapter.failed.unlink(missing_ok=True)
     return record
-
-
-def execute_all(
-    chapters: Sequence[Chapter], parameters: Mapping[str, Any], root: Path, timeout: int
-) -> Iterator[tuple[Chapter, dict[str, Any]]]:
-    """Execute chapters, two at once where there are two cores; yield each as it ends.
-
-    Those that read most runs begin first.  The first that fails raises, as in `execute`; those
-    under way are finished before, and those that had not begun are left out.
-    """
-    longest_first = sorted(chapters, key=lambda chapter: -len(chapter.entries()))
-    at_once = min(AT_ONCE, cores())
-    threads = str(cores() // at_once)
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        _environment(OMP_NUM_THREADS=threads, NUMBA_NUM_THREADS=threads),
-        ProcessPoolExecutor(at_once, spawn, _end_with_parent) as pool,
-    ):
-        jobs = {pool.submit(execute, chapter, parameters, root, timeout): chapter
-                for chapter in longest_first}  # fmt: skip
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Let this process end when its parent is gone, even where that was killed."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def incomplete(notebook: NotebookNode) -> str | None:

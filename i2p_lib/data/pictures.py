@@ -1,4 +1,4 @@
-"""Photographs: a folder of the reader's, or those that the book's dependencies bring along."""
+"""Pictures: a folder of the reader's, or photographs of the book's dependencies and fractals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from i2p_lib.data.fractals import find_categories, fractal_images
 
 SHIPPED = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
@@ -26,16 +28,17 @@ SHIPPED = {
 CREDITS = "china by danielbuechele and flower by vultilion, both CC BY 2.0"
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FRACTALS, FRACTAL_SIZE, FRACTAL_SEED = 20, 96, 1  # classes, one picture each, of which seed
 LARGEST = 512  # a shorter side of twice as much is scaled down by a whole number
 
 
 @dataclass(frozen=True)
-class Photographs:
-    """Views of photographs, in a fixed order.
+class Pictures:
+    """Views of pictures, in a fixed order.
 
-    views    uint8 [H, W, 3] each: a whole photograph or a square cut from it
-    owner    int64 [N], the photograph of each view
-    labels   int64 [N], rows of label_names: the sub-folder, or the photograph itself
+    views    uint8 [H, W, 3] each: a whole picture or a square cut from it
+    owner    int64 [N], the picture of each view
+    labels   int64 [N], rows of label_names: the sub-folder, or the picture itself
     source   where they come from, as a noun phrase without a path
     """
 
@@ -50,19 +53,19 @@ class Photographs:
 
     def describe(self) -> str:
         """Return what these are and how many, as a sentence."""
-        photographs = len(np.unique(self.owner))
-        return f"{len(self)} views of {photographs} photographs: {self.source}."
+        return f"{len(self)} views of {len(np.unique(self.owner))} pictures: {self.source}."
 
 
-def photographs(folder: str | Path | None = None, most: int = 500) -> Photographs:
-    """Return the photographs of a folder, or by default those that the dependencies ship.
+def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
+    """Return the pictures of a folder, or by default photographs and fractals.
 
     folder  searched with its sub-folders, whose names are the labels; one view for each file.
             Of more than `most` files an even choice is taken.
-    None    each shipped photograph gives five views: itself, and the four squares of half its
-            shorter side that lie in its corners.
+    None    the photographs that the dependencies ship, five views each: the whole, and the four
+            squares of half its shorter side that lie in its corners; and one view of one held-out
+            fractal of each of the first 20 classes (`i2p_lib.data.fractals`).
 
-    Raises FileNotFoundError where there is no photograph, ValueError for a file that is none.
+    Raises FileNotFoundError where there is no picture, ValueError for a file that is none.
     """
     if folder is None:
         return _shipped()
@@ -70,19 +73,19 @@ def photographs(folder: str | Path | None = None, most: int = 500) -> Photograph
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise FileNotFoundError(
-            f"expected photographs ({', '.join(SUFFIXES)}) in {root}, found none: give another "
+            f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: give another "
             "folder as `images` in the profile, or leave that line out"
         )
     chosen = [files[i * len(files) // min(most, len(files))] for i in range(min(most, len(files)))]
     names = tuple(sorted({file.parent.name for file in files}))
     labels = np.array([names.index(file.parent.name) for file in chosen])
     text = f"{len(chosen)} of the {len(files):,} files in the folder {root.name}"
-    return Photographs(
+    return Pictures(
         tuple(_read(file) for file in chosen), np.arange(len(chosen)), labels, names, text
     )
 
 
-def _shipped() -> Photographs:
+def _shipped() -> Pictures:
     files = {}
     for package, paths in SHIPPED.items():
         spec = importlib.util.find_spec(package)
@@ -91,15 +94,25 @@ def _shipped() -> Photographs:
             files |= {path: package for name in paths if (path := root / name).is_file()}
     if not files:
         raise FileNotFoundError(
-            f"none of {', '.join(SHIPPED)} brings its photographs here: give a folder as `images` "
+            f"none of {', '.join(SHIPPED)} brings its pictures here: give a folder as `images` "
             "in the profile"
         )
-    views = [_views(_read(file)) for file in files]
-    owner = np.repeat(np.arange(len(views)), [len(v) for v in views])
-    names = tuple(file.stem for file in files)
     packages = ", ".join(dict.fromkeys(files.values()))
-    text = f"those that the packages {packages} bring ({', '.join(names)}; {CREDITS})"
-    return Photographs(tuple(v for part in views for v in part), owner, owner, names, text)
+    names = [file.stem for file in files]
+    text = (
+        f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
+        f"{CREDITS}), five views each, and {FRACTALS} fractals, one of each class"
+    )
+    views = [_views(_read(file)) for file in files] + [[image] for image in _fractals()]
+    names += [f"fractal {number}" for number in range(FRACTALS)]
+    owner = np.repeat(np.arange(len(views)), [len(v) for v in views])
+    return Pictures(tuple(v for part in views for v in part), owner, owner, tuple(names), text)
+
+
+def _fractals() -> list[np.ndarray]:
+    categories = find_categories(FRACTALS, FRACTAL_SEED)
+    drawn = fractal_images(categories, 1, FRACTAL_SIZE, FRACTAL_SEED, "held_out")
+    return [np.repeat(image[..., None], 3, axis=2) for _, image in drawn]
 
 
 def _views(image: np.ndarray) -> list[np.ndarray]:
@@ -115,5 +128,5 @@ def _read(path: Path) -> np.ndarray:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a photograph: {error}") from error
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return np.asarray(image.reduce(max(1, min(image.size) // LARGEST)))
