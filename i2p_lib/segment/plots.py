@@ -95,7 +95,7 @@ def clouds_html(
         left = number * share
         figure.update_layout({key: {
             "domain": {"x": [left, left + share]}, "aspectmode": "data", "xaxis": hidden,
-            "yaxis": hidden, "zaxis": hidden,
+            "yaxis": hidden, "zaxis": hidden, "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 1.4}},
         }})  # fmt: skip
         figure.add_annotation(text=escape(name), x=left + share / 2, y=1, xref="paper",
                               yref="paper", showarrow=False, yanchor="bottom")  # fmt: skip

@@ -160,10 +160,10 @@ def summary(results: Sequence[RunResult]) -> Styler:
         "mIoU (%)": 100 * groups["miou"].mean(),
         "std": 100 * groups["miou"].std(),
         "accuracy (%)": 100 * groups["accuracy"].mean(),
-        "mean class accuracy (%)": 100 * groups["mean_class_accuracy"].mean(),
+        "mAcc (%)": 100 * groups["mean_class_accuracy"].mean(),
         "seeds": groups.size(),
         "parameters": groups["parameters"].first(),
-        "minutes per run": groups["seconds_total"].mean() / 60,
+        "minutes": groups["seconds_total"].mean() / 60,
     })
     whole = {"parameters": "{:,.0f}", "seeds": "{:d}"}
     formats = {column: whole.get(column, "{:.1f}") for column in shown}
