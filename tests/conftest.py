@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, a run store of its own, matplotlib's own style."""
+"""What every test shares: one torch thread, an own run store and plot style, tiny scenes."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from tiny_scenes import tiny_scene_sets
 
 from i2p_lib.book.notebooks import Project
 
@@ -50,3 +51,16 @@ def tiny(tmp_path: Path) -> Project:
     profiles.mkdir(parents=True)
     (profiles / "tiny.yml").write_text("description: nothing to train\nexperiments: {}\n")
     return Project(root, tmp_path / "build")
+
+
+@pytest.fixture(scope="session")
+def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with S3DIS and SemanticKITTI, made from tiny copies in the official layout."""
+    return tiny_scene_sets(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture
+def scene_data(scene_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, as the one in which sets are looked for."""
+    monkeypatch.setenv("I2P_DATA", str(scene_folder))
+    return scene_folder

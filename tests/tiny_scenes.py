@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from i2p_lib.data.scenes import convert_scenes
 from i2p_lib.segment.spec import SegmentSpec
 
 ROOM = SegmentSpec(
@@ -50,3 +52,12 @@ def write_scans(folder: Path) -> Path:
             scan.astype("<f4").tofile(place / "velodyne" / f"{number:06d}.bin")
             label.astype("<u4").tofile(place / "labels" / f"{number:06d}.label")
     return folder
+
+
+def tiny_scene_sets(root: Path) -> Path:
+    """Make both sets from tiny official files below `root`; return their data folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("I2P_DATA", str(root / "data"))
+        for name, write in (("s3dis", write_rooms), ("semantic_kitti", write_scans)):
+            convert_scenes(name, write(root / "official" / name), part=True, progress=False)
+    return root / "data"
