@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from benchmarks import goals as speed
 from benchmarks import growth, layers, peers, pipeline, steps
 from benchmarks.cases import Case, Scale
-from i2p_lib import machine, speed
+from i2p_lib import machine
 from i2p_lib.environment import installed_version
 from i2p_lib.files import atomic_write
-from i2p_lib.runs.store import source_parts
+from i2p_lib.runs.sources import closure
 
 EXAMPLES = """examples:
   python -m benchmarks --output benchmarks/results
@@ -98,7 +99,7 @@ def hardware_name(device: str) -> str:
 
 def provenance(device: torch.device) -> dict[str, str | int]:
     """Return what the numbers depend on: machine, versions, and the measured source."""
-    sources = json.dumps(source_parts(), sort_keys=True).encode()
+    sources = json.dumps(closure(["i2p_lib.train.loop"]), sort_keys=True).encode()
     found = filter(None, map(peers.installed, peers.PACKAGES))
     return {
         "cpu": machine.cpu_name(),

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from benchmarks import timing
 from benchmarks.cases import Case, Scale
 from benchmarks.dense import DenseConv
+from benchmarks.goals import COPY_BYTES, GEMM_WORK, HALF, NORM, OURS
 from benchmarks.inputs import VoxelSet, voxel_sets
 from benchmarks.peers import ENGINES, PeerConv, Unsupported, must_run
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseTensor
-from i2p_lib.speed import COPY_BYTES, GEMM_WORK, HALF, NORM, OURS
 
 MOST_WORK = 2e11  # floating point operations of forward + backward that are waited for
 MOST_HALF_WORK = 7e10  # the same for bf16

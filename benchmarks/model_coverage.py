@@ -14,7 +14,7 @@ from time import process_time
 import torch
 from torch import nn
 
-from i2p_lib.coverage import REFUSED, examine, family, torchvision_classifiers, without_data
+from benchmarks.coverage import REFUSED, examine, family, torchvision_classifiers, without_data
 from i2p_lib.files import atomic_write
 from i2p_lib.weights.torchvision_import import ensure_torchvision
 

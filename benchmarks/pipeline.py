@@ -10,12 +10,12 @@ from torch import nn
 
 from benchmarks import timing
 from benchmarks.cases import Case, Scale
+from benchmarks.goals import INPUT_STAGES
 from benchmarks.inputs import demo_spec, fresh
 from benchmarks.steps import SECONDS, Step, batch
 from i2p_lib.data import augment
-from i2p_lib.runs.train import build_network, generator, load_splits, net_input, start, train
 from i2p_lib.sparse import Sites, SparseConv3d, SparseTensor
-from i2p_lib.speed import INPUT_STAGES
+from i2p_lib.train.loop import build_network, generator, load_splits, net_input, start, train
 
 OWN = "efficientnet_lite0"  # the demo's own network
 NARROW = 16  # channels of the layers that ask for maps

@@ -14,8 +14,8 @@ import torch
 
 from i2p_lib import machine
 from i2p_lib.files import atomic_write
-from i2p_lib.segment.encodings import encoding_for, evaluated
-from i2p_lib.segment.networks import segmenter
+from i2p_lib.models.encodings import encoding_for, evaluated
+from i2p_lib.models.segmenters import segmenter
 
 GOAL = 20.0  # seconds on two cores for 2 million points in voxels of 0.05 m
 SIZE = (10.0, 8.0, 3.2)  # metres; with its furniture about 385 square metres of surface

@@ -12,11 +12,13 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import timing
 from benchmarks.cases import Case, Scale
+from benchmarks.goals import HALF, OURS
 from benchmarks.inputs import demo_spec, fresh
 from benchmarks.peers import ENGINES, Unsupported, hand_over, must_run
 from i2p_lib.data import augment
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.runs.train import (
+from i2p_lib.sparse import SparseTensor
+from i2p_lib.train.loop import (
     Splits,
     build_network,
     build_optimizer,
@@ -25,8 +27,6 @@ from i2p_lib.runs.train import (
     logits_of,
     net_input,
 )
-from i2p_lib.sparse import SparseTensor
-from i2p_lib.speed import HALF, OURS
 
 SECONDS = {"resnet18": 8.0, "resnet50": 16.0, "efficientnet_lite0": 5.0}
 """About the time of three rounds of all engines."""

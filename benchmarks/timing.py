@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.speed import COPIED, GEMM_SIDE
+from benchmarks.goals import COPIED, GEMM_SIDE
 
 SLOW = 4  # times as long as the first contender
 SHORT = 0.01  # seconds; what is shorter is called several times in a turn

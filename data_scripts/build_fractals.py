@@ -77,7 +77,7 @@ def _write_split(
 
 
 def _write_sheet(path: Path, found: list[Category], size: int, seed: int) -> None:
-    from i2p_lib.drawings import contact_sheet
+    from i2p_lib.show.drawings import contact_sheet
 
     chosen = found[:SHEET_ROWS]
     images = [[fractal_image(found, label, number, size, seed) for number in range(SHEET_COLUMNS)]

@@ -206,8 +206,8 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
 def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: ANN001
     """Make simulated scenes, train what is missing, and note the times; tell the main process."""
     from i2p_lib import runs
-    from i2p_lib.runs import distributed
     from i2p_lib.runs.needs import available, prepare, skipped_text
+    from i2p_lib.train import team as distributed
 
     began = time.perf_counter()
     prepare(specs)
@@ -391,7 +391,7 @@ def weight_presence(model: str, weights: str = "imagenet1k") -> str:
 
 
 def _known(options: argparse.Namespace, known: Sequence[str], what: str) -> str:
-    from i2p_lib.specs import unknown_key
+    from i2p_lib.train.protocol import unknown_key
 
     if not options.name:
         raise Complaint(f"i2p {options.action}: name a {what}; known are {', '.join(known)}")

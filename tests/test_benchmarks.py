@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as suite
+from benchmarks import goals as speed
 from benchmarks import layers, peers, steps, timing
 from benchmarks.cases import Scale
 from benchmarks.dense import DenseConv
+from benchmarks.how_fast import RESULTS, how_fast
 from benchmarks.inputs import VoxelSet, size_for, surface
-from i2p_lib import speed
-from i2p_lib.book.how_fast import RESULTS, how_fast
 from i2p_lib.sparse import SparseTensor, voxelize
 
 CPU = torch.device("cpu")

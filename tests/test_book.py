@@ -131,7 +131,7 @@ def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) 
     assert pages.functions_used(path) == [
         "i2p_lib.freeze",
         "i2p_lib.paper.compare",
-        "i2p_lib.plots.use_style",
+        "i2p_lib.show.plots.use_style",
     ]
 
 

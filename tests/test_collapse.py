@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group
 from sklearn.neighbors import NearestCentroid
 
-from i2p_lib import collapse
+from i2p_lib.analysis import collapse
 
 
 def simplex(classes: int, dimension: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from i2p_lib.costs import cost_table, layer_macs
+from i2p_lib.analysis.costs import cost_table, layer_macs
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseConv3d, SparseGlobalPool, voxelize
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.book.networks import networks
-from i2p_lib.coverage import (
+from benchmarks.coverage import (
     BORDER,
     EXACT,
     FAMILIES,
@@ -32,6 +31,7 @@ from i2p_lib.coverage import (
     training_step,
     without_data,
 )
+from benchmarks.networks import networks
 from i2p_lib.inflation import inflate
 from i2p_lib.weights import image_model
 from i2p_lib.weights.torchvision_import import ensure_torchvision

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from i2p_lib.dissection import class_entropy, class_selectivity, dissect, top_samples
+from i2p_lib.analysis.dissection import class_entropy, class_selectivity, dissect, top_samples
 
 
 def planted(classes=4, each=12, units=30, seed=0):

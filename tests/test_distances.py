@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
-from i2p_lib.distances import halves, resampled, wasserstein1, weighted_wasserstein1
+from i2p_lib.analysis.distances import halves, resampled, wasserstein1, weighted_wasserstein1
 
 
 def test_a_shift_costs_its_length_and_a_scaling_the_mean_distance():

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from i2p_lib.runs import RunError, execute, run_all, status
-from i2p_lib.runs.distill import distillation_loss, teacher_answers
 from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import Entry
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.runs.train import train
+from i2p_lib.train.distill import distillation_loss, teacher_answers
+from i2p_lib.train.loop import train
 
 TEACHER = RunSpec(points=64, voxel_size=0.25, epochs=1, batch_size=8, test_limit=8,
                   weights="random", shots=1, episode=0)  # fmt: skip

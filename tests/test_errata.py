@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib import errata
+from i2p_lib.analysis import errata
 from i2p_lib.runs.spec import RunSpec
 
 LABELS = np.repeat(np.arange(4), 30)

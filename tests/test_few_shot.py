@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from i2p_lib import collapse, why
-from i2p_lib.few_shot import class_gap, complexity_factor, few_shot_bound, few_shot_error
+from i2p_lib.analysis import collapse, why
+from i2p_lib.analysis.few_shot import class_gap, complexity_factor, few_shot_bound, few_shot_error
 
 
 def classes(spread, count=4, each=20, seed=0):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.finetune import REGIMES, freeze
 from i2p_lib.inflation import inflate
+from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.sparse import voxelize
 from i2p_lib.weights import image_model
 

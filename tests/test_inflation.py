@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.coverage import SameBorders, extrude
+from benchmarks.coverage import SameBorders, extrude
 from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, to_taps
 from i2p_lib.inflation.trace import trace
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, voxelize

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from i2p_lib.runs import train
 from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.train import loop as train
 
 CLASSIFIED = [s for s in load_profile("paper").all_specs() if isinstance(s, RunSpec)]
 SPECS = {spec.model: spec for spec in reversed(CLASSIFIED)}  # the first of each network

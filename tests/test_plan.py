@@ -8,8 +8,8 @@ from i2p_lib.runs.cost import CostModel, clouds_measured, clouds_trained
 from i2p_lib.runs.needs import available, missing_inputs
 from i2p_lib.runs.plan import duration, plan, plan_text
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.runs.train import load_splits
-from i2p_lib.specs import PROTOCOLS
+from i2p_lib.train.loop import load_splits
+from i2p_lib.train.protocol import PROTOCOLS
 
 SMALL = RunSpec(points=64, voxel_size=0.25, epochs=1, batch_size=8, train_limit=16, test_limit=8,
                 weights="random")  # fmt: skip

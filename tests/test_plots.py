@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2p_lib import drawings, plots
+from i2p_lib.show import drawings, plots
 
 matplotlib.use("agg")
 

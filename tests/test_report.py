@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2p_lib import report
-from i2p_lib.plots import METHODS, method_label, with_method
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.show import report
+from i2p_lib.show.plots import METHODS, method_label, with_method
 
 
 @dataclass

@@ -27,7 +27,6 @@ from i2p_lib.runs import (
     run_all,
     status,
     store,
-    train,
 )
 from i2p_lib.runs.store import Entry
 
@@ -125,7 +124,7 @@ def test_a_stored_run_is_found_without_training(finished, monkeypatch):
 def test_the_stored_network_gives_the_stored_logits(finished):
     result = run(SPEC, store=finished)
     splits = execute.start(SPEC, torch.device("cpu")).splits
-    from i2p_lib.runs.train import evaluate
+    from i2p_lib.train.loop import evaluate
 
     scores = evaluate(result.network(), splits.test, SPEC, torch.device("cpu"))
     stored = torch.tensor(result.features()["test_logits"])
@@ -134,44 +133,12 @@ def test_the_stored_network_gives_the_stored_logits(finished):
 
 def test_the_key_covers_spec_data_weights_and_sources():
     parts = store.key_parts(SPEC)
-    sources = {"source runs/train.py", "source sparse/conv.py"}
+    sources = {"source train/loop.py", "source sparse/conv.py"}
     assert {"spec", "data", "weights"} | sources <= parts.keys()
     keys = {store.key_of(parts)}
     for name in parts:
         keys.add(store.key_of(parts | {name: "changed"}))
     assert len(keys) == len(parts) + 1
-
-
-def test_probe_sources_count_only_where_probes_are_taken():
-    assert "source collapse.py" in store.key_parts(SPEC)
-    assert "source collapse.py" not in store.key_parts(SPEC.but(probe_epochs=()))
-
-
-def test_comments_docstrings_and_layout_do_not_change_a_source_hash():
-    plain = "def f(x):\n    return x + 1\n"
-    commented = '"""Module."""\n\n# why\ndef f(x):\n    """Add."""\n    return (x +\n  1)\n'
-    assert store.source_hash(plain) == store.source_hash(commented)
-    assert store.source_hash(plain) != store.source_hash(plain.replace("1", "2"))
-    assert store.source_hash(plain) != store.source_hash(plain.replace("f(x)", "f(x, y)"))
-
-
-def test_source_hashes_are_the_same_on_every_python():
-    source = "class A[T]:\n    x: int = f(1, *a, k=2)" if sys.version_info >= (3, 12) else ""
-    assert store.source_hash(source)
-    assert store.source_hash("@d\nasync def f(a, /, b=1, *c, d, **e) -> int: await g(f'{a!r:>3}')"
-                             ).startswith(SOURCE_HASH)  # fmt: skip
-
-
-SOURCE_HASH = "bcfe541d9f6510b5"
-
-
-def test_one_changed_source_changes_one_hash(tmp_path):
-    package = Path(shutil.copytree(store.PACKAGE, tmp_path / "i2p_lib"))
-    before = store.source_parts(package)
-    with open(package / "runs" / "train.py", "a") as file:
-        file.write("\nEXTRA = 1\n")
-    after = store.source_parts(package)
-    assert {name for name in after if after[name] != before[name]} == {"runs/train.py"}
 
 
 def test_status_tells_done_missing_and_stale_with_the_reason(copied, monkeypatch):
@@ -186,11 +153,6 @@ def test_status_of_a_run_without_its_data_says_how_to_get_them(tmp_path, monkeyp
     monkeypatch.setenv("I2P_DATA", str(tmp_path))
     table = status([SPEC.but(data="modelnet40")], store=tmp_path)
     assert table["state"][0] == "missing" and "modelnet40_ply_hdf5_2048" in table["why"][0]
-
-
-def test_every_listed_source_exists():
-    for pattern in store.SOURCES + store.PROBE_SOURCES:
-        assert list(store.PACKAGE.glob(pattern)), pattern
 
 
 def test_features_too_large_for_half_precision_are_kept_whole():

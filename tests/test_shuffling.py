@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from i2p_lib.shuffling import KINDS, shuffle_cells, shuffle_in_cells, shuffled
+from i2p_lib.analysis.shuffling import KINDS, shuffle_cells, shuffle_in_cells, shuffled
 
 SIZE = 0.25  # a power of two, so that shifts are exact
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from i2p_lib import models
-from i2p_lib.runs import run, store, train
-from i2p_lib.runs.probing import pooled, stage_names
+from i2p_lib.runs import run, store
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.runs.train import Split, Splits, State
+from i2p_lib.train import loop as train
+from i2p_lib.train.loop import Split, Splits, State
+from i2p_lib.train.probe import pooled, stage_names
 
 SPEC = RunSpec(
     points=64, epochs=4, batch_size=8, lr=0.01, augment="paper", weights="random", voxel_size=0.2
@@ -229,7 +230,7 @@ def on_points(monkeypatch):
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_a_network_on_points_gets_the_points_and_trains(on_points, amp):
-    from i2p_lib.runs.probing import ProbeHook, final_features
+    from i2p_lib.train.probe import ProbeHook, final_features
 
     state = train.start(on_points.but(amp=amp), CPU)
     points = state.splits.train.points[:2]

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from i2p_lib.plots import method_label
+from i2p_lib.analysis.tuning import best_rates, grid_table, read_grid
 from i2p_lib.runs.profiles import load_profile
-from i2p_lib.tuning import best_rates, grid_table, read_grid
+from i2p_lib.show.plots import method_label
 
 
 def rows(accuracies, **changes):

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import i2p_lib as i2p
-from i2p_lib import paper, report, why, why_plots, why_units
+from i2p_lib import paper
+from i2p_lib.analysis import why, why_units
+from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.data.pictures import Pictures
-from i2p_lib.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.runs import run
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.show import report, why_plots
 
 matplotlib.use("agg")
 SPEC = RunSpec(

@@ -8,11 +8,12 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from i2p_lib import discussion_plots, plots, report, why_collapse, why_source
-from i2p_lib.collapse import cdnv
+from i2p_lib.analysis import why_collapse, why_source
+from i2p_lib.analysis.collapse import cdnv
 from i2p_lib.data import fractals
 from i2p_lib.runs import run
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.show import discussion_plots, plots, report
 from i2p_lib.weights import weight_card
 
 matplotlib.use("agg")

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import i2p_lib as i2p
-from i2p_lib import discussion_plots, why_shapes
-from i2p_lib.features import backbone_convolutions
+from i2p_lib.analysis import why_shapes
+from i2p_lib.analysis.features import backbone_convolutions
+from i2p_lib.analysis.shuffling import shuffled
 from i2p_lib.runs import run
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.runs.train import CPU, Split, evaluate, generator, load_splits
-from i2p_lib.shuffling import shuffled
+from i2p_lib.show import discussion_plots
 from i2p_lib.sparse import Sites, SparseTensor
+from i2p_lib.train.loop import CPU, Split, evaluate, generator, load_splits
 
 matplotlib.use("agg")
 SPEC = RunSpec(

@@ -15,10 +15,10 @@ from typing import Any
 import nbformat
 import yaml
 
+from benchmarks.how_fast import how_fast
+from benchmarks.networks import networks
 from i2p_lib.book import pages
-from i2p_lib.book.how_fast import how_fast
 from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.book.networks import networks
 from i2p_lib.book.notebooks import Chapter, Project
 from i2p_lib.book.recorded import recorded
 from i2p_lib.files import atomic_write

@@ -27,13 +27,14 @@ from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import describe_machine, package_versions
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
+from i2p_lib.runs.sources import PACKAGE, source_hash
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import PACKAGE, Entry, source_hash
-from i2p_lib.specs import unknown_key
+from i2p_lib.runs.store import Entry
+from i2p_lib.train.protocol import unknown_key
 
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on
-PAGE_SOURCES = ("book/", "cli.py", "doctor.py", "environment.py", "speed.py", "speed_plots.py")
+PAGE_SOURCES = ("book/", "cli.py", "doctor.py", "environment.py", )
 
 
 class NotebookFailed(RuntimeError):

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.data import dataset_card, dataset_root, load_dataset
-from i2p_lib.finetune import REGIMES, freeze
+from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
 from i2p_lib.runs.execute import one_thread, resolve_device
+from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.sources import closure
 from i2p_lib.runs.spec import AnySpec, RunSpec
-from i2p_lib.runs.train import build_network, logits_of, net_input
-from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.train.loop import build_network, logits_of, net_input
 
 STAND_IN = "home_objects"
 CPU_CLOUDS = 2  # a CPU's time grows with the clouds; a GPU is measured with the run's own batch
@@ -103,7 +104,7 @@ class CostModel:
 
     def _cost_of_scenes(self, spec: SegmentSpec) -> Cost:
         """Rests on one measured scene, which no finished run calibrates."""
-        from i2p_lib.segment import cost
+        from i2p_lib.runs import segment_cost as cost
 
         counts = cost.scene_counts(spec)
         step = self._measured(
@@ -277,5 +278,5 @@ def _finished(root: Path, device: str) -> list[tuple[RunSpec, float]]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Return a hash of the sources that decide how long a step takes."""
-    parts = store.source_parts(patterns=store.SOURCES + store.SEGMENT_SOURCES)
+    parts = closure(["i2p_lib.train.loop", "i2p_lib.train.segment"])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -15,13 +15,15 @@ import torch
 
 from i2p_lib.files import sha256
 from i2p_lib.machine import describe_machine
-from i2p_lib.runs import distributed, store
-from i2p_lib.runs.probing import ProbeHook, final_features
+from i2p_lib.runs import store
+from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.store import DamagedRun, Entry
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.runs.train import Hook, State, start, train
-from i2p_lib.segment.spec import SegmentSpec
 from i2p_lib.sparse import use_backend
+from i2p_lib.train import team as distributed
+from i2p_lib.train.loop import Hook, State, start, train
+from i2p_lib.train.probe import ProbeHook, final_features
 
 CHECKPOINT_SECONDS = 20.0
 HISTORY_COLUMNS = [
@@ -101,7 +103,7 @@ def _log(entry: Entry, text: str) -> None:
 def _start(entry: Entry, device: torch.device) -> State:
     """Start a run; a student begins as a copy of its teacher."""
     if isinstance(entry.spec, SegmentSpec):
-        from i2p_lib.segment import train as segment
+        from i2p_lib.train import segment as segment
 
         return segment.start(entry.spec, device)
     state = start(entry.spec, device)
@@ -141,7 +143,7 @@ def _carry_out(entry: Entry, state: State, hooks: Sequence[Hook]) -> dict[str, f
     """
     folder, main = entry.folder, distributed.rank() == 0
     if isinstance(entry.spec, SegmentSpec):
-        from i2p_lib.segment import train as segment
+        from i2p_lib.train import segment as segment
 
         metrics, kept = segment.finish(segment.train(state, hooks))
         counts = pd.DataFrame(kept["confusion"], columns=state.class_names)
@@ -255,7 +257,7 @@ def mark_failed(entry: Entry, text: str) -> None:
 def _refuse_edited_sources(entry: Entry) -> None:
     """Raise where a source file is newer than this process, whose code is then not its hash."""
     for name in entry.parts:
-        file = store.PACKAGE / name.removeprefix("source ")
+        file = PACKAGE / name.removeprefix("source ")
         if name.startswith("source ") and _STARTED < file.stat().st_mtime <= time.time():
             raise RuntimeError(
                 f"{file} was edited after this Python started: restart it (or the kernel); "

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from i2p_lib.data.scenes import prepare_scenes, scene_card
 from i2p_lib.runs import store
+from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.segment.spec import SegmentSpec
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import PAPER_AUGMENT, Augment
-from i2p_lib.segment.spec import SegmentSpec
-from i2p_lib.specs import Spec, explain, unknown_key
+from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.train.protocol import Spec, explain, unknown_key
 
 AUGMENT_PRESETS = {
     "none": Augment(),

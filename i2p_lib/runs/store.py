@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import json
@@ -23,52 +22,13 @@ from i2p_lib.data import dataset_hash
 from i2p_lib.data.scenes import scene_hash
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.models import POINT_MODELS, image_name
+from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.sources import PACKAGE, closure
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.train import State
-from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.train.loop import State
 from i2p_lib.weights import weights_hash
 from i2p_lib.weights.cards import is_random
 
-PACKAGE = Path(__file__).resolve().parents[1]
-SOURCES = (
-    "sparse/*.py",
-    "data/episodes.py",
-    "data/modelnet.py",
-    "data/transforms.py",
-    "inflation/*.py",
-    "models/*.py",
-    "finetune.py",
-    "weights/building.py",
-    "weights/loading.py",
-    "runs/train.py",
-    "runs/distill.py",
-    "runs/distributed.py",
-    "runs/global_norm.py",
-)
-PROBE_SOURCES = ("runs/probing.py", "collapse.py")
-SEGMENT_SOURCES = (
-    "sparse/*.py",
-    "data/scenes.py",
-    "data/scene_files.py",
-    "data/scene_transforms.py",
-    "data/s3dis.py",
-    "data/semantic_kitti.py",
-    "inflation/*.py",
-    "models/*.py",
-    "finetune.py",
-    "weights/building.py",
-    "weights/loading.py",
-    "runs/train.py",
-    "segment/encodings.py",
-    "segment/evaluate.py",
-    "segment/metrics.py",
-    "segment/networks.py",
-    "segment/pointnet2.py",
-    "segment/range_view.py",
-    "segment/stages.py",
-    "segment/train.py",
-    "segment/unet.py",
-)
 RESULTS = (
     "spec.json",
     "parts.json",
@@ -107,62 +67,12 @@ def store_root(store: str | Path | None = None) -> Path:
     return Path(store or os.environ.get("I2P_RUNS") or project_root() / "_runs").resolve()
 
 
-def source_hash(text: str) -> str:
-    """Return a hash of Python source that ignores comments, docstrings and layout.
-
-    Walks the syntax tree itself, because `ast.dump` differs between Python versions.
-    """
-    digest = hashlib.sha256()
-    _feed(ast.parse(text), digest)
-    return digest.hexdigest()
-
-
-def _feed(node: Any, digest: Any) -> None:
-    if isinstance(node, ast.AST):
-        digest.update(f"({type(node).__name__}".encode())
-        for name, value in ast.iter_fields(node):
-            if value is None or value == [] or name in ("type_comment", "kind"):
-                continue
-            digest.update(f" {name}=".encode())
-            _feed(_without_docstring(node, value) if name == "body" else value, digest)
-        digest.update(b")")
-    elif isinstance(node, list):
-        for item in node:
-            _feed(item, digest)
-            digest.update(b",")
-    else:
-        digest.update(repr(node).encode())
-
-
-def _without_docstring(node: ast.AST, body: Any) -> Any:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-        return body[1:]
-    return body
-
-
-def source_parts(
-    package: Path = PACKAGE, patterns: tuple[str, ...] = SOURCES
-) -> dict[str, str]:
-    """Return {file: hash} of the modules that decide a result; default: of a classification."""
-    files = sorted(file for pattern in patterns for file in package.glob(pattern))
-    return {str(f.relative_to(package).as_posix()): _file_source_hash(f, f.stat()) for f in files}
-
-
-def _file_source_hash(file: Path, stat: os.stat_result) -> str:
-    return _cached_source_hash(file, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=256)
-def _cached_source_hash(file: Path, mtime_ns: int, size: int) -> str:
-    return source_hash(file.read_text(encoding="utf-8"))
-
-
-def sources_of(spec: AnySpec) -> tuple[str, ...]:
-    """Return the patterns of the modules that decide this run's result."""
+def task_modules(spec: AnySpec) -> tuple[str, ...]:
+    """Return the modules whose import closure decides this run's result."""
     if isinstance(spec, SegmentSpec):
-        return SEGMENT_SOURCES
-    return SOURCES + (PROBE_SOURCES if spec.probe_epochs else ())
+        return ("i2p_lib.train.segment",)
+    probes = ("i2p_lib.train.probe",) if spec.probe_epochs else ()
+    return ("i2p_lib.train.loop", *probes)
 
 
 def results_of(spec: AnySpec) -> tuple[str, ...]:
@@ -193,7 +103,7 @@ def key_parts(spec: AnySpec) -> dict[str, str]:
         "protocol": json.dumps(asdict(spec.rules), sort_keys=True),
     }
     parts |= {name: digest() for name, (_, digest) in inputs_of(spec).items()}
-    sources = source_parts(patterns=sources_of(spec))
+    sources = closure(task_modules(spec))
     return parts | {f"source {name}": value for name, value in sources.items()}
 
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from i2p_lib.runs import store
+from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.runs.train import build_network
-from i2p_lib.segment.spec import SegmentSpec
-from i2p_lib.specs import PROTOCOLS
+from i2p_lib.train.loop import build_network
+from i2p_lib.train.protocol import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RunResult:
         """Rebuild the trained network on the CPU, in eval mode."""
         tensors = load_file(self.folder / "model.safetensors")
         if isinstance(self.spec, SegmentSpec):
-            from i2p_lib.segment import train as segment
+            from i2p_lib.train import segment as segment
 
             net = segment.build_network(self.spec)
         else:

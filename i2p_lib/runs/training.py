@@ -11,15 +11,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from i2p_lib.machine import cores
-from i2p_lib.runs import cluster, distributed, pool
+from i2p_lib.runs import cluster, pool
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
 from i2p_lib.runs.needs import missing_inputs, prepare, reason
+from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.runs.train import Hook, State
-from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.train import team as distributed
+from i2p_lib.train.loop import Hook, State
 
 
 class RunError(RuntimeError):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from i2p_lib.coverage import extrude
+from benchmarks.coverage import extrude
 from i2p_lib.inflation import inflate
 from i2p_lib.models.bagnet import bagnet17, bagnet33
 from i2p_lib.sparse import voxelize

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.finetune import REGIMES, freeze
+from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.models.point_vit import (
     PointTokenizer,
     _build,

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2p_lib.data import fractals
-from i2p_lib.finetune import REGIMES, freeze
+from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.models.pointnet2 import (
     PointNet2,
     SetAbstraction,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2p_lib.coverage import extrude
+from benchmarks.coverage import extrude
 from i2p_lib.inflation import inflate
 from i2p_lib.models.res16 import (
     load_pointcontrast,

@@ -9,7 +9,7 @@ import json
 import pytest
 from plan import PLAN, RECORD, RESUMED, machine, summary
 
-from i2p_lib.runs import execute, run, store
+from i2p_lib.runs import execute, run
 from i2p_lib.runs.spec import spec_from
 from i2p_lib.runs.store import Entry
 from i2p_lib.runs.tables import RunResult

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from i2p_lib.data.scenes import IGNORED, Scene
-from i2p_lib.segment.encodings import (
+from i2p_lib.models.encodings import (
     BlockEncoding,
     RangeEncoding,
     VoxelEncoding,
     encoding_for,
     most_frequent,
 )
-from i2p_lib.segment.networks import segmenter
+from i2p_lib.models.segmenters import segmenter
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from i2p_lib.finetune import REGIMES, freeze
+from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.models.pointnet2 import PointNet2
-from i2p_lib.segment.networks import segmenter
-from i2p_lib.segment.pointnet2 import FeaturePropagation
+from i2p_lib.models.pointnet2_scenes import FeaturePropagation
+from i2p_lib.models.segmenters import segmenter
 
 PIXELS = "pointnet2_ssg-imagenet1k_pixels.safetensors"
 

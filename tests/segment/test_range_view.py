@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from i2p_lib.finetune import REGIMES, freeze
-from i2p_lib.segment.networks import segmenter
-from i2p_lib.segment.range_view import (
+from i2p_lib.inflation.regimes import REGIMES, freeze
+from i2p_lib.models.range_view import (
     nearest_in_pixel,
     range_image,
     spherical_pixels,
     vote_of_neighbours,
 )
-from i2p_lib.segment.stages import stage_outputs
+from i2p_lib.models.segmenters import segmenter
+from i2p_lib.models.stages import stage_outputs
 from i2p_lib.weights import image_model
 
 LITE = "range:efficientnet_lite0"

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from tiny_scenes import ROOM
 
+from i2p_lib.runs import segment_cost as cost
 from i2p_lib.runs import store
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.plan import plan, plan_text
 from i2p_lib.runs.profiles import load_profile
+from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.segment import cost
-from i2p_lib.segment.spec import SegmentSpec
 
 
 def test_the_published_numbers_count_where_the_set_is_not_here(tmp_path, monkeypatch):

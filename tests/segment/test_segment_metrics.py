@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from i2p_lib.segment import metrics
+from i2p_lib.analysis import segmentation as metrics
 
 
 @pytest.fixture

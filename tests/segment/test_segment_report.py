@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2p_lib import paper, report
-from i2p_lib.segment import metrics, plots
-from i2p_lib.segment import report as segment_report
+from i2p_lib import paper
+from i2p_lib.analysis import segmentation as metrics
+from i2p_lib.show import report
+from i2p_lib.show import segment_plots as plots
+from i2p_lib.show import segment_report as segment_report
 
 
 def test_the_rows_stand_beside_the_papers_in_another_setting(rooms):

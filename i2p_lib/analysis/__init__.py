@@ -1,0 +1,1 @@
+"""Analysis: pure functions on arrays, tables and networks."""

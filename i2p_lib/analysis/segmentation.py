@@ -1,0 +1,67 @@
+"""Metrics of segmentation: one confusion matrix over all points, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from i2p_lib.analysis.metrics import confusion_matrix
+
+Absent = Literal["skipped", "perfect"]
+
+
+def confusion_of(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return counts of points [classes, classes]: rows are labels, columns predictions.
+
+    predictions and labels: [N] class numbers.  Points whose label is negative are not counted.
+    Raises ValueError where lengths differ or a class number is too large.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.shape != labels.shape:
+        raise ValueError(f"expected as many predictions as labels, got {predictions.shape} and "
+                         f"{labels.shape}")  # fmt: skip
+    counted = labels >= 0
+    if not counted.any():
+        return np.zeros((classes, classes), np.int64)
+    return confusion_matrix(predictions[counted], labels[counted], classes)
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each class [C], in 0..1.
+
+    NaN where no point has the class as its label: the class is absent, whatever was predicted
+    (wrong predictions of it count against the classes that they were taken from).
+    """
+    hits, labelled = np.diag(confusion).astype(float), confusion.sum(1)
+    union = labelled + confusion.sum(0) - hits
+    return np.where(labelled > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(confusion: np.ndarray, absent: Absent = "skipped", never_seen: int = 0) -> float:
+    """Return the mean IoU over the classes, in 0..1; NaN where all of them are absent.
+
+    absent      "skipped": the mean of the classes that occur, the rule of this book;
+                "perfect": an absent class has IoU 1, as in the paper's released code
+    never_seen  further classes that never have a point: S3DIS has one in the released code, which
+                ignores "stairs" and counts 14 classes; only absent="perfect" notices them
+    """
+    if absent not in ("skipped", "perfect"):
+        raise ValueError(f"absent must be skipped or perfect, got {absent!r}")
+    iou = class_iou(confusion)
+    if absent == "skipped":
+        return float(iou[~np.isnan(iou)].mean()) if not np.isnan(iou).all() else float("nan")
+    whole = np.concatenate([np.nan_to_num(iou, nan=1.0), np.ones(never_seen)])
+    return float(whole.mean())
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Return the share of labelled points with the right class; NaN where there is no point."""
+    return float(np.trace(confusion) / total) if (total := confusion.sum()) else float("nan")
+
+
+def mean_class_accuracy(confusion: np.ndarray) -> float:
+    """Return the mean over the classes that occur of the accuracy within the class."""
+    labelled = confusion.sum(1)
+    seen = labelled > 0
+    return float((np.diag(confusion)[seen] / labelled[seen]).mean()) if seen.any() else float("nan")

@@ -1,0 +1,225 @@
+"""A scan as a range image, image networks that label its pixels, and the way back to the points.
+
+The image is the spherical projection of the scan around the sensor (as in RangeNet++, Milioto et
+al., IROS 2019): columns are directions in the horizontal plane, rows are elevations, the upper
+edge first.  The network is an image network with its weights copied; its four coarsest maps are
+brought to one size, joined, and classified by 1x1 convolutions, as HRNetV2 does with its four
+resolutions (Wang et al., TPAMI 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.stages import around_stages, replace_layers, stage_names, stage_outputs
+from i2p_lib.weights import image_model
+from i2p_lib.weights.cards import is_random
+
+GEOMETRY = ("range", "x", "y", "z")  # channels before the points' own features
+SHIFT = (12.0, 0.0, 0.0, -1.0)  # metres; about the middle and the spread of a street scan
+SPREAD = (12.0, 12.0, 12.0, 1.0)
+MULTIPLE = 32  # of which height and width of an image must be
+RESOLUTIONS = 4  # maps that the head joins
+
+
+def range_network(
+    image_name: str,
+    num_classes: int,
+    in_channels: int,
+    weights: str | None = "random",
+    seed: int = 0,
+    weights_dir: str | Path | None = None,
+    wrap: int = 32,
+) -> RangeNetwork:
+    """Return an image network that labels the pixels of range images.
+
+    The first convolution is new: range, coordinates and intensity have no colours to stand for,
+    and a new input layer is what the paper gives every network on points.  It has the image
+    network's kernel, and stride 1 from row to row, since a scan has few rows.
+
+    Args:
+        image_name, weights, weights_dir: see ``i2p_lib.weights.image_model``; a network with named
+            stages, "hrnet_w48" in the paper.
+        in_channels: channels of the range image.
+        seed: of every random layer; torch's global generator stays as it was.
+        wrap: columns that are repeated from the other end on either side, since a scan is a
+            closed circle.
+
+    Raises:
+        ValueError: a network without named stages or with fewer than four maps, an unknown name.
+    """
+    image = image_model(image_name, weights, seed, weights_dir)
+    known = {} if is_random(weights) else {f"encoder.{n}": s for n, s in shapes(image).items()}
+    stages = stage_names(image)
+    before, behind = around_stages(image, stages)
+    replace_layers(image, behind)
+    with seeded(seed):
+        first = _new_input(image, before[0], in_channels)
+        net = RangeNetwork(image, stages, in_channels, num_classes, wrap)
+    inputs = [f"encoder.{name}" for name in (first, *_norm_behind(image, before, first))]
+    describe(net, inputs, "decoder", known, [inputs[0], "decoder"])
+    net.i2p_input = "range"
+    if not is_random(weights):
+        net.i2p_transfer = image.i2p_transfer
+    return net
+
+
+class RangeNetwork(nn.Module):
+    """Made by ``range_network``: range images [B, C, H, W] to logits [B * H * W, num_classes]."""
+
+    def __init__(self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int,
+                 num_classes: int, wrap: int):  # fmt: skip
+        super().__init__()
+        self.encoder, self.stages, self.wrap = encoder, stages, wrap
+        channels = sum(m.shape[1] for m in self._trial(in_channels))
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, num_classes, 1))  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of each pixel, row by row; ValueError on a size that does not fit."""
+        height, width = images.shape[2:]
+        if height % MULTIPLE or (width + 2 * self.wrap) % MULTIPLE or width < self.wrap:
+            raise ValueError(f"expected a height and a width (with {self.wrap} columns repeated on "
+                             f"either side) in multiples of {MULTIPLE}, got {height} x {width}")
+        ring = F.pad(images, (self.wrap, self.wrap, 0, 0), mode="circular")
+        maps = self._maps(ring)
+        size = maps[0].shape[2:]
+        joined = torch.cat([maps[0], *(_resized(m, size) for m in maps[1:])], 1)
+        logits = _resized(self.decoder(joined), ring.shape[2:])
+        logits = logits[..., self.wrap : self.wrap + width]
+        return logits.permute(0, 2, 3, 1).flatten(0, 2)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """The four coarsest maps, finest first."""
+        return stage_outputs(self.encoder, self.stages, images)[-RESOLUTIONS:]
+
+    def _trial(self, in_channels: int) -> list[Tensor]:
+        training = self.encoder.training
+        with torch.no_grad():
+            self.encoder.eval()
+            maps = self._maps(torch.zeros(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE))
+        self.encoder.train(training)
+        sizes = [tuple(m.shape[2:]) for m in maps]
+        if len(maps) < RESOLUTIONS or sizes != sorted(set(sizes), reverse=True):
+            raise ValueError(f"{type(self.encoder).__name__}: expected maps of {RESOLUTIONS} "
+                             f"resolutions, finest first, got the sizes {sizes}")
+        return maps
+
+
+def spherical_pixels(
+    points: Tensor, height: int, width: int, fov_up: float, fov_down: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The row, the column and the range of each point [N, 3] in its range image, each [N].
+
+    Straight ahead (x) is the middle column, left (y) is left of it.  Elevations from ``fov_up`` to
+    ``fov_down``, in degrees, fill the rows; a point above or below lies in the first or last row.
+    """
+    distance = points.norm(dim=1)
+    yaw = torch.atan2(points[:, 1], points[:, 0])
+    pitch = torch.asin((points[:, 2] / distance.clamp_min(1e-6)).clamp(-1, 1))
+    up, down = math.radians(fov_up), math.radians(fov_down)
+    column = torch.floor((1 - yaw / math.pi) / 2 * width).long() % width
+    row = torch.floor((up - pitch) / (up - down) * height).long().clamp(0, height - 1)
+    return row, column, distance
+
+
+def nearest_in_pixel(pixel: Tensor, distance: Tensor, pixels: int) -> Tensor:
+    """The nearest point of each pixel, int64 [pixels], -1 where there is none.
+
+    ``pixel`` [N] says in which pixel each point lies; of equally near points the first counts.
+    """
+    least = distance.new_full((pixels,), torch.inf).scatter_reduce(0, pixel, distance, "amin")
+    order = torch.arange(len(pixel), device=pixel.device)
+    near = distance == least[pixel]
+    none = len(pixel)
+    first = order.new_full((pixels,), none).scatter_reduce(0, pixel[near], order[near], "amin")
+    return torch.where(first == none, -1, first)
+
+
+def range_image(points: Tensor, features: Tensor, nearest: Tensor) -> Tensor:
+    """Channels [4 + F, pixels]: range, x, y, z and the features of each pixel's nearest point.
+
+    Metres are shifted and scaled by fixed numbers, features 0..1 become -1..1, empty pixels are 0.
+    """
+    geometry = torch.cat([points.norm(dim=1, keepdim=True), points], 1)
+    geometry = (geometry - geometry.new_tensor(SHIFT)) / geometry.new_tensor(SPREAD)
+    rows = torch.cat([geometry, 2 * features - 1], 1)[nearest.clamp_min(0)]
+    return torch.where(nearest[:, None] < 0, 0, rows).T
+
+
+def vote_of_neighbours(
+    labels: Tensor,
+    ranges: Tensor,
+    row: Tensor,
+    column: Tensor,
+    distance: Tensor,
+    num_classes: int,
+    neighbours: int = 5,
+    window: int = 5,
+    sigma: float = 1.0,
+    cutoff: float = 1.0,
+) -> Tensor:
+    """Let the pixels around each point vote on its class (RangeNet++, section III-D).
+
+    Args:
+        labels, ranges: [H, W] class and range of each pixel; an infinite range where it is empty.
+        row, column, distance: of the N points, as from ``spherical_pixels``.
+        neighbours: that vote: those of the window whose range differs least from the point's,
+            the difference weighted by one minus a Gaussian (``sigma`` pixels) of the place.
+        cutoff: weighted difference in metres from which on a pixel has no vote.
+
+    The point's own pixel counts as being at the point's own range, so it always votes.  Columns
+    go round, rows do not.
+
+    Returns:
+        Votes [N, num_classes], float32.
+    """
+    height, width = ranges.shape
+    half = window // 2
+    steps = torch.arange(-half, half + 1, device=ranges.device)
+    down, right = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    rows, columns = row[:, None] + down, (column[:, None] + right) % width
+    inside = (rows >= 0) & (rows < height)
+    rows = rows.clamp(0, height - 1)
+    here = (down == 0) & (right == 0)
+    bell = torch.exp(-(down**2 + right**2) / (2 * sigma**2))
+    difference = (ranges[rows, columns] - distance[:, None]).abs() * (1 - bell / bell.sum())
+    difference = torch.where(inside, difference, torch.inf).masked_fill(here, 0)
+    difference, order = difference.sort(dim=1, stable=True)
+    voters = order[:, :neighbours]
+    chosen = labels[rows.gather(1, voters), columns.gather(1, voters)]
+    valid = (difference[:, :neighbours] <= cutoff).float()
+    votes = valid.new_zeros(len(row), num_classes)
+    return votes.scatter_add(1, chosen, valid)
+
+
+def _new_input(image: nn.Module, name: str, in_channels: int) -> str:
+    """Replace the first convolution by a new one, its rows not skipped; its name."""
+    old = image.get_submodule(name)
+    if not isinstance(old, nn.Conv2d) or old.groups != 1:
+        raise ValueError(f"{type(image).__name__}: the first layer {name} is no convolution")
+    padding = tuple((size - 1) // 2 for size in old.kernel_size)
+    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, (1, old.stride[1]), padding,
+                    bias=old.bias is not None)  # fmt: skip
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    image.set_submodule(name, new)
+    return name
+
+
+def _norm_behind(image: nn.Module, before: list[str], first: str) -> list[str]:
+    """The norm right behind the input layer, if there is one."""
+    behind = before[before.index(first) + 1 :]
+    return [n for n in behind[:1] if isinstance(image.get_submodule(n), nn.BatchNorm2d)]
+
+
+def _resized(maps: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -1,1 +1,0 @@
-"""Segmentation: networks that label every point, their training and their measures."""

@@ -1,0 +1,1 @@
+"""Showing: tables, plots and drawings for people."""

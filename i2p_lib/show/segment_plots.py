@@ -1,0 +1,121 @@
+"""Plots of segmentation: IoU per class, and labelled clouds side by side that turn together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from i2p_lib.show.plots import METHODS
+
+UNCOUNTED = "#c7cbd1"
+PALETTE = (
+    "#7aa6d8", "#9c755f", "#b9c4a7", "#7b3f98", "#e15759", "#59c3c3", "#c98bb9", "#f28e2b",
+    "#2f6fb7", "#e8c547", "#4c9f50", "#1f2937", "#b07aa1", "#d4405f", "#3c8d7d", "#8c6d31",
+    "#a3b84c", "#6b4c9a", "#ff9d9a",
+)  # fmt: skip
+"""Colour of each class, by its number; as many as SemanticKITTI has classes."""
+MOST_POINTS = 9000
+# What a plot's cameras do is done in all its scenes; `busy` ends the echo of the own change.
+_LINKED = """
+(function () {
+  var plot = document.getElementById('{plot_id}'), busy = false;
+  plot.on('plotly_relayout', function (change) {
+    var key = Object.keys(change).find(function (k) { return /^scene\\d*\\.camera/.test(k); });
+    if (busy || !key) { return; }
+    var camera = plot.layout[key.split('.')[0]].camera, all = {};
+    Object.keys(plot.layout).forEach(function (k) {
+      if (/^scene\\d*$/.test(k)) { all[k + '.camera'] = camera; }
+    });
+    busy = true;
+    Plotly.relayout(plot, all).then(function () { busy = false; });
+  });
+})();
+"""
+
+
+def class_bars(classes: pd.DataFrame) -> Figure:
+    """IoU per class: a panel per scenes and network, a bar per method, a dot per seed.
+
+    classes: what `report.class_table` returns; classes without a point are left out.
+    """
+    panels = list(classes.dropna(subset="iou").groupby(["scenes", "model"], sort=False))
+    figure, axes = plt.subplots(max(1, len(panels)), 1, squeeze=False, layout="constrained",
+                                figsize=(10.5, 2.9 * max(1, len(panels))))
+    for axis, ((scenes, model), part) in zip(axes[:, 0], panels, strict=False):
+        names = list(dict.fromkeys(part["class"]))
+        series = list(part.groupby(["method", "weights"], sort=False))
+        width = 0.8 / len(series)
+        for number, ((method, weights), rows) in enumerate(series):
+            places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
+            means = rows.groupby("class")["iou"].mean().reindex(names)
+            label = method if method == "scratch" else f"{method}, {weights}"
+            axis.bar(places, 100 * means, width=0.92 * width, color=METHODS[method], label=label,
+                     zorder=2)
+            at = dict(zip(names, places, strict=True))
+            axis.scatter(rows["class"].map(at), 100 * rows["iou"], s=9, color="#1f2937", zorder=3)
+        axis.set_title(f"{model} on {scenes.replace('_', ' ')}")
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        axis.set(ylim=(0, 100), ylabel="IoU (%)")
+        axis.grid(axis="x", visible=False)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+    return figure
+
+
+def clouds_html(
+    clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str], title: str
+) -> str:
+    """Labelled clouds side by side, turned together; HTML that needs only the book's plotly.js.
+
+    clouds: heading -> (points [P, 3], classes [P], negative where not counted).  At most
+    MOST_POINTS points of each are drawn, evenly thinned out.  Texts are escaped.
+    """
+    import plotly.graph_objects as go
+
+    if not clouds:
+        return "<p>This profile ran no network on such scenes.</p>"
+    colours = [UNCOUNTED, *PALETTE[: len(class_names)]]
+    steps = np.arange(len(colours) + 1) / len(colours)
+    scale = [[edge, c] for i, c in enumerate(colours) for edge in (steps[i], steps[i + 1])]
+    figure, share = go.Figure(), 1 / len(clouds)
+    hidden = {"visible": False}
+    for number, (name, (points, classes)) in enumerate(clouds.items()):
+        chosen = np.linspace(0, len(points) - 1, min(MOST_POINTS, len(points))).round().astype(int)
+        x, y, z = points[chosen].astype(np.float32).T
+        key = f"scene{number + 1}" if number else "scene"
+        figure.add_trace(go.Scatter3d(
+            x=x, y=y, z=z, mode="markers", hoverinfo="skip", showlegend=False, scene=key,
+            marker={"size": 1.8, "color": classes[chosen].astype(np.int16), "colorscale": scale,
+                    "cmin": -1.5, "cmax": len(class_names) - 0.5},
+        ))  # fmt: skip
+        left = number * share
+        figure.update_layout({key: {
+            "domain": {"x": [left, left + share]}, "aspectmode": "data", "xaxis": hidden,
+            "yaxis": hidden, "zaxis": hidden, "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 1.4}},
+        }})  # fmt: skip
+        figure.add_annotation(text=escape(name), x=left + share / 2, y=1, xref="paper",
+                              yref="paper", showarrow=False, yanchor="bottom")  # fmt: skip
+    figure.update_layout(
+        title={"text": escape(title), "font": {"size": 14}}, height=430,
+        paper_bgcolor="rgba(0,0,0,0)", margin={"l": 0, "r": 0, "t": 64, "b": 0},
+    )  # fmt: skip
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, post_script=_LINKED,
+                           config={"displaylogo": False})  # fmt: skip
+    return drawn + legend_html(class_names, [classes for _, classes in clouds.values()])
+
+
+def legend_html(class_names: Sequence[str], used: Sequence[np.ndarray]) -> str:
+    """A legend of the classes that occur in any of the arrays, as escaped HTML."""
+    seen = np.unique(np.concatenate(used)).tolist()
+    entries = [(PALETTE[c], class_names[c]) if c >= 0 else (UNCOUNTED, "not counted") for c in seen]
+    marks = "".join(
+        f'<span style="white-space:nowrap;margin-right:1em"><span style="display:inline-block;'
+        f"width:.8em;height:.8em;border-radius:50%;background:{colour};margin-right:.35em"
+        f'"></span>{escape(name)}</span> '
+        for colour, name in entries
+    )
+    return f'<p style="font-size:.85em">{marks}</p>'

@@ -1,0 +1,1 @@
+"""Training: one loop, what is trained, and how it is measured meanwhile."""
