@@ -19,7 +19,7 @@ from i2p_lib.inflation import inflate
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseConv3d, voxelize
-from i2p_lib.train.loop import learning_rate
+from i2p_lib.train.optimise import learning_rate
 
 STARTS_WITH_ERROR = (
     ("modelnet/34_distill.yaml", "its criterion, soft_pseudolabel_with_temperature, is missing, as "

@@ -13,7 +13,7 @@ from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
 from i2p_lib.data.scenes import scene_card
 from i2p_lib.runs.profiles import Lab
-from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.show.plots import method_label
 from i2p_lib.show.report import html_list
