@@ -157,7 +157,7 @@ def _summed(
         if not math.isfinite(value):
             raise Diverged(
                 f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "
-                f"of {lr:.3g}, on {state.task.named(items)}: lower lr, or check that they are finite"
+                f"of {lr:.3g}, on {state.task.named(items)}: lower lr, or check these data"
             )
     return sum(value * len(items) for (_, _, items, _), value in zip(done, values, strict=True))
 
