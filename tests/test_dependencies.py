@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from source_imports import imports
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
@@ -32,19 +33,6 @@ TOOLS = {
 UNDECLARED = {"torchsparse": "an engine on some GPUs; on no package index, so nothing to declare"}
 
 
-def imported(text: str) -> Iterator[str]:
-    """Top-level names that source imports, also by importlib and pytest.importorskip."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield (node.module or "").partition(".")[0]
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if called in ("import_module", "find_spec", "importorskip"):
-                yield str(node.args[0].value).partition(".")[0]
-
-
 def sources(folder: str) -> Iterator[tuple[str, str]]:
     """(name, source) of each Python file, and of each notebook's code, in a folder."""
     for path in sorted((ROOT / folder).rglob("*.py")):
@@ -61,7 +49,8 @@ def third_party(folder: str) -> dict[str, list[str]]:
         ours |= {path.stem for path in (ROOT / place).rglob("*.py")}
     found: dict[str, list[str]] = {}
     for name, text in sources(folder):
-        for module in set(imported(text)) - ours - sys.stdlib_module_names:
+        names = {dotted.partition(".")[0] for dotted in imports(ast.parse(text))}
+        for module in names - ours - sys.stdlib_module_names:
             found.setdefault(canonicalize_name(NAMES.get(module, module)), []).append(name)
     return found
 
