@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from i2p_lib import torchvision_shim
+
+torchvision_shim.install()  # costs nothing: it only waits for `import torchvision`
+
 _PUBLIC = {
     "SparseTensor": "i2p_lib.sparse",
     "voxelize": "i2p_lib.sparse",
