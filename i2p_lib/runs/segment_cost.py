@@ -9,22 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from i2p_lib.data import s3dis, semantic_kitti
 from i2p_lib.data.scenes import Scene, load_scenes, scene_card
 from i2p_lib.runs.cost import timed_pass, trained_bytes
 from i2p_lib.runs.execute import one_thread
 from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.train.segment import build_encoding, build_network, masked_cross_entropy, splits_of
 
-STAND_IN_POINTS = {"s3dis": 400_000, "semantic_kitti": 100_000}
 SMALL = 16  # the pass that warms up takes every so manieth point
-PUBLISHED = {
-    "s3dis": (s3dis.ROOMS, s3dis.TEST_AREA, s3dis.VAL_SHARE),
-    "semantic_kitti": (
-        semantic_kitti.SCANS, semantic_kitti.TEST_SEQUENCE, semantic_kitti.VAL_SHARE
-    ),
-}  # fmt: skip
-"""Set -> its scenes by area or sequence, the part that is the test split, and the share of val."""
 
 
 def setup_of(spec: SegmentSpec) -> dict[str, Any]:
@@ -55,12 +46,12 @@ def scene_counts(spec: SegmentSpec) -> tuple[int, int, int]:
     if _present(spec.scenes):
         splits = splits_of(spec)
         return len(splits["train"]), len(splits["val"]), len(splits.get("test", ()))
-    if spec.scenes not in PUBLISHED:
+    card = scene_card(spec.scenes)
+    if not card.part_sizes:
         raise ValueError(f"{spec.scenes} is not here, so its size is not known")
-    published, name, share = PUBLISHED[spec.scenes]
-    test = published[name]
-    whole = sum(published.values()) - test
-    val = round(share * whole)
+    test = card.part_sizes[card.test_part]
+    whole = sum(card.part_sizes.values()) - test
+    val = round(card.val_share * whole)
     sizes = {"trainval": whole, "train": whole - val, "val": val, "test": test}
     n_train, n_val = sizes[spec.rules.train_on], sizes[spec.rules.validate_on]
     n_test = 0 if spec.rules.test == "never" else test
@@ -104,11 +95,11 @@ def thinned(scene: Scene, step: int) -> Scene:
 def stand_in(name: str) -> Scene:
     """Return a scene of about the extent of those of a set that is not here, to time a step on.
 
-    Rooms: the six faces of a box.  Streets: ground whose density falls with the distance.
+    The six faces of a box or, around a sensor, ground whose density falls with the distance.
     """
     card, random = scene_card(name), np.random.default_rng(0)
-    count = STAND_IN_POINTS[card.layout]
-    if card.layout == "s3dis":
+    count = card.typical_points
+    if not card.around_sensor:
         sides = np.array((7.0, 6.0, 3.0))
         points, face = random.uniform(0, 1, (count, 3)) * sides, random.integers(0, 6, count)
         points[np.arange(count), face // 2] = sides[face // 2] * (face % 2)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS, augment_scene
+from i2p_lib.data.scene_transforms import augment_scene
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.encodings import Encoding, encoding_for
@@ -79,10 +79,10 @@ def _limited(scenes: Sequence[Scene], limit: int | None) -> Sequence[Scene]:
 
 
 def build_encoding(spec: SegmentSpec) -> Encoding:
-    """Return the encoding of a spec; voxels of rooms count from the scene's middle."""
+    """Return the encoding of a spec; voxels count from the scene's middle, or from its sensor."""
     settings = spec.encoding_settings
     if spec.family == "unet":
-        settings["centre"] = scene_card(spec.scenes).layout == "s3dis"
+        settings["centre"] = not scene_card(spec.scenes).around_sensor
     return encoding_for(spec.model, **settings)
 
 
@@ -226,7 +226,7 @@ def augmented(scene: Scene, spec: SegmentSpec, random: torch.Generator) -> Scene
     """Return a scene as the paper's recipe changes it for training; "none" leaves it alone."""
     if spec.augment == "none":
         return scene
-    rules = PAPER_ROOMS if scene_card(spec.scenes).layout == "s3dis" else PAPER_STREETS
+    rules = scene_card(spec.scenes).augment
     tensors = torch.from_numpy(scene.points), torch.from_numpy(scene.features)
     points, features, kept = augment_scene(*tensors, random, rules)
     return replace(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from tiny_scenes import ROOM
 
+from i2p_lib.data.scenes import scene_card
 from i2p_lib.runs import segment_cost as cost
 from i2p_lib.runs import store
 from i2p_lib.runs.cost import CostModel
@@ -37,7 +38,7 @@ def test_seconds_are_those_of_a_scene_times_the_scenes():
 @pytest.mark.parametrize("name", ["s3dis", "semantic_kitti"])
 def test_a_stand_in_is_a_scene_of_the_set(name):
     scene = cost.thinned(cost.stand_in(name), 100)
-    assert len(scene) == cost.STAND_IN_POINTS[name] // 100
+    assert len(scene) == scene_card(name).typical_points // 100
     height = scene.points[:, 2].max() - scene.points[:, 2].min()
     assert height <= 3 and scene.features.shape[1] == {"s3dis": 3}.get(name, 1)
 
