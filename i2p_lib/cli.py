@@ -330,21 +330,9 @@ def _data_lines() -> Iterator[str]:
 
 def _get_data(name: str, options: argparse.Namespace) -> None:
     """Fetch, generate or convert a data set, or say what to do."""
-    from i2p_lib.data import dataset_card, dataset_names, dataset_root
-    from i2p_lib.data.modelnet40 import get_modelnet40
-    from i2p_lib.data.scenes import convert_scenes, prepare_scenes
+    from i2p_lib.data.get import get_data
 
-    if name == "modelnet40":
-        get_modelnet40(archive=options.source, part=options.part)
-    elif name not in dataset_names() and options.source is None:
-        prepare_scenes(name)
-    elif name not in dataset_names():
-        convert_scenes(name, options.source, None, options.part, options.workers)
-    elif not dataset_root(name).is_dir():
-        raise Complaint(
-            f"{name} cannot be fetched for you: {dataset_card(name).how_to_get}. "
-            f"It is looked for in {dataset_root(name)}"
-        )
+    get_data(name, options.source, options.part, options.workers)
 
 
 def _weights(options: argparse.Namespace) -> int:

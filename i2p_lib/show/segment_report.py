@@ -199,7 +199,6 @@ def absent_rules(results: Sequence[RunResult]) -> pd.DataFrame:
     rows = []
     for r in results:
         counts = r.confusion().to_numpy()
-        rooms = scene_card(r.spec.scenes).layout == "s3dis"
         rows.append({
             "scenes": r.spec.scenes,
             "model": r.spec.model,
@@ -207,7 +206,9 @@ def absent_rules(results: Sequence[RunResult]) -> pd.DataFrame:
             "absent classes": int(np.isnan(metrics.class_iou(counts)).sum()),
             "absent skipped": 100 * metrics.mean_iou(counts),
             "absent counts 1": 100 * metrics.mean_iou(counts, "perfect"),
-            "as released": 100 * metrics.mean_iou(counts, "perfect", int(rooms)),
+            "as released": 100 * metrics.mean_iou(
+                counts, "perfect", scene_card(r.spec.scenes).perfect_classes
+            ),
         })  # fmt: skip
     keys = ["scenes", "model", "method"]
     table = pd.DataFrame(rows, columns=[*keys, "absent classes", "absent skipped",
@@ -290,7 +291,7 @@ def shown_scene(
             kept[name][part] for part in ("points", "labels", "predictions")
         )
         shown = np.full(len(points), True)
-        if layout == "semantic_kitti":
+        if scene_card(scenes).around_sensor:
             shown = np.hypot(points[:, 0], points[:, 1]) < NEAR
         clouds.setdefault("truth", (points[shown], labels[shown].astype(int)))
         clouds[method] = (points[shown], predictions[shown].astype(int))
