@@ -129,7 +129,7 @@ def _store_parser(
 
 
 def _run(options: argparse.Namespace) -> int:
-    from i2p_lib.book.notebooks import Project
+    from i2p_lib.book.chapters import Project
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -156,7 +156,7 @@ def _dry_run(profile) -> int:  # noqa: ANN001
 
 def _book(options: argparse.Namespace) -> int:
     from i2p_lib.book.build import build_book
-    from i2p_lib.book.notebooks import Project
+    from i2p_lib.book.chapters import Project
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise Complaint("i2p book is one process: train with torchrun ... run, then call it alone")
@@ -178,13 +178,14 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
 
     Of processes that train together, the main one alone executes.
     """
-    from i2p_lib.book.notebooks import Chapter, chapter_state, execute
+    from i2p_lib.book.chapters import Chapter, chapter_state
+    from i2p_lib.book.notebooks import execute
 
     parameters = {"profile": profile.name}
     times = {}
     if profile.chapters:
         found = [Chapter.of(project, name, profile) for name in chapters]
-        specs = [s for c in found if c.name in profile.chapters for s in profile.all_specs(c.name)]
+        specs = [spec for chapter in found for spec in chapter.specs()]
     else:  # a profile of runs alone, such as tuning
         found, specs = [], profile.all_specs()
     if not _train(specs, profile, options, times):
@@ -230,7 +231,7 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
 
 def _status(options: argparse.Namespace) -> int:
     from i2p_lib import runs
-    from i2p_lib.book.notebooks import Chapter, Project, chapter_state
+    from i2p_lib.book.chapters import Chapter, Project, chapter_state
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -251,7 +252,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _results(options: argparse.Namespace) -> int:
     from i2p_lib import runs
-    from i2p_lib.book.notebooks import Project
+    from i2p_lib.book.chapters import Project
     from i2p_lib.files import atomic_write
     from i2p_lib.runs.store import Entry
 

@@ -1,8 +1,9 @@
-"""Small notebooks that tests make."""
+"""Small notebooks that tests make, and the table of contents that names them."""
 
 from pathlib import Path
 
 import nbformat
+import yaml
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"') -> None:
@@ -17,3 +18,10 @@ def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"
     notebook = new.new_notebook(cells=[new.new_markdown_cell("# A chapter"), first, *made])
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
+
+
+def write_contents(root: Path, *chapters: str) -> None:
+    """Write a table of contents of these chapters in the project's root."""
+    files = [{"file": f"chapters/{name}"} for name in chapters]
+    toc = {"format": "jb-book", "root": "index", "chapters": files}
+    (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")

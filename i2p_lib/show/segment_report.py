@@ -12,6 +12,7 @@ from pandas.io.formats.style import Styler
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
 from i2p_lib.data.scenes import scene_card
+from i2p_lib.markup import breakable
 from i2p_lib.runs.profiles import Lab
 from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.tables import RunResult
@@ -168,7 +169,7 @@ def summary(results: Sequence[RunResult]) -> Styler:
     whole = {"parameters": "{:,.0f}", "seeds": "{:d}"}
     formats = {column: whole.get(column, "{:.1f}") for column in shown}
     styler = shown.reset_index().style.format(formats, na_rep="").hide(axis="index")
-    return styler.format(paper.breakable, subset=["scenes", "model", "weights", "method"])
+    return styler.format(breakable, subset=["scenes", "model", "weights", "method"])
 
 
 def class_table(results: Sequence[RunResult]) -> pd.DataFrame:

@@ -131,8 +131,7 @@ def test_there_is_a_colour_for_every_class():
     assert plots.UNCOUNTED not in plots.PALETTE
 
 
-def test_the_comparison_is_drawn_as_html(rooms, tmp_path, monkeypatch):
-    monkeypatch.setenv("I2P_BUILD", str(tmp_path))
+def test_the_comparison_is_drawn_as_html(rooms):
     _, results = rooms
     rows = segment_report.rows_for_paper(results)
     drawn = report.versus_paper("table2", rows, "tiny", stand_in=segment_report.STAND_INS)
