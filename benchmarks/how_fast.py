@@ -14,7 +14,7 @@ from benchmarks import goals as speed
 from benchmarks import plots as speed_plots
 from i2p_lib.book.pages import cell, chip, duration, table
 from i2p_lib.runs.store import PACKAGE
-from i2p_lib.show.plots import use_style
+from i2p_lib.show.style import use_style
 
 RESULTS = PACKAGE.parent / "benchmarks" / "results"
 BEFORE_AFTER = "demo_before_after"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from i2p_lib.show.plots import with_method
+from i2p_lib.analysis.methods import with_method
 
 GRID_FILE = Path(__file__).parents[1] / "recorded" / "tuning-home_objects-cpu.csv"
 COLUMNS = ("weights", "regime", "lr", "seed", "val_top1")

@@ -13,7 +13,7 @@ from torch import nn
 from i2p_lib.analysis.collapse import collapse_report
 from i2p_lib.analysis.few_shot import class_gap, complexity_factor, few_shot_bound, few_shot_error
 from i2p_lib.data import fractals
-from i2p_lib.show.report import html_list
+from i2p_lib.show.text import html_list
 from i2p_lib.train.probe import PENULTIMATE, stage_names
 from i2p_lib.weights import WeightCard, image_model
 

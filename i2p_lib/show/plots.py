@@ -10,47 +10,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
-METHODS: dict[str, str] = {
-    "scratch": "#6b7280",
-    "FIP-IO": "#0f9d76",
-    "FIP-IO, moving statistics": "#8bbf3f",
-    "FIP-IO+BN": "#e8871e",
-    "FIP-ALL": "#2563c9",
-    "control IO": "#b8dccf",
-    "control IO, moving statistics": "#dbe8c0",
-    "control IO+BN": "#f5d3ac",
-}
-"""Name of each method -> its colour. A control is its regime's colour, washed out: the same
-layers trained, on a frozen backbone of random weights."""
-
-_NAMES = {"io": "IO", "io+ms": "IO, moving statistics", "io+bn": "IO+BN", "all": "ALL"}
-
-
-def method_label(weights: str, regime: str) -> str:
-    """The book's name of a regime on pretrained or random weights (paper, section 3.3)."""
-    if weights != "random":
-        return f"FIP-{_NAMES[regime]}"
-    return "scratch" if regime == "all" else f"control {_NAMES[regime]}"
-
-
-def with_method(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with a column ``method``, sorted as ``METHODS`` is."""
-    names = [method_label(w, r) for w, r in zip(runs["weights"], runs["regime"], strict=True)]
-    order = pd.CategoricalDtype(list(METHODS), ordered=True)
-    return runs.assign(method=pd.Series(names, index=runs.index).astype(order))
-
-
-def use_style() -> None:
-    """The book's look for every matplotlib figure that follows."""
-    sns.set_theme(style="whitegrid", context="notebook", rc={
-        "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.autolayout": False,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold",
-        "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.labelsize": 10.5,
-        "grid.color": "#e7e9ee", "axes.edgecolor": "#9aa1ad", "legend.frameon": False,
-        "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "font.family": "DejaVu Sans",
-    })  # fmt: skip
+from i2p_lib.analysis.methods import method_label, with_method  # noqa: F401
+from i2p_lib.show.style import COLOURS as METHODS
+from i2p_lib.show.style import plain_log, use_style  # noqa: F401
 
 
 def method_bars(
@@ -140,15 +104,6 @@ def curves(
 def _epochs(axis: Axes) -> None:
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def plain_log(axis: Axes, which: str) -> None:
-    """A logarithmic axis with plain numbers."""
-    getattr(axis, f"set_{which}scale")("log")
-    side = getattr(axis, f"{which}axis")
-    side.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    side.set_minor_formatter(NullFormatter())
 
 
 def rates(grid: pd.DataFrame, chosen: Mapping[str, float]) -> Figure:

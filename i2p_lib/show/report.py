@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,10 @@ from pandas.io.formats.style import Styler
 
 from i2p_lib import paper, runs
 from i2p_lib.analysis import metrics
+from i2p_lib.analysis.bootstrap import paired_difference
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.show.plots import method_label, with_method
+from i2p_lib.show.text import difference, html_list
 from i2p_lib.weights import WeightCard
 
 STAND_INS = {"efficientnet_lite0": "resnet50"}
@@ -160,35 +161,14 @@ def _differences(
     return lines
 
 
-def html_list(lines: Sequence[str]) -> str:
-    """Plain sentences as an HTML list."""
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
 def _hits(result: RunResult) -> np.ndarray:
     kept = result.features()
     return kept["test_logits"].argmax(1) == kept["test_labels"]
 
 
 def _difference(one: str, other: str, hits: list[np.ndarray], others: list[np.ndarray]) -> str:
-    a, b = np.array(hits, float), np.array(others, float)
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(2000):
-        clouds = rng.integers(a.shape[1], size=a.shape[1])
-        mine = a[rng.integers(len(a), size=len(a))][:, clouds]
-        theirs = b[rng.integers(len(b), size=len(b))][:, clouds]
-        draws.append(100 * (mine.mean() - theirs.mean()))
-    gap = 100 * (a.mean() - b.mean())
-    low, high = np.quantile(draws, [0.025, 0.975])
-    if low > 0:
-        relation = f"{one} is better than {other}"
-    elif high < 0:
-        relation = f"{one} is worse than {other}"
-    else:
-        relation = f"{one} and {other} cannot be told apart"
-    return (f"{relation}: {gap:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}; "
-            f"{len(a)} and {len(b)} runs).")
+    gap = paired_difference(hits, others, np.random.default_rng(0))
+    return difference(one, other, gap, (len(hits), len(others)))
 
 
 def setting_differences(results: Sequence[RunResult], base: dict[str, object]) -> str:
