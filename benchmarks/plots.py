@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.goals import HALF, INPUT_STAGES, LEAST_VOXELS, OURS, growth_exponents
-from i2p_lib.show.plots import plain_log
+from i2p_lib.show.style import plain_log
 
 ENGINES: dict[str, str] = {
     OURS: "#2563c9", HALF: "#9cc0f5", "spconv": "#e8871e", "ocnn": "#0f9d76", "dense": "#9aa1ad",

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
-from i2p_lib.analysis.distances import halves, resampled, wasserstein1, weighted_wasserstein1
+from i2p_lib.analysis.bootstrap import interval, resampled
+from i2p_lib.analysis.distances import halves, wasserstein1, weighted_wasserstein1
 
 
 def test_a_shift_costs_its_length_and_a_scaling_the_mean_distance():
@@ -48,7 +49,7 @@ def test_a_bootstrap_draws_owners_whole_and_an_interval_holds_the_truth():
         x, y = (m[owner] + rng.normal(size=1000) for m in means)
         draws = weighted_wasserstein1(x, y + offset, owner, owner,
                                       resampled(40, 200, rng), resampled(40, 200, rng))
-        low, high = np.quantile(draws, [0.025, 0.975])
+        low, high = interval(draws)
         held += low <= offset <= high
     assert held >= 52  # 57 of 60 expected
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from i2p_lib.analysis import why_collapse, why_source
 from i2p_lib.analysis.collapse import cdnv
@@ -54,24 +53,6 @@ def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(found):
     assert "1-shot: error of nearest centres" in why_collapse.bound_sentences(shots)
     assert len(discussion_plots.bound_lines(shots).axes) == 2
     plt.close("all")
-
-
-def test_rank_correlation_is_spearmans_and_its_interval_draws_owners():
-    """Promise: SciPy's number; and copies of an owner's rows make nothing surer."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=24)
-    y = x + rng.normal(size=24)
-    owner = np.arange(24)
-    rho, low, high = why_collapse.rank_correlation(x, y, owner, np.random.default_rng(1), 400)
-    assert rho == pytest.approx(spearmanr(x, y).statistic)
-    assert -1 <= low < rho < high <= 1
-    four = [np.tile(v, 4) for v in (x, y, owner)]
-    _, *again = why_collapse.rank_correlation(*four, np.random.default_rng(1), 400)
-    assert again == pytest.approx([low, high], abs=0.02)
-    falling = why_collapse.rank_correlation(x, -x**3, owner, rng, 50)
-    assert falling == pytest.approx((-1, -1, -1))
-    with pytest.raises(ValueError, match="three rows"):
-        why_collapse.rank_correlation(x[:2], y[:2], owner[:2], rng)
 
 
 def planted(slope, seeds=6):

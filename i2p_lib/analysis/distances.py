@@ -56,14 +56,6 @@ def _area(values: np.ndarray, owner: np.ndarray, mass: np.ndarray) -> np.ndarray
     return area
 
 
-def resampled(owners: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return bootstrap weights [owners, draws]: how often each owner is drawn, with replacement.
-
-    Owners are drawn and not single numbers, since the numbers of an owner are not independent.
-    """
-    return rng.multinomial(owners, np.full(owners, 1 / owners), size=draws).T.astype(float)
-
-
 def halves(owners: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Return weights [owners, draws] of 0 and 1 that keep a random half of the owners.
 

@@ -1,11 +1,10 @@
-"""Metrics: accuracies and their intervals, spread over seeds, and how fast a target is reached."""
+"""Metrics of classification: accuracies, and how many epochs a target takes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -36,53 +35,6 @@ def mean_class_accuracy(predictions: Sequence[int], labels: Sequence[int]) -> fl
     hits = np.bincount(labels, weights=predictions == labels)
     counts = np.bincount(labels)
     return float((hits[counts > 0] / counts[counts > 0]).mean())
-
-
-def wilson_interval(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of an accuracy of hits out of total, in 0..1.
-
-    It holds for one trained network: the spread over other test shapes, not over other seeds.
-    """
-    if not 0 <= hits <= total or total < 1:
-        raise ValueError(f"expected 0 <= hits <= total and total >= 1, got {hits} of {total}")
-    z = NormalDist().inv_cdf(0.5 + _level(level) / 2)
-    share, ratio = hits / total, z * z / total
-    middle = (share + ratio / 2) / (1 + ratio)
-    half = z / (1 + ratio) * math.sqrt(share * (1 - share) / total + ratio / total / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def bootstrap_interval(
-    values: Sequence[float], generator: np.random.Generator, level: float = 0.95, draws: int = 2000
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of values [N >= 2] (e.g. hits)."""
-    values = _finite(values)
-    if len(values) < 2:
-        raise ValueError("a bootstrap needs at least two values")
-    tail = (1 - _level(level)) / 2
-    # One row of counts per draw: no [draws, N] gather of indices is needed.
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
-    low, high = np.quantile(counts @ values / len(values), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, standard deviation (n - 1; NaN for a single seed) and number of seeds."""
-
-    mean: float
-    std: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.n > 1 else "")
-
-
-def over_seeds(values: Iterable[float]) -> Spread:
-    """Return the spread of one number over seeds; ValueError where there is none, or a NaN."""
-    values = _finite(list(values))
-    std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return Spread(float(values.mean()), std, len(values))
 
 
 def epochs_to_target(history: Sequence[float], target: float) -> int | None:
@@ -180,9 +132,3 @@ def _finite(values: Sequence[float]) -> np.ndarray:
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"expected one or more finite numbers [N], got {array}")
     return array
-
-
-def _level(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"expected a confidence level between 0 and 1, got {level}")
-    return level

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
-from i2p_lib.show.plots import with_method
+from i2p_lib.analysis.methods import with_method
 
 GRID_FILE = Path(__file__).parents[1] / "recorded" / "tuning-home_objects-cpu.csv"
 COLUMNS = ("weights", "regime", "lr", "seed", "val_top1")
@@ -17,28 +16,30 @@ def read_grid(path: str | Path = GRID_FILE) -> pd.DataFrame:
     """Read the table that `i2p results --profile tuning` wrote, with a column ``method``.
 
     Raises ValueError where a column is missing, a row was judged on the test split, or the
-    methods were not tried on the same rates and seeds.
+    methods were not tried on the same learning rates and seeds.
     """
     table = pd.read_csv(path)
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}; {missing} missing")
     if "top1" in table:
-        raise ValueError(f"{path} holds test accuracies (top1): rates are chosen without them")
+        raise ValueError(f"{path} holds test accuracies (top1): learning rates are chosen "
+                         "without them")
     table = with_method(table)
     tried = {
         method: frozenset(zip(rows["lr"], rows["seed"], strict=True))
         for method, rows in table.groupby("method", observed=True)
     }
     if len(set(tried.values())) > 1 or table.duplicated(["method", "lr", "seed"]).any():
-        raise ValueError(f"{path}: the methods were not tried on the same rates and seeds")
+        raise ValueError(f"{path}: the methods were not tried on the same learning rates "
+                         "and seeds")
     return table
 
 
-def best_rates(grid: pd.DataFrame) -> dict[str, float]:
-    """Return each method's rate: the highest mean validation accuracy over seeds.
+def best_learning_rates(grid: pd.DataFrame) -> dict[str, float]:
+    """Return each method's learning rate: the highest mean validation accuracy over seeds.
 
-    Of rates with equal means the smaller one is taken.
+    Of learning rates with equal means the smaller one is taken.
     """
     means = grid.groupby(["method", "lr"], observed=True)["val_top1"].mean()
     best = means.groupby("method", observed=True).idxmax()  # the first, so the smaller rate
@@ -46,22 +47,6 @@ def best_rates(grid: pd.DataFrame) -> dict[str, float]:
 
 
 def at_the_ends(grid: pd.DataFrame) -> list[str]:
-    """Return the methods whose best rate is an end of the grid: others might suit them better."""
+    """Return the methods whose best learning rate is an end of the grid, beyond which none ran."""
     ends = grid["lr"].min(), grid["lr"].max()
-    return [method for method, rate in best_rates(grid).items() if rate in ends]
-
-
-def grid_table(grid: pd.DataFrame) -> Styler:
-    """Mean and standard deviation of the validation accuracy (%), the chosen rate in bold."""
-    cells = grid.groupby(["method", "lr"], observed=True)["val_top1"].agg(["mean", "std"]) * 100
-    texts = cells.apply(lambda c: f"{c['mean']:.1f} ± {c['std']:.1f}", axis=1).unstack("lr")
-    texts.columns = [f"{rate:g}" for rate in texts.columns]
-    best = {method: f"{rate:g}" for method, rate in best_rates(grid).items()}
-
-    def bold(row: pd.Series) -> list[str]:
-        return ["font-weight: bold" if c == best[row.name] else "" for c in row.index]
-
-    texts.index = texts.index.astype(str)
-    table = texts.rename_axis(index="method", columns="learning rate").style.apply(bold, axis=1)
-    ends = ", ".join(at_the_ends(grid)) or "none"
-    return table.set_caption(f"Methods whose best rate is an end of the grid: {ends}.")
+    return [method for method, rate in best_learning_rates(grid).items() if rate in ends]

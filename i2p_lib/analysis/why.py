@@ -15,7 +15,8 @@ from torch import nn
 
 from i2p_lib import paper
 from i2p_lib.analysis import collapse
-from i2p_lib.analysis.distances import halves, resampled, wasserstein1, weighted_wasserstein1
+from i2p_lib.analysis.bootstrap import interval, resampled
+from i2p_lib.analysis.distances import halves, wasserstein1, weighted_wasserstein1
 from i2p_lib.analysis.features import (
     Seen,
     backbone_convolutions,
@@ -23,19 +24,18 @@ from i2p_lib.analysis.features import (
     observe,
     unit_layer,
 )
+from i2p_lib.analysis.methods import CONTROLS, method_label
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.models import is_point_model
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.show.plots import method_label
-from i2p_lib.show.report import html_list
+from i2p_lib.show.text import html_list
 from i2p_lib.train.classify import build_network
 from i2p_lib.train.clouds import Split, load_splits, net_input
 from i2p_lib.train.task import generator
 from i2p_lib.weights import image_model
 
 DRAWS = 100
-CONTROLS = {"FIP-IO": "control IO", "FIP-IO+BN": "control IO+BN", "FIP-ALL": "scratch"}
 IMAGENET_CLASSES = 1000
 WORKERS = 2  # runs looked at side by side, each on one thread
 _BUILDING = threading.Lock()  # random networks are drawn from torch's one global generator
@@ -215,7 +215,7 @@ def _summary(method: str, parts: list[tuple], scale: str, rng: np.random.Generat
     drawn = np.stack([d / u[:, None] for d, u in zip(draws, unit, strict=True)])
     seeds = rng.integers(len(parts), size=(DRAWS, len(parts)))
     drawn = drawn[seeds, :, np.arange(DRAWS)[:, None]].mean(1).T  # [layers, DRAWS]
-    low, high = np.quantile(np.vstack([drawn.mean(0), drawn]), [0.025, 0.975], axis=1)
+    low, high = interval(np.vstack([drawn.mean(0), drawn]), axis=1)
     return pd.DataFrame({
         "method": method, "scale": scale, "place": np.arange(len(means) + 1),
         "layer": ["mean", *tables[0]["layer"]], "distance": [means.mean(), *means],

@@ -10,21 +10,21 @@ import pandas as pd
 import torch
 from torch import nn
 
+from i2p_lib.analysis.bootstrap import rank_correlation
 from i2p_lib.analysis.collapse import cdnv, collapse_report
 from i2p_lib.analysis.few_shot import few_shot_bound, few_shot_error
+from i2p_lib.analysis.methods import method_label
 from i2p_lib.analysis.taps import PENULTIMATE, classifier_weight, stage_names, taps
 from i2p_lib.analysis.why import each_run, network_of
 from i2p_lib.runs import RunResult
 from i2p_lib.runs.execute import resolve_device
-from i2p_lib.show.plots import method_label
-from i2p_lib.show.report import html_list
+from i2p_lib.show.text import html_list
 from i2p_lib.train.clouds import evaluate, load_splits
 
 START = ("model", "weights", "seed", "axis", "normalize", "recipe", "voxel_size", "data", "points")
 """The settings that decide what a network computes before it is trained."""
 
 SHARED = ("model", "weights", "regime", "shots", "episode", "seed")
-DRAWS = 2000
 
 
 def layer_features(
@@ -114,35 +114,6 @@ def forecasts(
     return pd.DataFrame(rows)
 
 
-def rank_correlation(
-    x: np.ndarray, y: np.ndarray, owner: np.ndarray, rng: np.random.Generator, draws: int = DRAWS
-) -> tuple[float, float, float]:
-    """Return Spearman's rank correlation of x and y [N] and its 95 % bootstrap interval.
-
-    owner [N]: what is drawn with replacement, whole; rows of one owner are not independent.
-    Draws in which a side is constant have no correlation and are left out; NaN where all are.
-    """
-    from scipy.stats import rankdata
-
-    x, y, owner = np.asarray(x, float), np.asarray(y, float), np.asarray(owner)
-    if not (x.shape == y.shape == owner.shape and x.ndim == 1 and len(x) > 2):
-        raise ValueError(f"expected three rows or more of each, got {x.shape}, {y.shape}, "
-                         f"{owner.shape}")  # fmt: skip
-
-    def correlation(rows: np.ndarray) -> float:
-        a, b = rankdata(x[rows]), rankdata(y[rows])
-        if a.std() == 0 or b.std() == 0:
-            return np.nan
-        return float(np.corrcoef(a, b)[0, 1])
-
-    rows = [np.flatnonzero(owner == one) for one in np.unique(owner)]
-    drawn = [correlation(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]))
-             for _ in range(draws)]  # fmt: skip
-    drawn = np.array(drawn)[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    return correlation(np.arange(len(x))), float(low), float(high)
-
-
 def forecast_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return how starting CDNV and final accuracy correlate, for each of `forecasts`' groups.
 
@@ -156,12 +127,13 @@ def forecast_table(table: pd.DataFrame) -> pd.DataFrame:
         kinds = [part["model"], part["weights"]]
         apart = {name: (part[name] - part.groupby(kinds)[name].transform("mean")).to_numpy()
                  for name in ("cdnv", "top1")}
-        rho, low, high = rank_correlation(part["cdnv"], part["top1"], part["start"], rng)
+        over = rank_correlation(part["cdnv"], part["top1"], part["start"], rng)
         within = rank_correlation(apart["cdnv"], apart["top1"], part["start"], rng)
         rows.append({
             "group": group, "runs": len(part), "starts": part["start"].nunique(),
-            "sources": part.groupby(["model", "weights"]).ngroups, "rho": rho, "low": low,
-            "high": high, "within": within[0], "within_low": within[1], "within_high": within[2],
+            "sources": part.groupby(["model", "weights"]).ngroups, "rho": over.value,
+            "low": over.low, "high": over.high, "within": within.value, "within_low": within.low,
+            "within_high": within.high,
         })  # fmt: skip
     return pd.DataFrame(rows)
 

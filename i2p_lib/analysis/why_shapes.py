@@ -13,13 +13,13 @@ from torch import nn
 from i2p_lib import paper
 from i2p_lib.analysis import collapse
 from i2p_lib.analysis.features import backbone_convolutions
+from i2p_lib.analysis.methods import CONTROLS, method_label
 from i2p_lib.analysis.shuffling import KINDS, shuffled
 from i2p_lib.analysis.taps import PENULTIMATE, taps
 from i2p_lib.analysis.why import CONTROLS, each_run, network_of
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.execute import resolve_device
-from i2p_lib.show.plots import method_label
-from i2p_lib.show.report import html_list
+from i2p_lib.show.text import html_list
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d
 from i2p_lib.sparse.kernel_map import kernel_offsets
 from i2p_lib.train.clouds import (

@@ -12,11 +12,12 @@ import torch
 from i2p_lib import paper
 from i2p_lib.analysis.dissection import class_entropy, class_selectivity, dissect, top_samples
 from i2p_lib.analysis.features import image_batches, unit_layer, unit_maps
-from i2p_lib.analysis.why import CONTROLS, Pair, precision_of, source_network
+from i2p_lib.analysis.methods import CONTROLS
+from i2p_lib.analysis.why import Pair, precision_of, source_network
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import results
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.show.report import html_list
+from i2p_lib.show.text import html_list
 from i2p_lib.sparse import SparseTensor
 from i2p_lib.train.clouds import net_input
 

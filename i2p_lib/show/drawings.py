@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -18,10 +19,8 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, cloud, name in zip(axes.flat, clouds, names, strict=False):
-        x, y, depth = front_view(cloud)
-        order = np.argsort(-depth)
-        axis.scatter(x[order], y[order], c=depth[order], s=1.1, cmap="viridis_r", linewidth=0)
-        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+        draw_cloud(axis, cloud)
+        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
         axis.set_title(name.replace("_", " "), fontsize=8.5, loc="center", fontweight="normal")
     return figure
 
@@ -45,6 +44,24 @@ def front_view(cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
     depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
     return x, cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt), depth
+
+
+def draw_cloud(
+    axis: Axes, cloud: np.ndarray, values: np.ndarray | None = None, size: float = 1.1
+) -> None:
+    """Draw points [P, 3] as `front_view` sees them, the nearest last, in the axis.
+
+    values [P] colour the points, from 0 to the largest; without them the depth does.
+    """
+    x, y, depth = front_view(cloud)
+    order = np.argsort(-depth)
+    if values is None:
+        colours = {"c": depth[order], "cmap": "viridis_r"}
+    else:
+        top = max(float(values.max()), 1e-12)
+        colours = {"c": values[order], "cmap": "viridis", "vmin": 0, "vmax": top}
+    axis.scatter(x[order], y[order], s=size, linewidth=0, rasterized=True, **colours)
+    axis.set_aspect("equal")
 
 
 def filters(image_filter: np.ndarray, volume: np.ndarray, axis: str) -> Figure:

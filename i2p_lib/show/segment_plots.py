@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from i2p_lib.show.plots import METHODS
+from i2p_lib.show.style import COLOURS as METHODS
 
 UNCOUNTED = "#c7cbd1"
 PALETTE = (

@@ -11,13 +11,13 @@ from pandas.io.formats.style import Styler
 
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
+from i2p_lib.analysis.methods import method_label
 from i2p_lib.data.scenes import scene_card
 from i2p_lib.markup import breakable
 from i2p_lib.runs.profiles import Lab
 from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.show.plots import method_label
-from i2p_lib.show.report import html_list
+from i2p_lib.show.text import html_list
 
 STAND_INS = {
     "simulated_rooms": "s3dis_area5", "simulated_streets": "semantic_kitti_08",

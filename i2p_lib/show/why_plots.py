@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from i2p_lib.analysis.why import Distances
 from i2p_lib.analysis.why_units import UnitPictures
 from i2p_lib.show.drawings import front_view
-from i2p_lib.show.plots import METHODS, plain_log
+from i2p_lib.show.style import COLOURS as METHODS
+from i2p_lib.show.style import plain_log
 
 _SCALES = {"relative": "in standard deviations of the image features",
            "own unit": "in the features' own unit"}

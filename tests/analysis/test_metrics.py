@@ -1,12 +1,9 @@
-"""Metrics: scikit-learn and SciPy as references, and the rules for targets and speed-ups."""
-
-import math
+"""Metrics: scikit-learn as the reference, and the rules for targets and speed-ups."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from i2p_lib.analysis import metrics
@@ -21,31 +18,6 @@ def test_accuracies_equal_scikit_learns(pairs):
     assert (matrix == sk.confusion_matrix(labels, predictions, labels=range(7))).all()
     recalls = sk.recall_score(labels, predictions, labels=np.unique(labels), average=None)
     assert metrics.mean_class_accuracy(predictions, labels) == pytest.approx(recalls.mean())
-
-
-@pytest.mark.parametrize("hits, total", [(0, 10), (7, 10), (160, 160), (2234, 2468)])
-def test_the_interval_is_wilsons(hits, total):
-    """Promise: equal to SciPy's Wilson interval, at both ends of the scale as well."""
-    theirs = binomtest(hits, total).proportion_ci(0.95, method="wilson")
-    assert metrics.wilson_interval(hits, total) == pytest.approx(tuple(theirs), abs=1e-12)
-
-
-def test_the_bootstrap_agrees_with_the_normal_interval():
-    """Promise: for many hits the bootstrap gives mean +- 1.96 standard errors, and repeats."""
-    hits = np.arange(1000) < 700
-    low, high = metrics.bootstrap_interval(hits, np.random.default_rng(0))
-    half = 1.96 * math.sqrt(0.7 * 0.3 / 1000)
-    assert (low, high) == pytest.approx((0.7 - half, 0.7 + half), abs=3e-3)
-    assert (low, high) == metrics.bootstrap_interval(hits, np.random.default_rng(0))
-
-
-def test_spread_over_seeds():
-    """Promise: the standard deviation is that of a sample, and of one seed there is none."""
-    assert metrics.over_seeds([1, 2, 3]) == metrics.Spread(2, 1, 3)
-    one = metrics.over_seeds([5.0])
-    assert math.isnan(one.std) and str(one) == "5.00"
-    with pytest.raises(ValueError, match="finite"):
-        metrics.over_seeds([1, math.nan])
 
 
 def test_epochs_count_from_one_and_never_is_none():
@@ -97,9 +69,6 @@ def test_every_scratch_run_reaches_the_common_target(curves):
         (lambda: metrics.top1([0.5], [1]), "class numbers"),
         (lambda: metrics.top1([-1], [1]), "class numbers"),
         (lambda: metrics.confusion_matrix([3], [0], 3), "below 3, got up to 3"),
-        (lambda: metrics.wilson_interval(3, 2), "got 3 of 2"),
-        (lambda: metrics.wilson_interval(1, 2, level=95), "level between 0 and 1"),
-        (lambda: metrics.bootstrap_interval([1], np.random.default_rng()), "two values"),
         (lambda: metrics.epochs_to_target([], 0.9), "finite"),
         (lambda: metrics.speedup([], [[1]], 0.9), "at least one curve"),
         (lambda: metrics.common_target([]), "from-scratch"),

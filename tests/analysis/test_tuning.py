@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from i2p_lib.analysis.tuning import best_rates, grid_table, read_grid
+from i2p_lib.analysis.methods import method_label
+from i2p_lib.analysis.tuning import best_learning_rates, read_grid
 from i2p_lib.runs.profiles import load_profile
-from i2p_lib.show.plots import method_label
+from i2p_lib.show.classification import grid_table
 
 
 def rows(accuracies, **changes):
@@ -31,7 +32,7 @@ def test_the_best_mean_wins_and_of_equals_the_smaller_rate(saved):
     grid = rows({("random", "all"): [0.5, 0.4], ("imagenet1k", "io"): [0.3, 0.3]})
     grid.loc[(grid["regime"] == "all") & (grid["lr"] == 1e-2) & (grid["seed"] == 10),
              "val_top1"] = 0.55  # a single lucky seed; the mean stays below
-    chosen = best_rates(read_grid(saved(grid)))
+    chosen = best_learning_rates(read_grid(saved(grid)))
     assert chosen == {"scratch": 1e-3, "FIP-IO": 1e-3}
 
 
@@ -50,9 +51,9 @@ def test_a_best_rate_at_an_end_of_the_grid_is_said(saved):
 
 def test_unequal_trials_and_test_accuracies_are_refused(saved):
     grid = rows({("random", "all"): [0.5, 0.4], ("imagenet1k", "io"): [0.3, 0.3]})
-    with pytest.raises(ValueError, match="not tried on the same rates"):
+    with pytest.raises(ValueError, match="not tried on the same learning rates"):
         read_grid(saved(grid.iloc[:-1]))
-    with pytest.raises(ValueError, match="not tried on the same rates"):
+    with pytest.raises(ValueError, match="not tried on the same learning rates"):
         read_grid(saved(pd.concat([grid, grid])))
     with pytest.raises(ValueError, match="without them"):
         read_grid(saved(grid.assign(top1=0.5)))
@@ -67,7 +68,7 @@ def test_the_demo_uses_the_rates_that_the_committed_grid_chooses():
     columns = ["weights", "regime", "lr", "seed"]
     ran = set(grid[columns].itertuples(index=False, name=None))
     assert ran == {(s.weights, s.regime, s.lr, s.seed) for s in planned}
-    chosen = best_rates(grid)
+    chosen = best_learning_rates(grid)
     for spec in load_profile("demo").experiment("regimes"):
         for name in ("data", "model", "recipe", "augment", "voxel_size", "epochs", "batch_size"):
             assert getattr(spec, name) == getattr(planned[0], name)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from i2p_lib.show import drawings, plots
+from i2p_lib.show import bars, drawings, lines
 
 matplotlib.use("agg")
 
@@ -32,7 +32,7 @@ def heights(axis):
 
 
 def test_bars_are_means_in_the_palettes_order_and_dots_are_seeds(runs):
-    (axis,) = plots.method_bars(runs, chance=0.1).axes
+    (axis,) = bars.method_bars(runs, chance=0.1).axes
     assert heights(axis) == [50, 50, 75]  # scratch, FIP-IO+BN, FIP-ALL
     assert [len(c.get_offsets()) for c in axis.collections] == [2, 1, 2]
     assert [t.get_text().replace("\n", "") for t in axis.get_xticklabels()] == [
@@ -41,27 +41,27 @@ def test_bars_are_means_in_the_palettes_order_and_dots_are_seeds(runs):
 
 def test_panels_show_only_the_methods_that_ran(runs):
     other = runs.iloc[:1].assign(model="resnet18", top1=0.3)
-    first, second = plots.method_bars(pd.concat([runs, other]), by="model").axes
+    first, second = bars.method_bars(pd.concat([runs, other]), by="model").axes
     assert len(heights(first)) == 3 and heights(second) == [30]
 
 
 def test_rates_rings_the_choice_at_its_mean():
     grid = pd.DataFrame({"method": "scratch", "lr": [1e-3, 1e-3, 1e-2, 1e-2],
                          "val_top1": [0.2, 0.4, 0.5, 0.7]})
-    (axis,) = plots.rates(grid, {"scratch": 1e-2}).axes
+    (axis,) = lines.learning_rates(grid, {"scratch": 1e-2}).axes
     assert np.allclose(axis.lines[0].get_ydata(), [30, 60])
     assert len(axis.collections[0].get_offsets()) == 4
     assert np.allclose(axis.collections[1].get_offsets(), [[1e-2, 60]])
 
 
 def test_shots_and_settings_draw_one_bar_per_group(runs):
-    assert heights(plots.shots(runs).axes[0]) == [50, 50, 75]
-    assert heights(plots.setting_bars(runs, "axis").axes[0]) == [62.5, 50]
+    assert heights(bars.shots(runs).axes[0]) == [50, 50, 75]
+    assert heights(bars.setting_bars(runs, "axis").axes[0]) == [62.5, 50]
 
 
 def test_curves_draw_every_seed_the_mean_and_the_target(runs):
     table = pd.concat([runs.assign(epoch=e, val_top1=runs["top1"] * e / 2) for e in (1, 2)])
-    (axis,) = plots.curves(table, {"efficientnet_lite0": 0.45}).axes
+    (axis,) = lines.curves(table, {"efficientnet_lite0": 0.45}).axes
     assert len(axis.lines) == 5 + 3 + 1
     thick = [line for line in axis.lines if line.get_linewidth() > 2]
     assert [line.get_ydata()[-1] for line in thick] == pytest.approx([50, 50, 75])
@@ -72,10 +72,10 @@ def test_collapse_curves_draw_test_and_train(runs):
     probes = pd.concat([
         runs.assign(epoch=e, split=s, layer="penultimate", metric=m, value=1.0 / (e + 1))
         for e in (0, 4) for s in ("train", "test") for m in ("cdnv", "nc1")])
-    axes = plots.collapse_curves(probes, {"cdnv": "CDNV", "nc1": "NC1"}).axes
+    axes = lines.collapse_curves(probes, {"cdnv": "CDNV", "nc1": "NC1"}).axes
     assert [axis.get_title() for axis in axes] == ["CDNV", "NC1"]
     assert all(len(axis.lines) == 6 for axis in axes)
-    axis = plots.layer_profiles(probes, {"cdnv": "CDNV"}).axes[-1]
+    axis = lines.layer_profiles(probes, {"cdnv": "CDNV"}).axes[-1]
     assert len(axis.lines) == 6
 
 

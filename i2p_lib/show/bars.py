@@ -1,0 +1,82 @@
+"""Bars: the mean of some runs is a bar, every run a dot, and the mean is written above them."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from i2p_lib.analysis.methods import present, with_method
+from i2p_lib.show.style import COLOURS, TOP1, chance_line
+
+
+def bar(axis: Axes, place: float, values: np.ndarray, colour: str, width: float = 0.72) -> None:
+    """Draw one bar at a place: mean of the values [N], a dot for each of them, the mean above."""
+    axis.bar(place, values.mean(), color=colour, width=width, zorder=2)
+    spread = np.linspace(-0.15, 0.15, len(values)) * width if len(values) > 1 else np.zeros(1)
+    axis.scatter(place + spread, values, s=20, color="#1f2937", zorder=3, edgecolor="white",
+                 linewidth=0.6)
+    axis.annotate(f"{values.mean():.1f}", (place, values.max()), xytext=(0, 5), ha="center",
+                  textcoords="offset points", fontsize=10, fontweight="bold", color="#1f2937")
+
+
+def method_bars(runs: pd.DataFrame, by: str | None = None, chance: float | None = None) -> Figure:
+    """Draw test accuracy by method; the column `by` parts the runs into panels.
+
+    chance: the accuracy of guessing, 0..1.
+    """
+    runs = with_method(runs)
+    panels = [("", runs)] if by is None else list(runs.groupby(by, sort=False))
+    used = [present(part["method"]) for _, part in panels]
+    figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, layout="constrained",
+                                figsize=(1.5 + sum(1.1 * len(m) for m in used), 4.2),
+                                width_ratios=[max(1.6, len(m)) for m in used])
+    for axis, (name, part), methods in zip(axes[0], panels, used, strict=True):
+        for place, method in enumerate(methods):
+            values = part.loc[part["method"] == method, "top1"]
+            bar(axis, place, 100 * values.to_numpy(), COLOURS[method])
+        axis.set_xticks(range(len(methods)), [_wrapped(m) for m in methods])
+        axis.set_title(str(name))
+    _finish(axes[0], runs, chance)
+    return figure
+
+
+def setting_bars(runs: pd.DataFrame, setting: str, chance: float | None = None) -> Figure:
+    """Draw test accuracy by the values of a column, in the order of the runs."""
+    names = list(dict.fromkeys(runs[setting]))
+    figure, axis = plt.subplots(figsize=(1.5 + 1.25 * len(names), 3.8), layout="constrained")
+    for place, name in enumerate(names):
+        values = runs.loc[runs[setting] == name, "top1"]
+        bar(axis, place, 100 * values.to_numpy(), COLOURS["FIP-IO+BN"])
+    axis.set_xticks(range(len(names)), names)
+    _finish([axis], runs, chance)
+    return figure
+
+
+def shots(runs: pd.DataFrame, chance: float | None = None) -> Figure:
+    """Draw few-shot accuracy: methods side by side, a dot for each episode (paper, Table 3)."""
+    runs = with_method(runs)
+    used, levels = present(runs["method"]), sorted(runs["shots"].unique())
+    figure, axis = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
+    width = 0.8 / len(used)
+    for (method, level), part in runs.groupby(["method", "shots"], observed=True):
+        place = levels.index(level) + (used.index(method) - (len(used) - 1) / 2) * width
+        bar(axis, place, 100 * part["top1"].to_numpy(), COLOURS[method], 0.92 * width)
+    for method in used:
+        axis.bar(0, 0, color=COLOURS[method], label=method)
+    axis.set_xticks(range(len(levels)), [f"{int(n)}-shot" for n in levels])
+    _finish([axis], runs, chance)
+    axis.legend(loc="upper left")
+    return figure
+
+
+def _finish(axes: list[Axes], runs: pd.DataFrame, chance: float | None) -> None:
+    chance_line(axes, chance)
+    axes[0].set_ylabel(TOP1)
+    axes[0].set_ylim(0, 115 * runs["top1"].max())
+
+
+def _wrapped(method: str) -> str:
+    return method.replace(" IO", "\nIO").replace(", moving", ",\nmoving").replace("FIP-", "FIP-\n")

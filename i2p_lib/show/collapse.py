@@ -1,0 +1,85 @@
+"""Tables and sentences on the probes of collapse (chapter 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from i2p_lib import paper
+from i2p_lib.analysis.methods import method_label, with_method
+from i2p_lib.runs import RunResult
+from i2p_lib.show import tables, text
+
+COLLAPSE_TITLES = {
+    "cdnv": "CDNV (0 = collapsed)",
+    "nc1": "NC1: within / between (0)",
+    "nc2_equinorm": "NC2: spread of centre norms (0)",
+    "nc2_equiangle": "NC2: spread of centre angles (0)",
+    "nc3": "NC3: classifier against centres (0)",
+    "nc4": "NC4: nearest centre disagrees (0)",
+}
+
+
+def collapse_titles(probes: pd.DataFrame) -> dict[str, str]:
+    """Return the collapse measures that these probes hold, with their titles."""
+    present = set(probes["metric"])
+    return {metric: title for metric, title in COLLAPSE_TITLES.items() if metric in present}
+
+
+def collapse_summary(
+    probes: pd.DataFrame, layer: str = "penultimate", by: Sequence[str] = ("method", "split")
+) -> Styler:
+    """Return means over runs of each measure after training, for each value of `by`."""
+    probes = with_method(probes[probes["layer"] == layer])
+    last = probes[probes["epoch"] == probes.groupby("key")["epoch"].transform("max")]
+    table = last.pivot_table(index=list(by), columns="metric", values="value", observed=True)
+    measures = [m for m in COLLAPSE_TITLES if m in table]
+    styled = tables.table(table[measures].rename_axis(columns=None).reset_index(), precision=3)
+    if "shots" in by:  # other shots are other tasks, which no colour should compare
+        return styled
+    return styled.background_gradient(cmap="Blues_r", axis=0, subset=measures)
+
+
+def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = None) -> pd.DataFrame:
+    """Return one row per run: test CDNV of the last features at an epoch (default: the last)."""
+    epoch = probes["epoch"].max() if epoch is None else epoch
+    chosen = probes[(probes["layer"] == "penultimate") & (probes["split"] == "test")
+                    & (probes["metric"] == "cdnv") & (probes["epoch"] == epoch)]
+    cdnv = chosen[["key", "value"]].rename(columns={"value": "cdnv"})
+    return with_method(runs.merge(cdnv, on="key"))
+
+
+def collapse_rows(probes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return test CDNV after training as rows for `paper.compare`, one per run."""
+    return paper.rows_of_runs(final_cdnv(probes, runs), "cdnv_test", "cdnv")
+
+
+def test_features(
+    results: Sequence[RunResult], methods: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return penultimate test features and labels of the first run of each method."""
+    first: dict[str, RunResult] = {}
+    for result in results:
+        first.setdefault(method_label(result.spec.weights, result.spec.regime), result)
+    kept = {method: first[method].features() for method in methods if method in first}
+    return {method: (one["test_features"], one["test_labels"]) for method, one in kept.items()}
+
+
+def collapse_lines(probes: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Say what the probes hold about collapse before and after training, and accuracy."""
+    from scipy.stats import spearmanr
+
+    lines = []
+    for epoch, moment in ((0, "before training"), (int(probes["epoch"].max()), "after training")):
+        table = final_cdnv(probes, runs, epoch)
+        means = table.groupby("method", observed=True)["cdnv"].mean().sort_values()
+        lines.append(f"CDNV of the test features {moment}, most collapsed first: "
+                     f"{text.ranked(means)}.")
+        if len(table) > 3:
+            rho, p = spearmanr(table["cdnv"], table["top1"])
+            lines.append(f"Over the {len(table)} runs, CDNV {moment} and final test accuracy have "
+                         f"the rank correlation {rho:+.2f} (p = {p:.2g}).")
+    return lines

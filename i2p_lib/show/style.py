@@ -1,0 +1,80 @@
+"""The book's look: style, colours of the methods, and the parts that every kind of plot needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from i2p_lib.analysis.methods import present
+
+COLOURS: dict[str, str] = {
+    "scratch": "#6b7280",
+    "FIP-IO": "#0f9d76",
+    "FIP-IO, moving statistics": "#8bbf3f",
+    "FIP-IO+BN": "#e8871e",
+    "FIP-ALL": "#2563c9",
+    "control IO": "#b8dccf",
+    "control IO, moving statistics": "#dbe8c0",
+    "control IO+BN": "#f5d3ac",
+}
+"""Name of each method -> its colour. A control is its regime's colour, washed out: the same
+layers trained, on a frozen backbone of random weights."""
+
+INK, GREY = "#111827", "#6b7280"  # of lines that are no method's; of what stays behind
+TOP1 = "top-1 accuracy on test clouds (%)"
+Key = tuple[str, Mapping[str, object]]  # of a legend: a name, and a line's properties
+
+
+def use_style() -> None:
+    """Give every matplotlib figure that follows the book's look."""
+    sns.set_theme(style="whitegrid", context="notebook", rc={
+        "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.autolayout": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold",
+        "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.labelsize": 10.5,
+        "grid.color": "#e7e9ee", "axes.edgecolor": "#9aa1ad", "legend.frameon": False,
+        "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "font.family": "DejaVu Sans",
+    })  # fmt: skip
+
+
+def plain_log(axis: Axes, which: str) -> None:
+    """Make the axis "x" or "y" logarithmic, with plain numbers."""
+    getattr(axis, f"set_{which}scale")("log")
+    side = getattr(axis, f"{which}axis")
+    side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())
+
+
+def chance_line(axes: Iterable[Axes], chance: float | None) -> None:
+    """Draw the accuracy of guessing (0..1) as a line through all panels, named at the right.
+
+    Vertical grid lines go, as in all plots of bars; nothing else happens where chance is None.
+    """
+    axes = list(axes)
+    for axis in axes:
+        axis.grid(axis="x", visible=False)
+        if chance is not None:
+            axis.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1.2, zorder=4)
+    if chance is not None:
+        axes[-1].annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"),
+                          xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5,
+                          color=GREY, annotation_clip=False)
+
+
+def method_legend(
+    figure: Figure, methods: Iterable[str], extra: Sequence[Key] = (),
+    loc: str = "outside right center", ncols: int = 1,
+) -> None:  # fmt: skip
+    """Put one legend beside all panels: the methods' colours, then what else a line may mean.
+
+    extra: (name, properties of the line), such as ("chance", {"linestyle": ":"}).
+    """
+    keys = [(m, {"color": COLOURS[m], "linewidth": 2.5}) for m in present(methods)] + [*extra]
+    handles = [plt.Line2D([], [], label=name, **({"color": INK} | dict(style)))
+               for name, style in keys]
+    figure.legend(handles=handles, loc=loc, ncols=min(ncols, len(handles)))

@@ -1,0 +1,52 @@
+"""Targets, epochs and seconds to them, and Figure 3's rows follow from the histories alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from i2p_lib.show import speedup
+
+
+def history(weights, curve, seed=0, model="efficientnet_lite0", regime="all"):
+    epochs = np.arange(1, len(curve) + 1)
+    return pd.DataFrame({"epoch": epochs, "val_top1": curve, "seconds": 2.0, "weights": weights,
+                         "regime": regime, "seed": seed, "model": model, "data": "home_objects",
+                         "key": f"{weights}{seed}{model}{regime}"})
+
+
+def test_the_target_looks_at_scratch_alone():
+    runs = pd.concat([history("random", [0.2, 0.43], 0), history("random", [0.3, 0.52], 1),
+                      history("imagenet1k", [0.7, 0.8]), history("imagenet1k", [0.1], model="b")])
+    assert speedup.targets(runs) == {"efficientnet_lite0": 0.40}
+
+
+def test_time_to_target_counts_epochs_and_seconds_of_every_seed():
+    runs = pd.concat([history("random", [0.2, 0.3, 0.4], 0), history("random", [0.4, 0.5, 0.5], 1),
+                      history("imagenet1k", [0.1, 0.2, 0.2])])
+    table = speedup.time_to_target(runs, {"efficientnet_lite0": 0.4}).data.set_index("method")
+    assert table.loc["scratch", "epochs to target"] == "3, 1"
+    assert table.loc["scratch", "seconds to target"] == "6, 2"
+    assert table.loc["FIP-ALL", "epochs to target"] == "not reached"
+    assert table.loc["scratch", "after epoch 1 (%)"] == "30.0"
+
+
+def test_speedup_sentences_give_the_ratio_of_mean_epochs():
+    runs = pd.concat([history("random", [0.1, 0.2, 0.3, 0.4]), history("imagenet1k", [0.4] * 4)])
+    (line,) = speedup.speedups(runs, {"efficientnet_lite0": 0.4})
+    assert "epochs to 40 %: 4.00x" in line
+
+
+def test_figure_3_rows_hold_epoch_one_and_ninety_per_cent():
+    runs = pd.concat([history("random", [0.5, 0.6]), history("imagenet1k", [0.7, 0.95]),
+                      history("imagenet1k", [0.99, 0.99], regime="io")])
+    rows = speedup.speedup_rows(runs)
+    first = rows[rows["metric"] == "top1_after_epoch_1"].set_index("method")["value"]
+    assert first.to_dict() == pytest.approx({"scratch": 50, "fip-all": 70})
+    assert rows.query("metric == 'epochs_to_90'")[["method", "value"]].values.tolist() == [
+        ["fip-all", 2]]
+
+
+def test_tables_escape_what_they_show():
+    runs = pd.concat([history("random", [0.5], model="<script>alert(1)</script>")])
+    html = speedup.time_to_target(runs, {"<script>alert(1)</script>": 0.1}).to_html()
+    assert "<script>" not in html and "&lt;script&gt;" in html
