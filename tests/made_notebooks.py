@@ -1,6 +1,8 @@
-"""Small notebooks that tests make."""
+"""Small notebooks that tests make, and the functions that a chapter's own cells define."""
 
+import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 
@@ -17,3 +19,13 @@ def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"
     notebook = new.new_notebook(cells=[new.new_markdown_cell("# A chapter"), first, *made])
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
+
+
+def chapter_functions(path: Path) -> SimpleNamespace:
+    """Run the imports and function definitions of a chapter's cells; return the names they make."""
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    wanted = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    body = [node for node in ast.parse("\n".join(cells)).body if isinstance(node, wanted)]
+    names: dict = {}
+    exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), names)
+    return SimpleNamespace(**names)
