@@ -74,6 +74,13 @@ class Sites:
             Sites(coords, self.batch_size, stride, self.extruded, self.pyramid)
         return self.pyramid[("sites", stride)]
 
+    def parents(self, factor: int) -> Tensor:
+        """The row of the cell ``factor`` times as large in which each site lies, int64 [N]."""
+        pairs = self.kernel_map((factor,) * 3, factor)
+        cell = torch.empty_like(self.batch)
+        cell[pairs.rows_in] = pairs.rows_out
+        return cell
+
     def kernel_map(
         self, kernel: Triple, stride: int = 1, padding: Triple = (0, 0, 0), dilation: int = 1
     ) -> KernelMap:
