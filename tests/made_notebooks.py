@@ -1,6 +1,8 @@
-"""Small notebooks that tests make, and the table of contents that names them."""
+"""Small notebooks and contents that tests make, and the functions of a chapter's own cells."""
 
+import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import yaml
@@ -25,3 +27,13 @@ def write_contents(root: Path, *chapters: str) -> None:
     files = [{"file": f"chapters/{name}"} for name in chapters]
     toc = {"format": "jb-book", "root": "index", "chapters": files}
     (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
+
+
+def chapter_functions(path: Path) -> SimpleNamespace:
+    """Run the imports and function definitions of a chapter's cells; return the names they make."""
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    wanted = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    body = [node for node in ast.parse("\n".join(cells)).body if isinstance(node, wanted)]
+    names: dict = {}
+    exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), names)
+    return SimpleNamespace(**names)

@@ -21,9 +21,8 @@ from i2p_lib.models.stages import around_stages, replace_layers, stage_names, st
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import is_random
 
-GEOMETRY = ("range", "x", "y", "z")  # channels before the points' own features
-SHIFT = (12.0, 0.0, 0.0, -1.0)  # metres; about the middle and the spread of a street scan
-SPREAD = (12.0, 12.0, 12.0, 1.0)
+SHIFT = (12.0, 0.0, 0.0, -1.0)  # of range, x, y and z in metres: about a street scan's middle
+SPREAD = (12.0, 12.0, 12.0, 1.0)  # and how far it reaches
 MULTIPLE = 32  # of which height and width of an image must be
 RESOLUTIONS = 4  # maps that the head joins
 

@@ -247,10 +247,7 @@ def _cells(sites: Sites) -> Tensor:
         owner, fine = torch.arange(len(sites), device=sites.coords.device), sites
         while fine.stride > 1:
             fine = fine.level(fine.stride // 2)
-            pairs = fine.kernel_map((2, 2, 2), 2)
-            above = torch.empty_like(fine.batch)
-            above[pairs.rows_in] = pairs.rows_out
-            owner = owner[above]
+            owner = owner[fine.parents(2)]
         sites.pyramid[key] = owner
     return sites.pyramid[key]
 

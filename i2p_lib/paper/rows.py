@@ -5,17 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from i2p_lib.paper.items import PERCENT
+from i2p_lib.paper.recipes import PAPER_RECIPE, SCENE_RECIPES, as_in_paper
 
 # Our names of weights -> what the paper's tables call their source.
 _PRETRAINING = {"random": "none", "imagenet1k_pixels": "imagenet1k"}
-# The released training recipe (ModelNet40).  The learning rate's schedule is given twice: the
-# released code steps a cosine per iteration, and nobody knows whether the paper's runs did.
-PAPER_RECIPE = {
-    "recipe": "paper", "protocol": "released", "normalize": False, "voxel_size": 0.05,
-    "points": 2048, "batch_size": 32, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4,
-    "schedule": ("cosine", "cosine_per_iteration"), "label_smoothing": 0.0,
-    "augment": "paper", "axis": "z",
-}  # fmt: skip
+# Our names of scenes and of networks on them -> the paper's.
+_PAPER_SCENES = {"s3dis": "s3dis_area5", "semantic_kitti": "semantic_kitti_08"}
+_SCENE_MODELS = {"unet:resnet18": "resnet18", "range:hrnet_w48": "hrnetv2_w48"}
 
 
 def method_name(regime: str, weights: str | None) -> str:
@@ -32,36 +28,39 @@ def method_name(regime: str, weights: str | None) -> str:
     return "scratch" if regime == "all" else f"control-{regime}"
 
 
-def rows_of_runs(runs: pd.DataFrame, metric: str = "top1", column: str = "top1") -> pd.DataFrame:
+def rows_of_runs(
+    runs: pd.DataFrame, metric: str | None = None, column: str | None = None
+) -> pd.DataFrame:
     """Return the rows that `compare` wants, one per run, from a table of runs (settings, metrics).
 
-    Accuracies become per cent.  Where a run chose its checkpoint on the test split, as the
-    released code does, that epoch's top1 is taken.  A run counts as in the paper (as_in_paper)
-    where every setting is the released recipe's: `PAPER_RECIPE`, 100 epochs or more, and all of
-    the data.
+    metric, column: the paper's name of the score, and the column that holds it; of a table with a
+    column miou (segmentation) that one, of any other top1.
+    Shares become per cent.  Where a run chose its checkpoint on the test split, as the released
+    code does, that epoch's score is taken.  A run counts as in the paper (as_in_paper) where
+    every setting is the released recipe's, on all of the data; see `recipes`.
     """
-    wanted = ["data", "model", "weights", "regime", column, *PAPER_RECIPE, "epochs"]
+    score = "miou" if "miou" in runs else "top1"
+    metric, column = metric or score, column or score
+    scenes = "scenes" in runs
+    read = SCENE_RECIPES["s3dis", "unet:resnet18"] if scenes else PAPER_RECIPE
+    data = "scenes" if scenes else "data"
+    wanted = [data, "model", "weights", "regime", column, *read, "epochs"]
     missing = [name for name in wanted if name not in runs]
     if missing:
         raise ValueError(f"the table of runs lacks the columns {missing}; got {[*runs.columns]}")
-    same = runs["epochs"] >= 100
-    for name, value in PAPER_RECIPE.items():
-        same &= runs[name].isin(value if isinstance(value, tuple) else (value,))
-    for name in ("train_limit", "test_limit"):
-        if name in runs:
-            same &= runs[name].isna()
     values = runs[column]
-    if column == "top1" and "top1_best_test" in runs:
-        values = runs["top1_best_test"].fillna(values)
+    if column == score and f"{score}_best_test" in runs:
+        values = runs[f"{score}_best_test"].fillna(values)
     methods = [method_name(r, w) for r, w in zip(runs["regime"], runs["weights"], strict=True)]
     if "distill" in runs:  # students, by the kind of their teacher's answers
         kinds = runs["distill"].where(runs["distill"].notna(), None)
         methods = [f"{m}, {k} labels" if k else m for m, k in zip(methods, kinds, strict=True)]
     return pd.DataFrame(
         {
-            "dataset": runs["data"], "model": runs["model"], "method": methods,
+            "dataset": runs[data].replace(_PAPER_SCENES),
+            "model": runs["model"].replace(_SCENE_MODELS), "method": methods,
             "pretraining": runs["weights"].replace(_PRETRAINING),
             "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
-            "value": values * (100 if metric in PERCENT else 1), "as_in_paper": same,
+            "value": values * (100 if metric in PERCENT else 1), "as_in_paper": as_in_paper(runs),
         }
     )  # fmt: skip

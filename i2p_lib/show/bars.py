@@ -72,6 +72,34 @@ def shots(runs: pd.DataFrame, chance: float | None = None) -> Figure:
     return figure
 
 
+def class_bars(classes: pd.DataFrame) -> Figure:
+    """Draw IoU per class: a panel per scenes and network, a bar per method, a dot per seed.
+
+    classes: what `runs.segmented.class_table` returns; classes without a point are left out.
+    """
+    panels = list(classes.dropna(subset="iou").groupby(["scenes", "model"], sort=False))
+    figure, axes = plt.subplots(max(1, len(panels)), 1, squeeze=False, layout="constrained",
+                                figsize=(10.5, 2.9 * max(1, len(panels))))
+    for axis, ((scenes, model), part) in zip(axes[:, 0], panels, strict=False):
+        names = list(dict.fromkeys(part["class"]))
+        series = list(part.groupby(["method", "weights"], sort=False))
+        width = 0.8 / len(series)
+        for number, ((method, weights), rows) in enumerate(series):
+            places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
+            means = rows.groupby("class")["iou"].mean().reindex(names)
+            label = method if method == "scratch" else f"{method}, {weights}"
+            axis.bar(places, 100 * means, width=0.92 * width, color=COLOURS[method], label=label,
+                     zorder=2)
+            at = dict(zip(names, places, strict=True))
+            axis.scatter(rows["class"].map(at), 100 * rows["iou"], s=9, color="#1f2937", zorder=3)
+        axis.set_title(f"{model} on {scenes.replace('_', ' ')}")
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        axis.set(ylim=(0, 100), ylabel="IoU (%)")
+        axis.grid(axis="x", visible=False)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+    return figure
+
+
 def _finish(axes: list[Axes], runs: pd.DataFrame, chance: float | None) -> None:
     chance_line(axes, chance)
     axes[0].set_ylabel(TOP1)

@@ -6,7 +6,8 @@ from i2p_lib.sparse.functions import window
 from i2p_lib.sparse.kernel_map import KernelMap, build_kernel_map, grid_padding
 from i2p_lib.sparse.norm import SparseBatchNorm
 from i2p_lib.sparse.pool import SparseAvgPool3d, SparseGlobalPool, SparseMaxPool3d
-from i2p_lib.sparse.tensor import Sites, SparseTensor
+from i2p_lib.sparse.sites import Sites
+from i2p_lib.sparse.tensor import SparseTensor
 from i2p_lib.sparse.voxelize import voxelize
 
 __all__ = [

@@ -105,20 +105,20 @@ def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int
 
 def _windows(kmap: KernelMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the pairs of each window and tap start; the output and the input row of each pair."""
-    if "windows" not in kmap.lists:
-        kmap.lists["windows"] = _sort_by_window(
-            kmap.rows_in.numpy(), kmap.rows_out.numpy(), np.array(kmap.sizes), kmap.n_out
-        )
-    return kmap.lists["windows"]
+    return _sorted_once(kmap, "windows", _sort_by_window)
 
 
 def _by_output(kmap: KernelMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the pairs of each output row start; the input row and the tap of each pair."""
-    if "by output" not in kmap.lists:
-        kmap.lists["by output"] = _sort_by_output(
+    return _sorted_once(kmap, "by output", _sort_by_output)
+
+
+def _sorted_once(kmap: KernelMap, name: str, sort: Callable) -> tuple[np.ndarray, ...]:
+    if name not in kmap.lists:
+        kmap.lists[name] = sort(
             kmap.rows_in.numpy(), kmap.rows_out.numpy(), np.array(kmap.sizes), kmap.n_out
         )
-    return kmap.lists["by output"]
+    return kmap.lists[name]
 
 
 @njit(cache=True, nogil=True)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from i2p_lib.sparse.kernel_map import unique_rows
+from i2p_lib.sparse.sites import Sites
 from i2p_lib.sparse.sums import sum_rows
-from i2p_lib.sparse.tensor import Sites, SparseTensor
+from i2p_lib.sparse.tensor import SparseTensor
 
 COORD_LIMIT = 2**30
 

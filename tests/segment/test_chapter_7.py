@@ -1,5 +1,6 @@
 """The chapter on segmentation runs whole, on sets made from official files and without any."""
 
+import ast
 import json
 
 import matplotlib
@@ -27,18 +28,19 @@ chapters:
 
 def run_cells(profile: str) -> dict:
     """Run the chapter's code in order; return its names, and what its cells ended with as text."""
-    names: dict = {"shown": []}
+    names: dict = {}
+    shown = []
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         if cell.cell_type != "code":
             continue
-        source = cell.source.replace('profile = "demo"', f"profile = {profile!r}")
-        *body, last = source.splitlines()
-        if last.startswith(("HTML(", "segment_report.")):
-            exec("\n".join([*body, f"shown.append({last})"]), names)
-        else:
-            exec(source, names)
-    shown = [one.data if isinstance(one, HTML) else one.to_html() for one in names["shown"]]
-    return names | {"text": "\n".join(shown)}
+        tree = ast.parse(cell.source.replace('profile = "demo"', f"profile = {profile!r}"))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, cell.id, "exec"), names)
+        if last is not None:
+            shown.append(eval(compile(ast.Expression(last.value), cell.id, "eval"), names))
+    texts = [one.data if isinstance(one, HTML) else one.to_html() for one in shown
+             if isinstance(one, HTML) or hasattr(one, "to_html")]  # fmt: skip
+    return names | {"text": "\n".join(texts)}
 
 
 @pytest.fixture

@@ -3,20 +3,27 @@
 import numpy as np
 import pandas as pd
 import pytest
+from made_notebooks import chapter_functions
 
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.show import report
-from i2p_lib.show import segment_plots as plots
-from i2p_lib.show import segment_report as segment_report
+from i2p_lib.runs import segmented
+from i2p_lib.runs.store import PACKAGE
+from i2p_lib.show import bars, comparison, segmentation, turning
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """The functions that the chapter's cells define."""
+    return chapter_functions(PACKAGE.parent / "notebooks" / "07_segmentation.ipynb")
 
 
 def test_the_rows_stand_beside_the_papers_in_another_setting(rooms):
     """Promise: Table 2 shows our mIoU in the paper's row, and says that the setting is other."""
     _, results = rooms
-    rows = segment_report.rows_for_paper(results)
+    rows = paper.rows_of_runs(segmentation.runs_table(results))
     rows["dataset"] = "simulated_rooms"
-    table = paper.compare("table2", rows, stand_in=segment_report.STAND_INS)
+    table = paper.compare("table2", rows, stand_in=segmentation.STAND_INS)
     ours = table[table["ours"].notna()]
     assert list(ours["dataset"]) == ["s3dis_area5"] * 2
     assert list(ours["model"]) == ["resnet18"] * 2
@@ -30,10 +37,10 @@ def test_the_rows_stand_beside_the_papers_in_another_setting(rooms):
 
 def test_other_weights_than_the_papers_are_named_in_the_setting(rooms):
     _, results = rooms
-    rows = segment_report.rows_for_paper(results[1:]).assign(
+    rows = paper.rows_of_runs(segmentation.runs_table(results[1:])).assign(
         dataset="simulated_rooms", model="unet:resnet18", pretraining="fractal"
     )
-    table = paper.compare("table2", rows, stand_in=segment_report.STAND_INS)
+    table = paper.compare("table2", rows, stand_in=segmentation.STAND_INS)
     (line,) = table[table["ours"].notna()].to_dict("records")
     assert line["setting"] == "simulated_rooms, unet:resnet18, fractal weights"
     assert line["verdict"] == "other setting" and line["paper"] == 56.62
@@ -41,7 +48,7 @@ def test_other_weights_than_the_papers_are_named_in_the_setting(rooms):
 
 def test_the_class_table_is_the_confusion_matrix_read_by_class(rooms):
     _, results = rooms
-    table = segment_report.class_table(results)
+    table = segmented.class_table(results)
     assert len(table) == 2 * 13
     mine = table[table["method"] == "FIP-ALL"].set_index("class")
     counts = results[1].confusion()
@@ -52,9 +59,9 @@ def test_the_class_table_is_the_confusion_matrix_read_by_class(rooms):
     assert mine["iou"]["wall"] == pytest.approx(hits / union)
 
 
-def test_both_rules_stand_side_by_side(rooms):
+def test_both_rules_stand_side_by_side(rooms, chapter):
     _, results = rooms
-    table = segment_report.absent_rules(results).set_index("method")
+    table = chapter.by_either_rule(results).set_index("method")
     line = table.loc["scratch"]
     assert line["absent classes"] == 13 - 4
     assert line["absent counts 1"] == pytest.approx((4 * line["absent skipped"] + 900) / 13)
@@ -62,10 +69,10 @@ def test_both_rules_stand_side_by_side(rooms):
 
 
 def test_the_sentences_follow_the_numbers():
-    better = segment_report._relation(pd.Series([0.5, 0.6]), pd.Series([0.3, 0.4]))
-    worse = segment_report._relation(pd.Series([0.1, 0.2]), pd.Series([0.3, 0.4]))
-    mixed = segment_report._relation(pd.Series([0.3, 0.5]), pd.Series([0.4, 0.4]))
-    single = segment_report._relation(pd.Series([0.5]), pd.Series([0.3]))
+    better = segmentation._relation(pd.Series([0.5, 0.6]), pd.Series([0.3, 0.4]))
+    worse = segmentation._relation(pd.Series([0.1, 0.2]), pd.Series([0.3, 0.4]))
+    mixed = segmentation._relation(pd.Series([0.3, 0.5]), pd.Series([0.4, 0.4]))
+    single = segmentation._relation(pd.Series([0.5]), pd.Series([0.3]))
     assert "is better than scratch in every pair of seeds" in better and "+20.0 points" in better
     assert "once in 6" in better and single.startswith("one run each cannot tell")
     assert "is worse than scratch" in worse and "-20.0" in worse
@@ -74,42 +81,42 @@ def test_the_sentences_follow_the_numbers():
 
 def test_sentences_name_both_networks_and_the_absent_classes(rooms):
     _, results = rooms
-    text = segment_report.sentences(results)
+    text = segmentation.sentences(results)
     assert "unet:efficientnet_lite0, imagenet1k" in text and "(1 and 1 runs)" in text
     assert "Without a point in the test scenes: beam, column" in text
-    assert "No network ran both" in segment_report.sentences(results[:1])
+    assert "No network ran both" in segmentation.sentences(results[:1])
 
 
-def test_tables_of_no_runs_have_no_rows_and_do_not_fail():
+def test_tables_of_no_runs_have_no_rows_and_do_not_fail(chapter):
     """Promise: a profile without segmentation still has its chapter."""
-    for make in (segment_report.scene_table, segment_report.settings, segment_report.summary):
+    for make in (segmentation.scene_table, segmentation.settings, segmentation.summary):
         assert make([]).data.empty
-    assert segment_report.absent_rules([]).empty and segment_report.class_table([]).empty
-    assert segment_report.rows_for_paper([]).empty
-    plots.class_bars(segment_report.class_table([]))
-    assert "ran no network" in plots.clouds_html(*segment_report.shown_scene([], "s3dis"))
-    assert "No network ran both" in segment_report.sentences([])
+    assert chapter.by_either_rule([]).empty and segmented.class_table([]).empty
+    assert segmentation.runs_table([]).empty
+    bars.class_bars(segmented.class_table([]))
+    assert "ran no network" in turning.clouds_html(*segmented.shown_scene([], "s3dis"))
+    assert "No network ran both" in segmentation.sentences([])
 
 
 def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms):
     _, results = rooms
-    clouds, names, title = segment_report.shown_scene(results, "s3dis")
+    clouds, names, title = segmented.shown_scene(results, "s3dis")
     assert list(clouds) == ["truth", "scratch", "FIP-ALL"] and "Area_5" in title
     kept = results[1].scenes()["Area_5/office_1"]
     assert np.array_equal(clouds["FIP-ALL"][1], kept["predictions"])
     assert np.array_equal(clouds["truth"][1], kept["labels"])
-    drawn = plots.clouds_html(clouds, names, title)
+    drawn = turning.clouds_html(clouds, names, title)
     assert drawn.count('"mode":"markers"') == 3 and "Plotly.newPlot" in drawn
     assert "cdn" not in drawn.lower() and "plotly_relayout" in drawn
     for name in ("wall", "chair", "not counted"):
         assert f"</span>{name}</span>" in drawn
-    assert segment_report.shown_scene(results, "semantic_kitti")[0] == {}
+    assert segmented.shown_scene(results, "semantic_kitti")[0] == {}
 
 
 def test_texts_in_a_picture_are_escaped():
     evil = "<script>alert(1)</script>"
     cloud = np.zeros((3, 3), np.float32), np.array([0, 1, -1])
-    drawn = plots.clouds_html({evil: cloud}, (evil, "b"), evil)
+    drawn = turning.clouds_html({evil: cloud}, (evil, "b"), evil)
     assert evil not in drawn and "&lt;script&gt;" in drawn
 
 
@@ -121,19 +128,19 @@ def test_the_bars_show_the_mean_of_the_seeds():
         for seed in (0, 1)
         for name, value in (("wall", 0.2 + 0.1 * seed), ("beam", np.nan))
     ]  # fmt: skip
-    (axis,) = plots.class_bars(pd.DataFrame(rows)).axes
+    (axis,) = bars.class_bars(pd.DataFrame(rows)).axes
     assert [bar.get_height() for bar in axis.patches] == pytest.approx([25, 25])
     assert [text.get_text() for text in axis.get_xticklabels()] == ["wall"]
 
 
 def test_there_is_a_colour_for_every_class():
-    assert len(set(plots.PALETTE)) == len(plots.PALETTE) >= 19
-    assert plots.UNCOUNTED not in plots.PALETTE
+    assert len(set(turning.PALETTE)) == len(turning.PALETTE) >= 19
+    assert turning.UNCOUNTED not in turning.PALETTE
 
 
 def test_the_comparison_is_drawn_as_html(rooms):
     _, results = rooms
-    rows = segment_report.rows_for_paper(results)
-    drawn = report.versus_paper("table2", rows, "tiny", stand_in=segment_report.STAND_INS)
+    runs = segmentation.runs_table(results)
+    drawn = comparison.versus_paper("table2", runs, "tiny", stand_in=segmentation.STAND_INS)
     assert "hrnetv2_w48" in drawn.replace("<wbr>", "")
     assert f"{100 * metrics.mean_iou(results[0].confusion().to_numpy()):.2f}" in drawn

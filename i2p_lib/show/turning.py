@@ -1,16 +1,11 @@
-"""Plots of segmentation: IoU per class, and labelled clouds side by side that turn together."""
+"""Labelled clouds side by side that turn together: HTML that needs only the book's plotly.js."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from i2p_lib.show.style import COLOURS as METHODS
 
 UNCOUNTED = "#c7cbd1"
 PALETTE = (
@@ -38,38 +33,10 @@ _LINKED = """
 """
 
 
-def class_bars(classes: pd.DataFrame) -> Figure:
-    """IoU per class: a panel per scenes and network, a bar per method, a dot per seed.
-
-    classes: what `report.class_table` returns; classes without a point are left out.
-    """
-    panels = list(classes.dropna(subset="iou").groupby(["scenes", "model"], sort=False))
-    figure, axes = plt.subplots(max(1, len(panels)), 1, squeeze=False, layout="constrained",
-                                figsize=(10.5, 2.9 * max(1, len(panels))))
-    for axis, ((scenes, model), part) in zip(axes[:, 0], panels, strict=False):
-        names = list(dict.fromkeys(part["class"]))
-        series = list(part.groupby(["method", "weights"], sort=False))
-        width = 0.8 / len(series)
-        for number, ((method, weights), rows) in enumerate(series):
-            places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
-            means = rows.groupby("class")["iou"].mean().reindex(names)
-            label = method if method == "scratch" else f"{method}, {weights}"
-            axis.bar(places, 100 * means, width=0.92 * width, color=METHODS[method], label=label,
-                     zorder=2)
-            at = dict(zip(names, places, strict=True))
-            axis.scatter(rows["class"].map(at), 100 * rows["iou"], s=9, color="#1f2937", zorder=3)
-        axis.set_title(f"{model} on {scenes.replace('_', ' ')}")
-        axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
-        axis.set(ylim=(0, 100), ylabel="IoU (%)")
-        axis.grid(axis="x", visible=False)
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
-    return figure
-
-
 def clouds_html(
     clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str], title: str
 ) -> str:
-    """Labelled clouds side by side, turned together; HTML that needs only the book's plotly.js.
+    """Return labelled clouds side by side, turned together, as HTML.
 
     clouds: heading -> (points [P, 3], classes [P], negative where not counted).  At most
     MOST_POINTS points of each are drawn, evenly thinned out.  Texts are escaped.
@@ -109,7 +76,7 @@ def clouds_html(
 
 
 def legend_html(class_names: Sequence[str], used: Sequence[np.ndarray]) -> str:
-    """A legend of the classes that occur in any of the arrays, as escaped HTML."""
+    """Return a legend of the classes that occur in any of the arrays, as escaped HTML."""
     seen = np.unique(np.concatenate(used)).tolist()
     entries = [(PALETTE[c], class_names[c]) if c >= 0 else (UNCOUNTED, "not counted") for c in seen]
     marks = "".join(

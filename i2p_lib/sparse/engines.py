@@ -1,0 +1,206 @@
+"""Engines of others for the sparse convolutions, behind one small interface.
+
+A backend is given our own kernel map, so the output sites and the order of the taps are ours
+whichever engine computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from types import FunctionType, ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from i2p_lib.sparse.kernel_map import KernelMap
+
+CHANNELS_16_BIT = 8  # 16-bit kernels on a GPU read so many channels at a time
+
+
+class Backend(ABC):
+    """An engine for full (not grouped) convolutions, with gradients for input and weight."""
+
+    name: str
+    install: str
+    formats: tuple[torch.dtype, ...] = (torch.float32, torch.float16)
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return the engine's version; raise ImportError with the reason where it is unusable."""
+
+    @abstractmethod
+    def devices(self) -> tuple[str, ...]:
+        """Return the types of device that this build of the engine computes on."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        """Return [n_out, C_out] of `x` [n_in, C_in] and `weight` [K, C_in, C_out]."""
+
+    @abstractmethod
+    def backward(
+        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of `x` and `weight` for `grad` [n_out, C_out]."""
+
+    def problem(self) -> str | None:
+        """Return why the engine cannot be used here and what helps, or None where it can."""
+        try:
+            self.version()
+        except (ImportError, AssertionError, RuntimeError, OSError, AttributeError) as error:
+            return f"{str(error)[:200] or type(error).__name__} ({self.install})"
+        return None
+
+    def lacks(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> str | None:
+        """Return why a convolution stays on torch, or None where the engine computes it.
+
+        `weight` as in `convolve`.
+        """
+        if weight.ndim == 2:
+            return "depthwise"
+        if weight.shape[1] > 1:
+            return "grouped"
+        if x.device.type not in self.devices():
+            return f"on {x.device.type}"
+        if x.dtype not in self.formats:
+            return str(x.dtype).removeprefix("torch.")
+        if x.is_cuda and x.dtype == torch.float16 and any(
+            channels % CHANNELS_16_BIT for channels in weight.shape[-2:]
+        ):
+            return f"channels no multiple of {CHANNELS_16_BIT} in float16"
+        return None if any(kmap.sizes) else "no pairs"
+
+
+class Spconv(Backend):
+    """spconv 2.3 (CPU or CUDA) or spconv-triton (CUDA), by their lists of pairs per tap.
+
+    Their weights are [C_out, K, C_in], their pairs int32 [2, K, longest tap], filled up with -1.
+    """
+
+    name = "spconv"
+    install = "pip install spconv on a CPU; spconv-cu126 or spconv-triton on a GPU"
+
+    def version(self) -> str:
+        package = _spconv()
+        if package.__name__ == "spconv" and not package.__version__.startswith("2.3"):
+            raise ImportError(f"expected spconv 2.3, got {package.__version__}")
+        if self.devices() == ("cuda",) and not torch.cuda.is_available():
+            raise ImportError(f"{package.__name__} needs a CUDA device")
+        return package.__version__
+
+    def devices(self) -> tuple[str, ...]:
+        if _spconv().__name__ == "spconv_triton":
+            return ("cuda",)
+        only_cpu = importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
+        return ("cpu",) if only_cpu else ("cpu", "cuda")
+
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        filters = weight.permute(2, 0, 1).contiguous()
+        pairs, counts, submanifold = _padded_pairs(kmap)
+        return _spconv_ops().indice_conv(
+            x, filters, pairs, counts, kmap.n_out, False, submanifold
+        )
+
+    def backward(
+        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
+    ) -> tuple[Tensor, Tensor]:
+        filters = weight.permute(2, 0, 1).contiguous()
+        pairs, counts, submanifold = _padded_pairs(kmap)
+        function = _spconv_ops().indice_conv_backward if x.is_cuda else _backward_without_cuda()
+        grad_x, grad_filters = function(x, filters, grad, pairs, counts, False, submanifold)
+        return grad_x, grad_filters.permute(1, 2, 0)
+
+
+@cache
+def _spconv() -> ModuleType:
+    for name in ("spconv", "spconv_triton"):
+        if find_spec(name):
+            return importlib.import_module(name)
+    raise ImportError("not installed")
+
+
+@cache
+def _spconv_ops() -> ModuleType:
+    return importlib.import_module(f"{_spconv().__name__}.pytorch.ops")
+
+
+@cache
+def _backward_without_cuda() -> Callable:
+    """spconv's backward asks for a CUDA stream even on the CPU: a copy of it that sees stream 0.
+
+    The copy has its own global names, so that spconv itself stays as it is.
+    """
+    original = _spconv_ops().indice_conv_backward
+    names = original.__globals__ | {"get_current_stream": lambda: 0}
+    return FunctionType(original.__code__, names, original.__name__, original.__defaults__)
+
+
+def _padded_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor, bool]:
+    """spconv's form of a map: pairs, pairs per tap (on the CPU), and whether it is submanifold.
+
+    In a submanifold map the middle tap is the identity and the taps are mirrored about it.
+    """
+    if "spconv" not in kmap.lists:
+        rows = (rows.split(kmap.sizes) for rows in (kmap.rows_in, kmap.rows_out))
+        pairs = torch.stack([pad_sequence(r, batch_first=True, padding_value=-1) for r in rows])
+        counts = torch.tensor(kmap.sizes, dtype=torch.int32)
+        submanifold = kmap.identity == len(kmap.sizes) // 2
+        kmap.lists["spconv"] = pairs.int(), counts, submanifold
+    return kmap.lists["spconv"]
+
+
+class TorchSparse(Backend):
+    """torchsparse 2.1 by its gather-scatter kernels: int32 [P, 2] pairs, tap after tap, on CUDA."""
+
+    name = "torchsparse"
+    install = "build mit-han-lab/torchsparse v2.1.0 from source, on a machine with CUDA"
+
+    def version(self) -> str:
+        if find_spec("torchsparse") is None:
+            raise ImportError("not installed")
+        if not torch.cuda.is_available():
+            raise ImportError("needs a CUDA device")  # its import would fail without saying so
+        version = importlib.import_module("torchsparse").__version__
+        if not version.startswith("2.1"):
+            raise ImportError(f"expected torchsparse 2.1, got {version}")
+        return version
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cuda",)
+
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        pairs, counts = _listed_pairs(kmap)
+        # It takes the middle of an odd number of taps for the identity wherever there are as many
+        # outputs as inputs. Where that is wrong, a spare output row keeps the two numbers apart.
+        odd = len(weight) % 2 == 1 and kmap.n_in == kmap.n_out
+        spare = int(odd and (kmap.identity != len(weight) // 2 or len(weight) == 1))
+        unused = x.new_empty(0)
+        out = importlib.import_module("torchsparse.backend").conv_forward_gather_scatter_cuda(
+            x, weight, pairs, counts, unused, unused, kmap.n_out + spare, 0.0, 0, 0, False, unused
+        )
+        return out[: kmap.n_out]
+
+    def backward(
+        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
+    ) -> tuple[Tensor, Tensor]:
+        pairs, counts = _listed_pairs(kmap)
+        grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
+        importlib.import_module("torchsparse.backend").conv_backward_gather_scatter_cuda(
+            x, grad_x, grad, weight, grad_weight, pairs, counts, False
+        )
+        return grad_x, grad_weight
+
+
+def _listed_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor]:
+    """torchsparse's form of a map: (input row, output row) pairs, and pairs per tap on the CPU."""
+    if "torchsparse" not in kmap.lists:
+        pairs = torch.stack([kmap.rows_in, kmap.rows_out], 1).int()
+        kmap.lists["torchsparse"] = pairs, torch.tensor(kmap.sizes, dtype=torch.int32)
+    return kmap.lists["torchsparse"]
+
+
+BACKENDS: dict[str, Backend] = {engine.name: engine for engine in (Spconv(), TorchSparse())}

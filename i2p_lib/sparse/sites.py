@@ -1,0 +1,127 @@
+"""Occupied grid sites, their coarser levels, and the kernel maps that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map, unique_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """Occupied grid sites of one level of one batch.
+
+    ``coords`` is int64 [N, 4], (batch, x, y, z), in units of this level's cells; ``stride`` is the
+    size of such a cell in input voxels. All levels of one batch share ``pyramid``, which caches
+    the levels by stride and the kernel maps by their geometry.
+    ``extruded`` names an axis along which the volume counts as constant and infinite.
+    """
+
+    coords: Tensor
+    batch_size: int
+    stride: int = 1
+    extruded: int | None = None
+    pyramid: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.pyramid.setdefault(("sites", self.stride), self)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def batch(self) -> Tensor:
+        """The sample of each site, int64 [N]."""
+        return self.coords[:, 0]
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Sites per sample, int64 [B]; `bincount` would make a GPU wait for its largest value."""
+        ones = torch.ones_like(self.batch)
+        return ones.new_zeros(self.batch_size).index_add_(0, self.batch, ones)
+
+    def level(self, stride: int) -> Sites:
+        """The cached level of that stride.
+
+        Raises:
+            ValueError: no layer has made that level yet.
+        """
+        found = self.pyramid.get(("sites", stride))
+        if found is None:
+            have = sorted(key[1] for key in self.pyramid if key[0] == "sites")
+            raise ValueError(
+                f"no sites of stride {stride} are known (only {have}): a transposed convolution "
+                "goes back to sites that a strided layer of the same input came from"
+            )
+        return found
+
+    def downsample(self, factor: int) -> Sites:
+        """The level with cells ``factor`` times as large: the sites ``unique(floor(c / factor))``.
+
+        All strided layers use these sites, whatever their kernel, so that residual branches meet.
+        """
+        if factor == 1:
+            return self
+        stride = self.stride * factor
+        if ("sites", stride) not in self.pyramid:
+            coarse = self.coords.clone()
+            coarse[:, 1:] = coarse[:, 1:].div(factor, rounding_mode="floor")
+            coords = unique_rows(coarse)[0]
+            Sites(coords, self.batch_size, stride, self.extruded, self.pyramid)
+        return self.pyramid[("sites", stride)]
+
+    def parents(self, factor: int) -> Tensor:
+        """The row of the cell ``factor`` times as large in which each site lies, int64 [N]."""
+        pairs = self.kernel_map((factor,) * 3, factor)
+        cell = torch.empty_like(self.batch)
+        cell[pairs.rows_in] = pairs.rows_out
+        return cell
+
+    def kernel_map(
+        self, kernel: Triple, stride: int = 1, padding: Triple = (0, 0, 0), dilation: int = 1
+    ) -> KernelMap:
+        """The map of a (strided) convolution from this level, built once and then shared."""
+        key = ("map", self.stride, kernel, stride, padding, dilation)
+        if key not in self.pyramid:
+            self.pyramid[key] = build_kernel_map(
+                self.coords,
+                self.downsample(stride).coords,
+                kernel,
+                stride,
+                padding,
+                dilation,
+                self.extruded,
+            )
+        return self.pyramid[key]
+
+    def to(self, device: torch.device | str) -> Sites:
+        """These sites, maps included, where they lie there already; else new ones without maps."""
+        coords = self.coords.to(device)
+        if coords is self.coords:
+            return self
+        return Sites(coords, self.batch_size, self.stride, self.extruded)
+
+
+def checked_sites(coords: Tensor, batch_size: int | None) -> Sites:
+    """Return the sites of integer coordinates [N, 4], (batch, x, y, z).
+
+    batch_size: None takes the largest batch index + 1.
+    Raises TypeError for other than integers, ValueError for a wrong shape, a batch index out of
+    range, or a site twice.
+    """
+    if coords.is_floating_point() or coords.dtype == torch.bool:
+        raise TypeError(f"coordinates must be integers, got {coords.dtype}: voxelize points first")
+    if coords.ndim != 2 or coords.shape[1] != 4:
+        raise ValueError(f"coordinates must be [N, 4] (batch, x, y, z), got {list(coords.shape)}")
+    coords = coords.long()
+    if batch_size is None:
+        batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
+    if len(coords) and not 0 <= int(coords[:, 0].min()) <= int(coords[:, 0].max()) < batch_size:
+        raise ValueError(f"batch indices must lie in 0..{batch_size - 1}")
+    if len(unique_rows(coords)[0]) != len(coords):
+        raise ValueError("a site occurs twice: merge the points of one voxel first (voxelize)")
+    return Sites(coords, batch_size)
