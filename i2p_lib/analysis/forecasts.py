@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pandas as pd
 
 from i2p_lib.analysis.bootstrap import rank_correlation
+
+COLUMNS = ("group", "runs", "starts", "sources", "rho", "low", "high", "within", "within_low",
+           "within_high")  # fmt: skip
 
 
 def forecast_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -25,9 +30,6 @@ def forecast_table(runs: pd.DataFrame) -> pd.DataFrame:
         apart = {name: part[name] - kinds[name].transform("mean") for name in ("cdnv", "top1")}
         whole = rank_correlation(part["cdnv"], part["top1"], part["start"], rng)
         within = rank_correlation(apart["cdnv"], apart["top1"], part["start"], rng)
-        rows.append({
-            "group": group, "runs": len(part), "starts": part["start"].nunique(),
-            "sources": kinds.ngroups, "rho": whole.value, "low": whole.low, "high": whole.high,
-            "within": within.value, "within_low": within.low, "within_high": within.high,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        sizes = len(part), part["start"].nunique(), kinds.ngroups
+        rows.append((group, *sizes, *astuple(whole), *astuple(within)))
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import CONTROLS, with_method
-from i2p_lib.show.drawings import front_view
+from i2p_lib.show.drawings import draw_cloud
+from i2p_lib.show.lines import means_and_runs
 from i2p_lib.show.style import COLOURS, INK, method_legend, plain_log
+from i2p_lib.show.text import spanned
 
 KINDS = {"arrangement": "arrangement destroyed, patches kept",
          "detail": "detail destroyed, arrangement kept"}
@@ -33,10 +35,8 @@ def shuffled_clouds(
     figure, axes = _panels(len(rows), columns, 2.3, 2.5)
     for line, (kind, shown) in zip(axes, rows.items(), strict=True):
         for axis, (name, cloud) in zip(line, shown, strict=True):
-            x, y, depth = front_view(cloud)
-            order = np.argsort(-depth)
-            axis.scatter(x[order], y[order], c=depth[order], s=1.2, cmap="viridis_r", linewidth=0)
-            axis.set(xticks=[], yticks=[], aspect="equal")
+            draw_cloud(axis, cloud, size=1.2)
+            axis.set(xticks=[], yticks=[])
             axis.set_title(name, fontsize=9, fontweight="normal")
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(KINDS[kind].replace(", ", ",\n"), fontsize=9)
@@ -51,16 +51,16 @@ def shuffled_lines(table: pd.DataFrame, chance: float) -> Figure:
     models, patches = list(dict.fromkeys(table["model"])), sorted(table["patch"].unique())
     figure, axes = _panels(len(models), len(KINDS), 5.3, 3.5, 1.4, 0.4, sharex=True, sharey=True)
     table = with_method(table).assign(place=table["patch"].map(patches.index))
-    whole = table.drop_duplicates("key").assign(top1=lambda t: t["whole"], place=len(patches))
+    whole = table.assign(top1=table["whole"], place=len(patches))
+    table = pd.concat([table, whole.drop_duplicates(["key", "kind"])])
     for row, model in zip(axes, models, strict=True):
         for axis, (kind, title) in zip(row, KINDS.items(), strict=True):
             part = table[(table["model"] == model) & (table["kind"] == kind)]
-            _means(axis, pd.concat([part, whole[whole["model"] == model]]), "place", chance)
-            axis.set_title(f"{model}\n{title}")
+            _accuracy(axis, part, "place", chance)
+            axis.set(xlabel="edge of the shuffled patches (voxels)", title=f"{model}\n{title}")
             axis.set_xticks(range(len(patches) + 1), [*map(str, patches), "whole"])
+            axis.label_outer()
         row[0].set_ylabel("top-1 on test clouds (%)")
-    for axis in axes[-1]:
-        axis.set_xlabel("edge of the shuffled patches (voxels)")
     method_legend(figure, table["method"], [CHANCE])
     return figure
 
@@ -70,7 +70,7 @@ def field_lines(table: pd.DataFrame, chance: float) -> Figure:
     table, models = with_method(table), list(dict.fromkeys(table["model"]))
     figure, axes = _panels(1, len(models), 4.8, 3.8, 1.6, sharey=True)
     for axis, model in zip(axes[0], models, strict=True):
-        _means(axis, table[table["model"] == model], "field", chance)
+        _accuracy(axis, table[table["model"] == model], "field", chance)
         axis.set(xlabel="receptive field of the last stage (voxels)", title=model)
         plain_log(axis, "x")
     axes[0, 0].set_ylabel("nearest centres on test clouds (%)")
@@ -85,13 +85,9 @@ def _panels(rows: int, columns: int, width: float, height: float, wide: float = 
                         figsize=(width * columns + wide, height * rows + high))
 
 
-def _means(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> None:
-    """Draw the mean top1 of each method over a column, every run as a dot, and chance."""
-    for method, lines in table.groupby("method", observed=True):
-        mean = 100 * lines.groupby(place)["top1"].mean()
-        axis.plot(mean.index, mean, color=COLOURS[method], linewidth=2.4)
-        axis.scatter(lines[place], 100 * lines["top1"], s=14, color=COLOURS[method], zorder=3,
-                     edgecolor=_DARK, linewidth=0.3)
+def _accuracy(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> None:
+    """Draw the accuracy in per cent over a column: means, every run, and that of guessing."""
+    means_and_runs(axis, table.assign(top1=100 * table["top1"]), place, "top1")
     axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
     axis.set_ylim(0, None)
 
@@ -199,21 +195,28 @@ def forecast_forest(summary: pd.DataFrame) -> Figure:
 
 def forecast_lines(summary: pd.DataFrame) -> list[str]:
     """Say whether collapse before training predicts accuracy after it."""
-    lines = []
+    return [
+        f"{row.group}: rank correlation {row.rho:+.2f} (95 % interval "
+        f"{spanned(row.low, row.high, '+.2f')}; {row.runs} runs of {row.starts} starting networks "
+        f"from {row.sources} pairs of network and source): {_verdict(row)}. Within the pairs, "
+        f"over seeds alone: {row.within:+.2f} ({spanned(row.within_low, row.within_high, '+.2f')})."
+        for row in summary.itertuples()
+    ]
+
+
+def forecast_answer(summary: pd.DataFrame) -> str:
+    """Say in one sentence for which groups the forecast holds, and for which it does not."""
+    said: dict[str, list[str]] = {}
     for row in summary.itertuples():
-        if row.high < 0:
-            said = "the more collapsed, the better"
-        elif row.low > 0:
-            said = "the more collapsed, the worse"
-        else:
-            said = "nothing can be told"
-        lines.append(
-            f"{row.group}: rank correlation {row.rho:+.2f} (95 % interval {row.low:+.2f} to "
-            f"{row.high:+.2f}; {row.runs} runs of {row.starts} starting networks from "
-            f"{row.sources} pairs of network and source): {said}. Within the pairs, over seeds "
-            f"alone: {row.within:+.2f} ({row.within_low:+.2f} to {row.within_high:+.2f})."
-        )
-    return lines
+        said.setdefault(_verdict(row), []).append(row.group)
+    return "Collapse before training and accuracy after it: " + "; ".join(
+        f"{verdict} ({', '.join(groups)})" for verdict, groups in said.items()) + "."
+
+
+def _verdict(row: object) -> str:
+    if row.high < 0:
+        return "the more collapsed, the better"
+    return "the more collapsed, the worse" if row.low > 0 else "nothing can be told"
 
 
 def bound_lines(table: pd.DataFrame) -> Figure:

@@ -18,7 +18,7 @@ from i2p_lib.analysis.methods import CONTROLS, present
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.inside import UnitPictures
-from i2p_lib.show.drawings import front_view
+from i2p_lib.show.drawings import draw_cloud
 from i2p_lib.show.style import COLOURS, INK, plain_log
 from i2p_lib.show.text import ranked, spanned
 
@@ -79,7 +79,7 @@ def distance_lines(distances: Distances) -> list[str]:
 
 
 def layer_distances(distances: Distances) -> Figure:
-    """Distance of image and cloud features: by layer, and the mean over the layers.
+    """Draw the distance of image and cloud features: by layer, and the mean over the layers.
 
     By layer a thick line is the running mean of three layers, its band the 95 % interval, and
     dashes are one half of the pictures against the other; faint lines are the single layers.
@@ -158,7 +158,7 @@ def dissection_lines(units: pd.DataFrame) -> list[str]:
 
 
 def unit_measures(units: pd.DataFrame) -> Figure:
-    """Share of units at or below each class entropy, and each selectivity above chance."""
+    """Draw the share of units at or below each class entropy, and each selectivity above chance."""
     figure, axes = plt.subplots(1, 2, figsize=(11.6, 4.2), sharey=True, layout="constrained")
     excess = units["selectivity"] - units["selectivity_shuffled"]
     measures = {"class entropy of the top clouds (bits)": units["entropy"],
@@ -176,7 +176,7 @@ def unit_measures(units: pd.DataFrame) -> Figure:
 
 
 def unit_grid(units: Sequence[UnitPictures]) -> Figure:
-    """One row per unit: the pictures, then the clouds, that activate it most.
+    """Draw one row per unit: the pictures, then the clouds, that activate it most.
 
     Pictures are dark where the unit is not active; points are yellow where it is.
     """
@@ -202,7 +202,8 @@ def unit_grid(units: Sequence[UnitPictures]) -> Figure:
                    f"selectivity {unit.selectivity:.2f}")
         row[left].text(0.5, 0.5, caption, ha="center", va="center", fontsize=8)
         for axis, (cloud, values, name) in zip(row[left + 1 :], unit.clouds, strict=False):
-            _cloud(axis, cloud, values)
+            draw_cloud(axis, cloud, values, size=1.6)
+            axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
             axis.set_title(name, fontsize=8, loc="center", fontweight="normal", pad=1)
     return figure
 
@@ -214,11 +215,3 @@ def _lit(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     scaled = Image.fromarray(values.astype(np.float32) / max(float(values.max()), 1e-12))
     light = np.asarray(scaled.resize(picture.shape[:2], Image.Resampling.BICUBIC))
     return picture * (0.35 + 0.65 * np.clip(1.6 * light, 0, 1))[:, :, None]
-
-
-def _cloud(axis: Axes, cloud: np.ndarray, values: np.ndarray) -> None:
-    x, y, depth = front_view(cloud)
-    order = np.argsort(-depth)
-    axis.scatter(x[order], y[order], c=values[order], s=1.6, cmap="viridis", linewidth=0, vmin=0,
-                 vmax=max(float(values.max()), 1e-12), rasterized=True)
-    axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
