@@ -29,7 +29,7 @@ from i2p_lib.runs import (
     store,
 )
 from i2p_lib.runs.store import Entry
-from i2p_lib.train import clouds
+from i2p_lib.train import classify, clouds
 
 SPEC = RunSpec(
     points=128, epochs=3, batch_size=8, train_limit=32, test_limit=32, regime="io+bn",
@@ -143,7 +143,7 @@ def test_the_key_covers_spec_data_weights_and_sources():
 def test_status_tells_done_missing_and_stale_with_the_reason(copied, monkeypatch):
     table = status([SPEC, SPEC.but(seed=9)], store=copied)
     assert list(table["state"]) == ["done", "missing"]
-    monkeypatch.setattr(store, "dataset_hash", lambda name: "other data")
+    monkeypatch.setattr("i2p_lib.runs.spec.dataset_hash", lambda name: "other data")
     stale = status([SPEC], store=copied)
     assert list(stale["state"]) == ["stale"] and list(stale["why"]) == ["changed since: data"]
 
@@ -155,9 +155,9 @@ def test_status_of_a_run_without_its_data_says_how_to_get_them(tmp_path, monkeyp
 
 
 def test_features_too_large_for_half_precision_are_kept_whole():
-    assert execute._compact(torch.tensor([1.0, 2.0])).dtype == torch.float16
-    assert execute._compact(torch.tensor([1.0, 1e6])).dtype == torch.float32
-    assert execute._compact(torch.tensor([1])).dtype == torch.int64
+    assert classify._compact(torch.tensor([1.0, 2.0])).dtype == torch.float16
+    assert classify._compact(torch.tensor([1.0, 1e6])).dtype == torch.float32
+    assert classify._compact(torch.tensor([1])).dtype == torch.int64
 
 
 @pytest.mark.parametrize("name", execute.RESULTS)
