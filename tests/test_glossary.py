@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from i2p_lib.book.build import _copy_plotly, _jupyter_book
+from i2p_lib.book.chapters import Project
 from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.book.notebooks import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "glossary.md"
