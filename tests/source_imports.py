@@ -3,13 +3,13 @@
 import ast
 from collections.abc import Iterator
 
-_CALLS = ("import_module", "find_spec", "importorskip")
+_CALLS = ("import_module", "importorskip")
 
 
 def imports(tree: ast.AST, module: str = "", typing: bool = True) -> Iterator[str]:
     """Dotted names that a tree imports, in functions too; `a.b` for `from a import b`.
 
-    importlib's functions and pytest.importorskip count where they get a text.
+    importlib.import_module and pytest.importorskip count where they get a text.
     module: the dotted name of the file, against which relative imports are resolved ("pkg.__init__"
     for a package).  typing: whether blocks under `if TYPE_CHECKING` count.
     """

@@ -47,6 +47,7 @@ def third_party(folder: str) -> dict[str, list[str]]:
     ours = {"i2p_lib", "benchmarks"}
     for place in ("tests", "data_scripts"):
         ours |= {path.stem for path in (ROOT / place).rglob("*.py")}
+        ours |= {path.name for path in (ROOT / place).iterdir() if path.is_dir()}
     found: dict[str, list[str]] = {}
     for name, text in sources(folder):
         names = {dotted.partition(".")[0] for dotted in imports(ast.parse(text))}

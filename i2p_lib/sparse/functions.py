@@ -13,6 +13,8 @@ from i2p_lib.sparse.kernel_map import grid_padding
 from i2p_lib.sparse.pool import SparseAvgPool3d, SparseMaxPool3d
 from i2p_lib.sparse.tensor import EXTENT, MEANINGS, SparseTensor, partner
 
+Pair = tuple[int, int]
+
 FEATURE_WISE = (
     F.relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
     F.selu, F.mish, F.softplus, F.dropout, F.prelu, torch.relu, torch.relu_, torch.sigmoid,
@@ -204,7 +206,9 @@ def _pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value=None
     return x
 
 
-def pads_border(pad: Sequence[int], mode: str = "constant", value=None) -> bool:
+def pads_border(
+    pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> bool:
     """Whether arguments of F.pad put constant cells around an image, and do nothing else."""
     return mode == "constant" and len(pad) == 4 and min(pad) >= 0
 
@@ -238,7 +242,9 @@ def _avg_pool(x: SparseTensor, kernel_size, stride=None, padding=0, ceil_mode=Fa
     return SparseAvgPool3d(*window(kernel_size, stride, padding))(x)
 
 
-def window(kernel_size, stride, padding) -> tuple[int, int, int]:
+def window(
+    kernel_size: int | Pair, stride: int | Pair | None, padding: int | Pair
+) -> tuple[int, int, int]:
     """Kernel, stride and padding of a 2D pooling layer as those of its cubic window.
 
     Raises:

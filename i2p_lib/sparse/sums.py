@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -42,7 +42,7 @@ class _SumRows(torch.autograd.Function):
 
 
 @cache
-def add_rows():
+def add_rows() -> Callable:
     """out[places[p]] += values[p] for each p, in order; compiled on first use."""
     from numba import njit
 
