@@ -18,9 +18,9 @@ from benchmarks.coverage import REFUSED, examine, family, torchvision_classifier
 from i2p_lib.files import atomic_write
 
 EXAMPLE = """example:
-  python benchmarks/model_coverage.py torchvision \\
+  python -m benchmarks.model_coverage torchvision \\
       --output benchmarks/results/model_coverage-torchvision.csv
-  python benchmarks/model_coverage.py timm --models dla34 hrnet_w18_small
+  python -m benchmarks.model_coverage timm --models dla34 hrnet_w18_small
 
 The weights are random; nothing is downloaded. Without names, every classifier of torchvision is
 examined, or the smallest member of each of timm's modules. One thread, about ten minutes and 8 GB
@@ -32,8 +32,9 @@ measured with the installed version of the library, is not measured again.
 def main() -> None:
     """Examine the models, print each, and write the table where ``--output`` says."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog="python -m benchmarks.model_coverage", description=__doc__, epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("library", choices=("torchvision", "timm"))
     parser.add_argument("--models", nargs="+", metavar="NAME", help="default: see below")
     parser.add_argument("--output", type=Path, metavar="FILE.csv", help="also write a CSV")

@@ -41,7 +41,7 @@ TIMM = pd.read_csv(RESULTS / "model_coverage-timm.csv", keep_default_na=False)
 CONVOLUTIONAL = MEMBERS[MEMBERS["verdict"] != REFUSED]
 TINY, SMALL, MEDIUM = 2_000_000, 4_000_000, 30_000_000  # parameters
 """What is run here; all together takes about a minute of one core."""
-COMMAND = ("run: python benchmarks/model_coverage.py {0} "
+COMMAND = ("run: python -m benchmarks.model_coverage {0} "
            "--output benchmarks/results/model_coverage-{0}.csv")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Protocol
 
 import pandas as pd
 import torch
@@ -11,13 +12,23 @@ from torch import nn
 
 from i2p_lib.data import load_dataset
 from i2p_lib.inflation import inflate
-from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseConv3d, SparseTensor, voxelize
 from i2p_lib.weights import image_model
 
 PAPER_MODELS = ("efficientnet_lite0", "resnet18", "resnet50", "resnet101", "wide_resnet101_2",
                 "resnet152")
 """The offline profiles' own network, then the voxel networks of Table 1, by their library names."""
+
+
+class Setting(Protocol):
+    """What a network's cost depends on; a run's spec says it."""
+
+    data: str
+    points: int
+    voxel_size: float
+    axis: str
+    normalize: bool
+    recipe: str
 
 
 def layer_macs(net: nn.Module, x: SparseTensor) -> pd.DataFrame:
@@ -54,7 +65,7 @@ def layer_macs(net: nn.Module, x: SparseTensor) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "macs"])
 
 
-def cost_table(models: tuple[str, ...], spec: RunSpec, clouds: int = 8) -> pd.DataFrame:
+def cost_table(models: tuple[str, ...], spec: Setting, clouds: int = 8) -> pd.DataFrame:
     """Parameters, MACs and milliseconds per test cloud of networks in the spec's setting.
 
     Random weights serve, since cost does not depend on them. The time is the fastest of three
@@ -66,7 +77,7 @@ def cost_table(models: tuple[str, ...], spec: RunSpec, clouds: int = 8) -> pd.Da
     return pd.DataFrame(rows).set_index("network")
 
 
-def _cost(name: str, spec: RunSpec, points: torch.Tensor, classes: int) -> dict:
+def _cost(name: str, spec: Setting, points: torch.Tensor, classes: int) -> dict:
     """One row of the table; a function, so that only one network is in memory at a time."""
     flat = image_model(name, weights="random")
     image_parameters = _millions(flat)
