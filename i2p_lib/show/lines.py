@@ -32,8 +32,8 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
 def means_and_runs(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
     """Draw `method_lines`, and every run as a dot."""
     method_lines(axis, table, x, y)
-    axis.scatter(table[x], table[y], s=16, c=table["method"].astype(str).map(COLOURS), zorder=3,
-                 edgecolor="#374151", linewidth=0.3)
+    axis.scatter(table[x], table[y], s=16, c=table["method"].astype(str).map(COLOURS), alpha=0.7,
+                 zorder=3, linewidth=0)
 
 
 def curves(histories: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
@@ -47,17 +47,18 @@ def curves(histories: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
     figure, axes = plt.subplots(1, len(groups), figsize=(1.5 + 5.6 * len(groups), 4.3),
                                 sharey=True, squeeze=False, layout="constrained")
     for axis, (name, part) in zip(axes[0], groups, strict=True):
+        dots = {"marker": "o"} if part["epoch"].nunique() == 1 else {}  # which no line joins
         method_lines(axis, part, "epoch", "top1", units="seed", estimator=None, alpha=0.35,
-                     linewidth=1)
-        method_lines(axis, part, "epoch", "top1", linewidth=2.6)
+                     linewidth=1, **dots)
+        method_lines(axis, part, "epoch", "top1", linewidth=2.6, **dots)
         if name in targets:
             axis.axhline(100 * targets[name], color=INK, linestyle="--", linewidth=1)
             axis.annotate(f"target {100 * targets[name]:.0f} %", (0, 100 * targets[name]),
                           xycoords=("axes fraction", "data"), xytext=(5, 4),
                           textcoords="offset points", fontsize=9)
         _epochs(axis)
-        axis.set(title=name, ylim=(0, None))
-    axes[0, 0].set_ylabel(VALIDATION)
+        axis.set_title(name)
+    axes[0, 0].set(ylabel=VALIDATION, ylim=(0, None))
     method_legend(figure, histories["method"])
     return figure
 
