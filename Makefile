@@ -27,12 +27,12 @@ test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	@cd notebooks && $(abspath $(BIN))/jupyter lab
+	@bin="$$(cd $(BIN) && pwd)" && cd notebooks && "$$bin/jupyter" lab
 
 clean: ## remove what was built (_build); trained runs in _runs and the environment stay
 	rm -rf _build
 
-$(READY): requirements.lock pyproject.toml i2p_lib/environment.py
+$(READY): requirements.lock pyproject.toml i2p_lib/environment.py i2p_lib/torchvision_shim.py
 	@$(PYTHON) i2p_lib/environment.py check
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	@$(BIN)/python i2p_lib/environment.py install

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, to_taps
 from i2p_lib.sparse import Sites, SparseConv3d, SparseTensor, voxelize
 from i2p_lib.sparse.functions import pads_border
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 SIDE = 64  # of the images: 2 x 2 cells where the networks end
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of logits and gradients
@@ -69,7 +68,6 @@ class Coverage:
 @cache
 def torchvision_classifiers() -> tuple[str, ...]:
     """Every classifier that torchvision lists."""
-    ensure_torchvision()
     import torchvision
 
     return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))

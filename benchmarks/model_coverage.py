@@ -16,7 +16,6 @@ from torch import nn
 
 from benchmarks.coverage import REFUSED, examine, family, torchvision_classifiers, without_data
 from i2p_lib.files import atomic_write
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 EXAMPLE = """example:
   python benchmarks/model_coverage.py torchvision \\
@@ -72,7 +71,6 @@ def wanted(library: str, names: list[str] | None, done: set[str]) -> Iterator[tu
     if library == "torchvision":
         yield from ((family(name), name) for name in names or torchvision_classifiers())
         return
-    ensure_torchvision()
     import timm
 
     members = {module: [name for name in timm.list_models(module=module)
@@ -102,7 +100,6 @@ def empty(library: str, name: str) -> nn.Module:
 
 def create(library: str, name: str) -> nn.Module:
     """Build a model as its library does."""
-    ensure_torchvision()
     if library == "torchvision":
         import torchvision
 

@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 
 from i2p_lib.sparse import KernelMap, SparseConv3d, SparseConvTranspose3d, SparseTensor
 from i2p_lib.sparse.backends import convolve, use_backend
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 PACKAGES = {
     "spconv": ("spconv", "spconv-cu126", "spconv-cu124", "spconv-cu120", "spconv-triton"),
@@ -186,7 +185,6 @@ class _Ocnn:
 @cache
 def _ocnn() -> tuple:
     """Import ocnn's functions; it imports torchvision, which must be able to."""
-    ensure_torchvision()
     layers = importlib.import_module("ocnn.nn.octree_conv")
     depthwise = importlib.import_module("ocnn.nn.octree_dwconv").octree_dwconv
     return layers.octree_conv, layers.octree_deconv, depthwise

@@ -14,8 +14,12 @@ from benchmarks.goals import INPUT_STAGES
 from benchmarks.inputs import demo_spec, fresh
 from benchmarks.steps import SECONDS, Step, batch
 from i2p_lib.data import augment
+from i2p_lib.runs.execute import begin
 from i2p_lib.sparse import Sites, SparseConv3d, SparseTensor
-from i2p_lib.train.loop import build_network, generator, load_splits, net_input, start, train
+from i2p_lib.train.classify import build_network
+from i2p_lib.train.clouds import load_splits, net_input
+from i2p_lib.train.loop import train
+from i2p_lib.train.task import generator
 
 OWN = "efficientnet_lite0"  # the demo's own network
 NARROW = 16  # channels of the layers that ask for maps
@@ -37,7 +41,7 @@ def cases(device: torch.device, scale: Scale) -> Iterator[Case]:
 def measure_stages(model: str, device: torch.device, scale: Scale) -> list[dict]:
     """Return the seconds of each stage of a step; they take turns with the step itself."""
     spec = demo_spec(model, batch_size=scale.batch)
-    splits = load_splits(spec)
+    splits = load_splits(spec, device)
     x, labels = batch(spec, splits, device)
     net = build_network(spec, len(splits.class_names)).to(device)
     points = splits.train.points[: scale.batch]
@@ -48,7 +52,7 @@ def measure_stages(model: str, device: torch.device, scale: Scale) -> list[dict]
     seconds = timing.take_turns({
         "step": step,
         "augmentation": timing.timed(lambda: augment(points, random, spec.augment), device),
-        "voxelisation": timing.timed(lambda: net_input(net, points, spec, device), device),
+        "voxelisation": timing.timed(lambda: net_input(net, points, spec), device),
         "fresh": asking.contender(renewed=True),
         "warm": asking.contender(renewed=False),
     }, scale.budget * SECONDS[model] / 2, least=3, most=15)  # fmt: skip
@@ -119,12 +123,13 @@ def measure_epoch(model: str, amp: str, device: torch.device, scale: Scale) -> d
     limit = None if scale.batch == Scale.batch else 2 * scale.batch
     spec = demo_spec(model, amp=amp, epochs=1, batch_size=scale.batch, train_limit=limit,
                      test_limit=limit)
-    state = start(spec, device)
+    state = begin(spec, device)
     began = timing.now(device)
     train(state)
     seconds = timing.now(device) - began
+    clouds = sum(len(state.task.splits[name]) for name in ("train", "val"))
     return {
         "network": model, "amp": amp, "batch": scale.batch,
         "voxels": round(scale.batch * state.history[-1]["voxels"]), "stage": "epoch",
-        "seconds": seconds, "clouds": len(state.splits.train) + len(state.splits.val), "rounds": 1,
+        "seconds": seconds, "clouds": clouds, "rounds": 1,
     }  # fmt: skip

@@ -18,15 +18,10 @@ from benchmarks.peers import ENGINES, Unsupported, hand_over, must_run
 from i2p_lib.data import augment
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import SparseTensor
-from i2p_lib.train.loop import (
-    Splits,
-    build_network,
-    build_optimizer,
-    generator,
-    load_splits,
-    logits_of,
-    net_input,
-)
+from i2p_lib.train.classify import build_network
+from i2p_lib.train.clouds import Splits, load_splits, logits_of, net_input
+from i2p_lib.train.optimise import build_optimizer
+from i2p_lib.train.task import generator
 
 SECONDS = {"resnet18": 8.0, "resnet50": 16.0, "efficientnet_lite0": 5.0}
 """About the time of three rounds of all engines."""
@@ -83,13 +78,13 @@ def batch(spec: RunSpec, splits: Splits, device: torch.device) -> tuple[SparseTe
     """Return an augmented batch of the training clouds as voxels, and its labels."""
     part = torch.randperm(len(splits.train), generator=generator(0, "epoch"))[: spec.batch_size]
     points = augment(splits.train.points[part], generator(0, "augment"), spec.augment)
-    return net_input(nn.Identity(), points, spec, device), splits.train.labels[part].to(device)
+    return net_input(nn.Identity(), points, spec), splits.train.labels[part].to(device)
 
 
 def measure_network(model: str, device: torch.device, scale: Scale) -> list[dict]:
     """Return a row for each engine that can run the network, and one for each that cannot."""
     spec = demo_spec(model, batch_size=scale.batch)
-    splits = load_splits(spec)
+    splits = load_splits(spec, device)
     x, labels = batch(spec, splits, device)
     net = build_network(spec, len(splits.class_names)).to(device)
     steps = {OURS: Step(net, spec, x, labels)}

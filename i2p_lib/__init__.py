@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from i2p_lib import torchvision_shim
+
+torchvision_shim.install()  # costs nothing: it only waits for `import torchvision`
+
 _PUBLIC = {
     "SparseTensor": "i2p_lib.sparse",
     "voxelize": "i2p_lib.sparse",
@@ -12,8 +16,10 @@ _PUBLIC = {
     "REGIMES": "i2p_lib.inflation.regimes",
     "freeze": "i2p_lib.inflation.regimes",
     "image_model": "i2p_lib.weights",
+    "fit": "i2p_lib.train.fit",
+    "point_clouds": "i2p_lib.train.fit",
     "RunSpec": "i2p_lib.runs.spec",
-    "SegmentSpec": "i2p_lib.runs.segment_spec",
+    "SegmentSpec": "i2p_lib.runs.spec",
     "run": "i2p_lib.runs",
     "run_all": "i2p_lib.runs",
     "open_lab": "i2p_lib.runs.profiles",

@@ -391,7 +391,7 @@ def weight_presence(model: str, weights: str = "imagenet1k") -> str:
 
 
 def _known(options: argparse.Namespace, known: Sequence[str], what: str) -> str:
-    from i2p_lib.train.protocol import unknown_key
+    from i2p_lib.train.settings import unknown_key
 
     if not options.name:
         raise Complaint(f"i2p {options.action}: name a {what}; known are {', '.join(known)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2p_lib.environment import installed_version, python_problem, torchvision_for
+from i2p_lib.environment import has_shim, installed_version, python_problem, torchvision_for
 from i2p_lib.machine import cores, cpu_name, gpu_names, memory_gib
 
 
@@ -39,6 +40,17 @@ def _software() -> Iterator[Finding]:
     paired = vision.split("+")[0] == expected
     text = vision if paired else f"expected {expected} beside torch {torch}, got {vision}"
     yield Finding("ok" if paired else "bad", "torchvision", text)
+    if paired:
+        yield _imports_first()
+
+
+def _imports_first() -> Finding:
+    """Say whether `import torchvision` works before anything of ours, by trying where in doubt."""
+    command = [sys.executable, "-c", "import torchvision"]
+    if has_shim() or subprocess.run(command, capture_output=True).returncode == 0:
+        return Finding("ok", "import order", "can be imported before i2p_lib")
+    return Finding("note", "import order", "cannot be imported before i2p_lib: its operators "
+                   "do not fit this torch. Run python i2p_lib/environment.py shim")  # fmt: skip
 
 
 def _hardware(folder: Path) -> Iterator[Finding]:

@@ -1,13 +1,18 @@
 """The Python environment: which Python and torch the book runs on, and installing its packages.
 
+`install` also lets torchvision be imported first beside any torch, see torchvision_shim.py; that
+part alone is `shim`, for an environment that was made in another way.
+
 Run as a script by the Makefile before anything is installed, so it imports the standard library
 only and stays readable for old Pythons, which get a clear message instead of a syntax error.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 PYTHON_RANGE = ((3, 11), (3, 13))
@@ -20,6 +25,8 @@ TORCHVISION_FOR = {
     "2.13.0": "0.28.0",
 }
 LOCK = "requirements.lock"
+SHIM = Path(__file__).with_name("torchvision_shim.py")
+SHIM_NAME = "_image2point_torchvision"
 
 
 def python_problem(version: tuple[int, int]) -> str | None:
@@ -70,10 +77,42 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+def shim_files(folder: Path | None = None) -> dict[Path, str]:
+    """Return {path: content} of the start-up shim of torchvision: a module, and its .pth file.
+
+    Python's `site` runs the .pth file's line at each start, also under `python -I` and in the
+    kernels of JupyterLab, but not under `python -S`.  Deleting the two files removes the shim.
+    folder: where packages are installed, this Python's own by default.
+    """
+    folder = folder or Path(sysconfig.get_paths()["purelib"])
+    return {
+        folder / f"{SHIM_NAME}.py": SHIM.read_text(encoding="utf-8"),
+        folder / f"{SHIM_NAME}.pth": f"import {SHIM_NAME}; {SHIM_NAME}.install()\n",
+    }
+
+
+def write_shim(folder: Path | None = None) -> None:
+    """Install the shim, or bring it up to date; the module is there before the line that asks it.
+
+    Raises OSError where the folder cannot be written.
+    """
+    for path, text in shim_files(folder).items():
+        temp = path.with_name(f"{path.name}.{os.getpid()}.part")
+        temp.write_text(text, encoding="utf-8")
+        os.replace(temp, path)
+
+
+def has_shim(folder: Path | None = None) -> bool:
+    """Return whether the shim is installed as this version of the book has it."""
+    files = shim_files(folder)
+    return all(p.is_file() and p.read_text(encoding="utf-8") == t for p, t in files.items())
+
+
 def install(root: Path) -> None:
     """Install torch where no suitable one is there, its torchvision, the lock and the package.
 
-    Runs pip of the Python that runs this.  Raises CalledProcessError where pip fails.
+    Runs pip of the Python that runs this.  Raises CalledProcessError where pip fails, OSError
+    where the shim cannot be written.
     """
     torch = installed_version("torch")
     if torch is None or torchvision_for(torch) is None:
@@ -86,6 +125,7 @@ def install(root: Path) -> None:
     _say(f"torch {torch}, torchvision {vision}; installing the packages of {LOCK}")
     _pip("install", "--no-deps", "-r", str(root / LOCK))
     _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(root))
+    write_shim()
 
 
 def _pip(*arguments: str) -> None:
@@ -97,17 +137,22 @@ def _say(text: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`check`: is this Python suitable?  `install`: install everything into it."""
+    """`check`: is this Python suitable?  `install`: everything into it.  `shim`: only the shim."""
     problem = python_problem(sys.version_info[:2])
-    if problem or arguments not in (["check"], ["install"]):
-        print(problem or "usage: environment.py check|install", file=sys.stderr)
+    if problem or arguments not in (["check"], ["install"], ["shim"]):
+        print(problem or "usage: environment.py check|install|shim", file=sys.stderr)
         return 2
-    if arguments == ["install"]:
-        try:
+    try:
+        if arguments == ["install"]:
             install(Path(__file__).resolve().parents[1])
-        except subprocess.CalledProcessError as error:
-            print(f"set-up stopped: {' '.join(error.cmd[1:])}", file=sys.stderr)
-            return 1
+        elif arguments == ["shim"]:
+            write_shim()
+    except subprocess.CalledProcessError as error:
+        print(f"set-up stopped: {' '.join(error.cmd[1:])}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"set-up stopped: {error}; use an environment that you can write to", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -34,7 +34,6 @@ from benchmarks.coverage import (
 from benchmarks.networks import networks
 from i2p_lib.inflation import inflate
 from i2p_lib.weights import image_model
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MEMBERS = pd.read_csv(RESULTS / "model_coverage-torchvision.csv", keep_default_na=False)
@@ -61,7 +60,6 @@ def test_the_table_names_every_classifier_and_family_of_torchvision():
 
 
 def test_the_table_names_a_network_of_every_module_of_timm():
-    ensure_torchvision()
     import timm
 
     stated = dict(zip(TIMM["family"], TIMM["model"], strict=True))
@@ -90,7 +88,6 @@ def test_all_convolutional_families_of_torchvision_are_inflated_and_only_attenti
 
 @pytest.mark.parametrize("name", torchvision_classifiers())
 def test_every_classifier_is_inflated_or_refused_as_the_table_says(name):
-    ensure_torchvision()
     import torchvision
 
     with without_data():

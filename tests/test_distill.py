@@ -103,9 +103,9 @@ def test_a_student_starts_as_its_teacher_which_stays_as_it_is(trained):
     state = execute._start(Entry.of(STUDENT, trained), torch.device("cpu"))
     wanted = RunResult.load(Entry.of(TEACHER, trained)).network().state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in state.net.state_dict().items())
-    state.splits.train.labels.fill_(0)  # labels must not matter
+    state.task.splits["train"].labels.fill_(0)  # labels must not matter
     train(state)
-    assert all(torch.equal(t, wanted[name]) for name, t in state.teacher.state_dict().items())
+    assert all(torch.equal(t, wanted[name]) for name, t in state.task.teacher.state_dict().items())
     ended = RunResult.load(Entry.of(STUDENT, trained)).network().state_dict()
     assert all(torch.equal(t, ended[name]) for name, t in state.net.state_dict().items())
 

@@ -16,8 +16,8 @@ from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.store import Entry
 from i2p_lib.sparse import SparseBatchNorm, voxelize
 from i2p_lib.train import team as distributed
+from i2p_lib.train.classify import build_network
 from i2p_lib.train.global_norm import Standardize, use_global_statistics
-from i2p_lib.train.loop import build_network
 
 ROOT = Path(__file__).parents[1]
 # 19 clouds in batches of 8, 8 and 3; 16 in batches of 7, 7 and 2.  No batch can be shared out

@@ -2,8 +2,11 @@
 
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from i2p_lib import environment
+from i2p_lib import doctor, environment, torchvision_shim
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,7 @@ def test_torch_is_installed_only_where_none_fits(
 ) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(environment, "_pip", lambda *words: calls.append(words))
+    monkeypatch.setattr(environment, "write_shim", lambda: calls.append(("shim", "", "last")))
     found = {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128"}
     monkeypatch.setattr(environment, "installed_version", found.get)
     environment.install(tmp_path)
@@ -93,6 +97,91 @@ def test_torch_is_installed_only_where_none_fits(
     environment.install(tmp_path)
     assert calls[0] == ("install", f"torch=={environment.TORCH}")
     assert calls[1] == ("install", "--no-deps", "torchvision==0.28.0")
+    assert calls[-1][0] == "shim", "the shim comes last, when the packages are there"
+
+
+def _fresh(code: str, *settings: str, folder: Path | None = None) -> subprocess.CompletedProcess:
+    """Run code in a new interpreter; `folder` is one whose .pth files it reads at its start."""
+    if folder is not None:
+        code = f"import site; site.addsitedir({str(folder)!r})\n{code}"
+    return subprocess.run([sys.executable, *settings, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("first", ["torchvision", "timm", "torchvision.transforms.v2", "ocnn"])
+def test_torchvision_and_timm_import_in_any_order_where_the_shim_is(
+    first: str, tmp_path: Path, project_root: Path
+) -> None:
+    if find_spec(first.partition(".")[0]) is None:
+        pytest.skip(f"no {first} here")
+    environment.write_shim(tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(project_root)!r}); import {first}\n"
+        "import timm, torchvision, i2p_lib\n"
+        "assert len([f for f in sys.meta_path if 'Torchvision' in str(f)]) == 1\n"
+        "torchvision.models.resnet18(); i2p_lib.image_model('resnet18')"
+    )
+    done = _fresh(code, "-I", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_our_own_library_needs_no_shim(project_root: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(project_root)!r})\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'Torchvision' not in str(f)]\n"
+        "import i2p_lib, timm; i2p_lib.image_model('resnet18')"
+    )
+    done = _fresh(code, "-I")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_torchvision_can_be_imported_first_in_this_environment() -> None:
+    """Promise: what `make` makes is right without us; else: python i2p_lib/environment.py shim."""
+    (found,) = [f for f in doctor._software() if f.what == "import order"]
+    assert found.mark == "ok", found.text
+
+
+def test_the_shim_loads_nothing_at_the_start(tmp_path: Path) -> None:
+    code = "import sys; print(*sorted(sys.modules))"
+    without = set(_fresh(code, "-I", folder=tmp_path).stdout.split())
+    environment.write_shim(tmp_path)
+    added = set(_fresh(code, "-I", folder=tmp_path).stdout.split()) - without
+    assert added <= {environment.SHIM_NAME}
+
+
+def test_a_later_installation_brings_the_shim_up_to_date(tmp_path: Path) -> None:
+    assert not environment.has_shim(tmp_path)
+    environment.write_shim(tmp_path)
+    assert environment.has_shim(tmp_path)
+    (tmp_path / f"{environment.SHIM_NAME}.py").write_text("raise ImportError('an old one')")
+    assert not environment.has_shim(tmp_path)
+    environment.write_shim(tmp_path)
+    assert environment.has_shim(tmp_path)
+    assert sorted(environment.shim_files(tmp_path)) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", ["registered", "loads", "neither"])
+def test_operators_are_declared_only_where_the_compiled_ones_do_not_load(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared: list[str] = []
+
+    def load_library(path: Path) -> None:
+        if there == "neither":
+            raise OSError(f"{path}: libcudart is absent")
+
+    ops = SimpleNamespace(
+        torchvision=SimpleNamespace(**({"nms": None} if there == "registered" else {})),
+        load_library=load_library,
+    )
+    library = SimpleNamespace(define=declared.append)
+    fake = SimpleNamespace(ops=ops, library=SimpleNamespace(Library=lambda name, kind: library))
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    monkeypatch.setattr(torchvision_shim, "_kept_alive", [])
+    (tmp_path / "_C.so").touch()
+    torchvision_shim._declare_operators(str(tmp_path))
+    names = [text.partition("(")[0] for text in declared]
+    assert names == (["nms", "qnms"] if there == "neither" else [])
+    assert len(torchvision_shim._kept_alive) == (there == "neither")
 
 
 def test_make_lists_its_commands(project_root: Path) -> None:
@@ -111,3 +200,31 @@ def test_make_refuses_a_wrong_python_before_it_makes_anything(
     done = subprocess.run(words, cwd=project_root, capture_output=True, text=True)
     assert done.returncode != 0 and "this is Python 3.8" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("target", ["setup", "book", "test", "lab"])
+def test_every_command_works_under_a_path_with_a_space(
+    target: str, project_root: Path, tmp_path: Path
+) -> None:
+    """Promise: a checkout may lie anywhere; the programs are stand-ins that say how they ran."""
+    root = tmp_path / "my books" / "image2point"
+    programs = root / ".venv" / "bin"
+    for folder in (programs, root / "i2p_lib", root / "notebooks"):
+        folder.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (root / name).write_bytes((project_root / name).read_bytes())
+    for name in ("environment.py", "torchvision_shim.py"):
+        (root / "i2p_lib" / name).touch()
+    for name in ("python", "i2p", "jupyter"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $* in $(pwd)"\n')
+        (programs / name).chmod(0o755)
+    words = ["make", target, f"PYTHON={sys.executable}"]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "setup": f"python i2p_lib/environment.py install in {root}",
+        "book": f"i2p book --profile demo in {root}",
+        "test": f"python -m pytest in {root}",
+        "lab": f"jupyter lab in {root / 'notebooks'}",
+    }
+    assert done.stdout.splitlines()[-1] == expected[target]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from i2p_lib.runs.execute import begin
 from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.train import loop as train
+from i2p_lib.train.loop import train
 
 CLASSIFIED = [s for s in load_profile("paper").all_specs() if isinstance(s, RunSpec)]
 SPECS = {spec.model: spec for spec in reversed(CLASSIFIED)}  # the first of each network
@@ -49,9 +50,9 @@ def test_each_network_trains_two_steps(model, modelnet40, monkeypatch):
         train_limit=4, test_limit=2, probe_epochs=(), shots=None, episode=None,
         teacher=None, distill=None, temperature=None,
     )  # fmt: skip
-    state = train.start(spec, torch.device("cpu"))
+    state = begin(spec)
     before = samples(state.net)
-    train.train(state)
+    train(state)
     assert math.isfinite(state.history[0]["train_loss"])
     assert 0 <= state.history[0]["test_top1"] <= 1
     after = samples(state.net)

@@ -1,15 +1,17 @@
 """A plan says, before any work, what a profile would train, what it lacks and what it costs."""
 
 import pytest
+import torch
 
 from i2p_lib import cli
 from i2p_lib.runs import profiles, protocols, run
-from i2p_lib.runs.cost import CostModel, clouds_measured, clouds_trained
+from i2p_lib.runs.cost import CostModel, items_measured, measure_step
+from i2p_lib.runs.examples import sizes
 from i2p_lib.runs.needs import available, missing_inputs
 from i2p_lib.runs.plan import duration, plan, plan_text
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.train.loop import load_splits
-from i2p_lib.train.protocol import PROTOCOLS
+from i2p_lib.train.clouds import load_splits
+from i2p_lib.train.settings import PROTOCOLS
 
 SMALL = RunSpec(points=64, voxel_size=0.25, epochs=1, batch_size=8, train_limit=16, test_limit=8,
                 weights="random")  # fmt: skip
@@ -109,17 +111,17 @@ def test_clouds_are_counted_as_the_run_loads_them():
     for spec in (SMALL.but(epochs=3), SMALL.but(protocol="released", train_limit=None),
                  SMALL.but(shots=2, episode=0, train_limit=None)):  # fmt: skip
         splits = load_splits(spec)
-        assert clouds_trained(spec) == spec.epochs * len(splits.train)
-        assert clouds_measured(spec) == spec.epochs * len(splits.val)
+        assert sizes(spec)["train"] == len(splits.train)
+        assert items_measured(spec) == spec.epochs * len(splits.val) + len(splits.test)
 
 
 def test_absent_data_are_counted_from_their_card(write):
     write()
     spec = RunSpec(data="modelnet40", epochs=10)
-    assert clouds_trained(spec) == 10 * 8856
-    assert clouds_trained(spec.but(protocol="released")) == 10 * 9840
-    assert clouds_measured(spec.but(protocol="released")) == 10 * 2468
-    assert clouds_trained(spec.but(shots=5, episode=0)) == 10 * 5 * 40
+    assert sizes(spec)["train"] == 8856
+    assert sizes(spec.but(protocol="released"))["train"] == 9840
+    assert items_measured(spec.but(protocol="released")) == 11 * 2468
+    assert sizes(spec.but(shots=5, episode=0))["train"] == 5 * 40
 
 
 def test_a_network_counts_with_its_size_and_a_measured_step_is_kept(tmp_path, monkeypatch):
@@ -127,7 +129,9 @@ def test_a_network_counts_with_its_size_and_a_measured_step_is_kept(tmp_path, mo
     small = costs.cost(SMALL)
     large = costs.cost(SMALL.but(model="resnet18"))
     assert large.seconds != small.seconds and large.gib > 2 * small.gib
-    assert costs.cost(SMALL.but(epochs=4)).seconds == pytest.approx(4 * small.seconds)
+    step = measure_step(SMALL, 2, torch.device("cpu"))
+    assert step["seconds_per_item"] > step["seconds_to_measure"] > 0
+    assert 3 * small.seconds < costs.cost(SMALL.but(epochs=4)).seconds < 4 * small.seconds
     assert costs.cost(SMALL.but(regime="io")).seconds < small.seconds
     monkeypatch.setattr("i2p_lib.runs.cost.measure_step", None)  # nothing may be measured again
     assert CostModel.of("cpu", tmp_path).cost(SMALL) == small
@@ -139,8 +143,8 @@ def test_finished_runs_calibrate_the_estimate(tmp_path):
     plain = CostModel.of("cpu", tmp_path, calibrate=False)
     assert checked.checked == 1 and "1 finished runs took" in checked.error()
     assert "no finished run" in plain.error()
-    validated = plain.cost(SMALL).seconds * (8 / 3) / (16 + 8 / 3)
-    seconds = checked.cost(SMALL).seconds - checked.factor * validated
+    forward = plain._step(SMALL)["seconds_to_measure"] * items_measured(SMALL)
+    seconds = checked.cost(SMALL).seconds - checked.factor * forward
     assert seconds == pytest.approx(result.metrics["seconds_training"])
 
 

@@ -29,6 +29,7 @@ from i2p_lib.runs import (
     store,
 )
 from i2p_lib.runs.store import Entry
+from i2p_lib.train import clouds
 
 SPEC = RunSpec(
     points=128, epochs=3, batch_size=8, train_limit=32, test_limit=32, regime="io+bn",
@@ -123,10 +124,8 @@ def test_a_stored_run_is_found_without_training(finished, monkeypatch):
 
 def test_the_stored_network_gives_the_stored_logits(finished):
     result = run(SPEC, store=finished)
-    splits = execute.start(SPEC, torch.device("cpu")).splits
-    from i2p_lib.train.loop import evaluate
-
-    scores = evaluate(result.network(), splits.test, SPEC, torch.device("cpu"))
+    splits = execute.begin(SPEC).task.splits
+    scores = clouds.evaluate(result.network(), splits["test"], SPEC)
     stored = torch.tensor(result.features()["test_logits"])
     assert torch.equal(scores.logits.half().float(), stored)
 
@@ -303,7 +302,7 @@ def test_tuning_never_reads_the_test_split(tmp_path, monkeypatch):
         assert split in ("train", "val"), f"tuning read the {split} split"
         return load_dataset(name, split)
 
-    monkeypatch.setattr(train, "load_dataset", only_train_and_val)
+    monkeypatch.setattr(clouds, "load_dataset", only_train_and_val)
     spec = SPEC.but(protocol="tuning", probe_epochs=(), epochs=2)
     found = run(spec, store=tmp_path, progress=False)
     assert "top1" not in found.metrics and 0 <= found.metrics["val_top1"] <= 1

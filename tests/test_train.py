@@ -7,11 +7,25 @@ import torch
 from torch import nn
 
 from i2p_lib import models
+from i2p_lib.analysis.taps import pooled, stage_names
 from i2p_lib.runs import run, store
+from i2p_lib.runs.execute import begin as begin_named
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.train import loop as train
-from i2p_lib.train.loop import Split, Splits, State
-from i2p_lib.train.probe import pooled, stage_names
+from i2p_lib.train import task
+from i2p_lib.train.classify import Classify
+from i2p_lib.train.clouds import (
+    Split,
+    Splits,
+    evaluate,
+    load_splits,
+    logits_of,
+    net_input,
+    stratified_first,
+)
+from i2p_lib.train.loop import State
+from i2p_lib.train.optimise import build_optimizer, learning_rate
+from i2p_lib.train.probe import final_features
 
 SPEC = RunSpec(
     points=64, epochs=4, batch_size=8, lr=0.01, augment="paper", weights="random", voxel_size=0.2
@@ -51,7 +65,7 @@ def split(count: int, seed: int) -> Split:
 def begin(spec: RunSpec = SPEC, net: nn.Module | None = None) -> State:
     net = net or Tiny()
     splits = Splits(split(32, 1), split(8, 2), split(8, 3), ("small", "large"))
-    return State(spec, net, train.build_optimizer(net, spec), splits, torch.device("cpu"))
+    return train.start(Classify(spec, splits), net)
 
 
 def without_times(history):
@@ -98,9 +112,9 @@ def test_training_learns_and_leaves_the_global_generator_alone():
 
 def test_the_data_in_memory_are_not_changed_by_training():
     state = begin()
-    before = state.splits.train.points.clone()
+    before = state.task.splits["train"].points.clone()
     train.train(state)
-    assert torch.equal(before, state.splits.train.points)
+    assert torch.equal(before, state.task.splits["train"].points)
 
 
 def test_hooks_are_called_before_training_and_after_every_epoch():
@@ -122,7 +136,7 @@ def test_frozen_parameters_stay_and_are_not_in_the_optimizer():
 
 def test_norms_and_biases_are_not_decayed():
     net = Tiny()
-    decayed, plain = train.build_optimizer(net, SPEC).param_groups
+    decayed, plain = build_optimizer(net, SPEC).param_groups
     assert {id(p) for p in decayed["params"]} == {id(net.layer1.weight), id(net.fc.weight)}
     assert decayed["weight_decay"] == SPEC.weight_decay and plain["weight_decay"] == 0
 
@@ -144,14 +158,14 @@ def test_the_test_split_is_measured_while_training_only_if_released():
 def test_evaluating_leaves_the_mode_alone_and_gives_the_same_twice():
     state = begin()
     state.net.train()
-    first = train.evaluate(state.net, state.splits.test, SPEC, state.device)
-    second = train.evaluate(state.net, state.splits.test, SPEC, state.device)
+    first = evaluate(state.net, state.task.splits["test"], SPEC)
+    second = evaluate(state.net, state.task.splits["test"], SPEC)
     assert state.net.training
     assert torch.equal(first.logits, second.logits)
 
 
 def test_one_cycle_rises_to_the_rate_and_falls_to_almost_nothing():
-    rates = [train.learning_rate(SPEC, step, 25) for step in range(100)]
+    rates = [learning_rate(SPEC, step, 25) for step in range(100)]
     assert rates[0] == pytest.approx(SPEC.lr / 25)
     assert max(rates) == pytest.approx(SPEC.lr)
     assert rates.index(max(rates)) == 30
@@ -161,8 +175,8 @@ def test_one_cycle_rises_to_the_rate_and_falls_to_almost_nothing():
 def test_the_originals_cosine_swings_while_the_right_one_falls():
     right = SPEC.but(schedule="cosine", epochs=100)
     slip = SPEC.but(schedule="cosine_per_iteration", epochs=100)
-    fall = [train.learning_rate(right, step, 3) for step in range(300)]
-    swing = [train.learning_rate(slip, step, 3) for step in range(300)]
+    fall = [learning_rate(right, step, 3) for step in range(300)]
+    swing = [learning_rate(slip, step, 3) for step in range(300)]
     assert fall == sorted(fall, reverse=True)
     assert swing[0] == swing[200] == SPEC.lr and swing[100] == pytest.approx(0)
 
@@ -175,28 +189,28 @@ def test_a_last_batch_of_one_joins_the_batch_before_it():
 
 def test_a_limit_takes_the_first_of_every_class_in_turn():
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    assert train.stratified_first(labels, 4).tolist() == [0, 1, 3, 5]
-    assert train.stratified_first(labels, None).tolist() == list(range(6))
+    assert stratified_first(labels, 4).tolist() == [0, 1, 3, 5]
+    assert stratified_first(labels, None).tolist() == list(range(6))
 
 
 def test_seeds_of_different_purposes_differ_and_do_not_change():
-    assert train.seed_for(0, "epoch", 1) != train.seed_for(0, "epoch", 2)
-    assert train.seed_for(0, "epoch", 1) != train.seed_for(1, "epoch", 1)
-    assert train.seed_for(0, "inflate") == 1415974577587682561
+    assert task.seed_for(0, "epoch", 1) != task.seed_for(0, "epoch", 2)
+    assert task.seed_for(0, "epoch", 1) != task.seed_for(1, "epoch", 1)
+    assert task.seed_for(0, "inflate") == 1415974577587682561
 
 
 def test_splits_follow_points_limits_and_shots_of_the_spec():
     spec = RunSpec(points=128, train_limit=20, test_limit=10)
-    splits = train.load_splits(spec)
+    splits = load_splits(spec)
     assert splits.train.points.shape == (20, 128, 3)
     assert len(splits.val) == len(splits.test) == 10
-    few = train.load_splits(RunSpec(points=128, shots=2, episode=1))
+    few = load_splits(RunSpec(points=128, shots=2, episode=1))
     assert few.train.labels.bincount().tolist() == [2] * len(few.class_names)
 
 
 def test_more_points_than_a_cloud_holds_is_an_error():
     with pytest.raises(ValueError, match="points=99999, but clouds of home_objects hold"):
-        train.load_splits(RunSpec(points=99_999))
+        load_splits(RunSpec(points=99_999))
 
 
 class OnPoints(nn.Module):
@@ -230,13 +244,11 @@ def on_points(monkeypatch):
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_a_network_on_points_gets_the_points_and_trains(on_points, amp):
-    from i2p_lib.train.probe import ProbeHook, final_features
-
-    state = train.start(on_points.but(amp=amp), CPU)
-    points = state.splits.train.points[:2]
-    assert train.net_input(state.net, points, state.spec, CPU) is points
+    state = begin_named(on_points.but(amp=amp), CPU)
+    points = state.task.splits["train"].points[:2]
+    assert net_input(state.net, points, state.spec) is points
     before = state.net.fc.weight.clone()
-    train.train(state, [ProbeHook()])
+    train.train(state)
     assert not torch.equal(before, state.net.fc.weight)
     assert state.history[0]["voxels"] == on_points.points
     layers = list(dict.fromkeys(row["layer"] for row in state.probes))
@@ -253,14 +265,14 @@ def test_tokens_are_averaged_and_images_of_features_refused():
 
 def one_step(spec: RunSpec, device: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return logits and gradients of a run's first step, on the CPU."""
-    state = train.start(spec, torch.device(device))
+    state = begin_named(spec, torch.device(device))
     for module in state.net.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # devices have their own random numbers for it
-    _, _, points, labels = next(train._epoch_batches(state, 1))
+    _, _, _, (points, labels), _ = next(train.steps(state.task, 1))
     assert points.device.type == device
-    x = train.net_input(state.net, points, spec, state.device)
-    logits = train.logits_of(state.net.train(), x, spec)
+    x = net_input(state.net, points, spec)
+    logits = logits_of(state.net.train(), x, spec)
     assert logits.dtype == torch.float32
     nn.functional.cross_entropy(logits, labels.to(device)).backward()
     grads = {n: p.grad.cpu() for n, p in state.net.named_parameters() if p.requires_grad}
@@ -293,9 +305,9 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32(model):
 
 def test_evaluation_has_the_precision_of_the_training():
     spec = INFLATED.but(amp="bf16")
-    state = train.start(spec, CPU)
-    rough = train.evaluate(state.net, state.splits.val, spec, CPU).logits
-    exact = train.evaluate(state.net, state.splits.val, spec.but(amp="off"), CPU).logits
+    state = begin_named(spec, CPU)
+    rough = evaluate(state.net, state.task.splits["val"], spec).logits
+    exact = evaluate(state.net, state.task.splits["val"], spec.but(amp="off")).logits
     assert 1e-4 < float((rough - exact).norm() / exact.norm()) < 0.1
 
 

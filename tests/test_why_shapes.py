@@ -16,7 +16,8 @@ from i2p_lib.runs import run
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show import discussion_plots
 from i2p_lib.sparse import Sites, SparseTensor
-from i2p_lib.train.loop import CPU, Split, evaluate, generator, load_splits
+from i2p_lib.train.clouds import Split, evaluate, load_splits
+from i2p_lib.train.task import generator
 
 matplotlib.use("agg")
 SPEC = RunSpec(
@@ -82,7 +83,7 @@ def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
         clouds = shuffled(splits.test.points, 4 * 0.25, "detail",
                           generator(0, "shuffle", "detail", 4))
         split = Split(clouds, splits.test.labels)
-        expected = evaluate(result.network(), split, result.spec, CPU).top1
+        expected = evaluate(result.network(), split, result.spec).top1
         row = table.query("key == @result.key[:16] and kind == 'detail' and cell == 4").iloc[0]
         assert row["top1"] == expected and row["whole"] == result.metrics["top1"]
     again = why_shapes.shuffled_accuracy(found[1:], cells=(1, 4))
@@ -98,7 +99,7 @@ def test_short_sighted_accuracy_is_that_of_nearest_centres(found):
     net = found[0].network()
     why_shapes.short_sighted(net, math.ceil(0.0))
     splits = load_splits(SPEC)
-    train, test = (why_shapes._features(net, split, found[0], CPU).numpy()
+    train, test = (why_shapes._features(net, split, found[0], torch.device("cpu")).numpy()
                    for split in (splits.train, splits.test))
     named = NearestCentroid().fit(train, splits.train.labels).predict(test)
     assert table["top1"][0] == pytest.approx(np.mean(named == splits.test.labels.numpy()))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from i2p_lib.data.scenes import convert_scenes
-from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.spec import SegmentSpec
 
 ROOM = SegmentSpec(
     scenes="s3dis", model="unet:efficientnet_lite0", voxel_size=0.4, decoder_width=0.125,

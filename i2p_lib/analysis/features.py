@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.analysis.taps import pooled
 from i2p_lib.sparse import SparseGlobalPool, SparseTensor
-from i2p_lib.train.probe import pooled
 from i2p_lib.weights import image_input
 
 VALUES = 15_000  # the paper's number of element-wise samples of each layer

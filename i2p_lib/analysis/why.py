@@ -30,7 +30,9 @@ from i2p_lib.models import is_point_model
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.execute import one_thread, resolve_device
 from i2p_lib.show.text import html_list
-from i2p_lib.train.loop import Split, build_network, generator, load_splits, net_input
+from i2p_lib.train.classify import build_network
+from i2p_lib.train.clouds import Split, load_splits, net_input
+from i2p_lib.train.task import generator
 from i2p_lib.weights import image_model
 
 DRAWS = 100
@@ -90,7 +92,7 @@ def look_inside(
     def see_clouds(result: RunResult) -> Pair:
         spec, net = result.spec, network_of(result).to(place)
         splits = load_splits(spec, place)
-        batches = (net_input(net, splits.test.points[part], spec, place)
+        batches = (net_input(net, splits.test.points[part], spec)
                    for part in torch.arange(len(splits.test)).split(spec.batch_size))
         random = generator(0, "clouds")
         layers = backbone_convolutions(net), unit_layer(net)

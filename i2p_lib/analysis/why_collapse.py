@@ -14,12 +14,12 @@ from i2p_lib.analysis.bootstrap import rank_correlation
 from i2p_lib.analysis.collapse import cdnv, collapse_report
 from i2p_lib.analysis.few_shot import few_shot_bound, few_shot_error
 from i2p_lib.analysis.methods import method_label
+from i2p_lib.analysis.taps import PENULTIMATE, classifier_weight, stage_names, taps
 from i2p_lib.analysis.why import each_run, network_of
 from i2p_lib.runs import RunResult
 from i2p_lib.runs.execute import resolve_device
 from i2p_lib.show.text import html_list
-from i2p_lib.train.loop import evaluate, load_splits
-from i2p_lib.train.probe import PENULTIMATE, classifier_weight, stage_names, taps
+from i2p_lib.train.clouds import evaluate, load_splits
 
 START = ("model", "weights", "seed", "axis", "normalize", "recipe", "voxel_size", "data", "points")
 """The settings that decide what a network computes before it is trained."""
@@ -34,7 +34,7 @@ def layer_features(
     place = torch.device(resolve_device(device))
     chosen = getattr(load_splits(result.spec, place), split)
     with taps(net, stage_names(net)) as seen:
-        scores = evaluate(net.to(place), chosen, result.spec, place)
+        scores = evaluate(net.to(place), chosen, result.spec)
     layers = {name: torch.cat(parts).numpy() for name, parts in seen.items()}
     return layers, scores.logits.numpy(), chosen.labels.numpy()
 

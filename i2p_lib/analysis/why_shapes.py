@@ -15,23 +15,23 @@ from i2p_lib.analysis import collapse
 from i2p_lib.analysis.features import backbone_convolutions
 from i2p_lib.analysis.methods import CONTROLS, method_label
 from i2p_lib.analysis.shuffling import KINDS, shuffled
+from i2p_lib.analysis.taps import PENULTIMATE, taps
 from i2p_lib.analysis.why import each_run, network_of
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.execute import resolve_device
 from i2p_lib.show.text import html_list
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d
 from i2p_lib.sparse.kernel_map import kernel_offsets
-from i2p_lib.train.loop import (
+from i2p_lib.train.clouds import (
     Split,
-    batches,
     evaluate,
-    generator,
     load_splits,
     logits_of,
     net_input,
     stratified_first,
 )
-from i2p_lib.train.probe import PENULTIMATE, taps
+from i2p_lib.train.loop import batches
+from i2p_lib.train.task import generator
 
 CELLS = (4,)  # edges of the shuffled cells, in voxels
 SHARES = (0.0, 0.5, 1.0)  # of the kernels, from the first on, that stay whole
@@ -57,7 +57,7 @@ def shuffled_accuracy(
             for cell in cells:
                 random = generator(0, "shuffle", kind, cell)
                 clouds = shuffled(test.points, cell * spec.voxel_size, kind, random)
-                score = evaluate(net, Split(clouds, test.labels), spec, place)
+                score = evaluate(net, Split(clouds, test.labels), spec)
                 rows.append(_about(result) | {"kind": kind, "cell": cell, "top1": score.top1})
         return rows
 
@@ -163,7 +163,7 @@ def _features(net: nn.Module, split: Split, result: RunResult, place: torch.devi
     spec = result.spec
     with taps(net, []) as seen, torch.no_grad():
         for part in batches(torch.arange(len(split)), spec.batch_size):
-            logits_of(net, net_input(net, split.points[part], spec, place), spec)
+            logits_of(net, net_input(net, split.points[part], spec), spec)
     return torch.cat(seen[PENULTIMATE])
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from i2p_lib.analysis.collapse import collapse_report
 from i2p_lib.analysis.few_shot import class_gap, complexity_factor, few_shot_bound, few_shot_error
+from i2p_lib.analysis.taps import PENULTIMATE, stage_names
 from i2p_lib.data import fractals
 from i2p_lib.show.text import html_list
-from i2p_lib.train.probe import PENULTIMATE, stage_names
 from i2p_lib.weights import WeightCard, image_model
 
 MEAN, DEVIATION = 0.2, 0.5  # of grey values from 0 to 1, as in the pretraining

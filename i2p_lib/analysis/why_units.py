@@ -19,7 +19,7 @@ from i2p_lib.runs import results
 from i2p_lib.runs.execute import one_thread, resolve_device
 from i2p_lib.show.text import html_list
 from i2p_lib.sparse import SparseTensor
-from i2p_lib.train.loop import net_input
+from i2p_lib.train.clouds import net_input
 
 TOP = 10  # samples that a unit is judged by
 SHUFFLES = 20  # permutations of the labels
@@ -157,7 +157,7 @@ def _top_clouds(net, layer, pair, unit, shown, place):
     best = torch.from_numpy(top_samples(pair.cloud.units[:, [unit]], shown)[0])
     points = pair.test.points[best.to(pair.test.points.device)]
     with precision_of(pair.result, place):
-        maps = unit_maps(net, net_input(net, points, spec, place), layer)
+        maps = unit_maps(net, net_input(net, points, spec), layer)
     values = _at_points(maps, points, spec.voxel_size, unit)
     return [(cloud.cpu().numpy(), value, pair.class_names[pair.labels[i]])
             for cloud, value, i in zip(points, values, best.tolist(), strict=True)]

@@ -30,7 +30,7 @@ from i2p_lib.runs.profiles import Profile, load_profile
 from i2p_lib.runs.sources import PACKAGE, source_hash
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.train.protocol import unknown_key
+from i2p_lib.train.settings import unknown_key
 
 CELL_TIMEOUT = 3600
 # modules that no chapter's output depends on

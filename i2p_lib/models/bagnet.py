@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from i2p_lib.models.residual import he_init, residual_stage
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 _STRIDES = (2, 2, 2, 1)
 
@@ -19,7 +18,6 @@ class BagNet(nn.Module):
 
     def __init__(self, wide_stages: int, padded: bool):
         super().__init__()
-        ensure_torchvision()
         from torchvision.models.resnet import Bottleneck
 
         self.conv1 = nn.Conv2d(3, 64, 1, bias=False)

@@ -13,7 +13,6 @@ from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import verified
 from i2p_lib.weights.loading import read_tensors
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
 ORDERS = ("minkowski", "released")
@@ -38,7 +37,6 @@ class Res16Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        ensure_torchvision()
         from torchvision.models.resnet import BasicBlock
 
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)

@@ -29,7 +29,6 @@ from i2p_lib.sparse import (
 from i2p_lib.sparse.sums import sum_rows
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import is_random
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 WIDTHS = (512, 256, 192, 192)  # channels of the decoder, coarsest first
 STRIDES = (2, 4, 8, 16)  # of the encoder's levels, in input voxels
@@ -177,7 +176,6 @@ class Up(nn.Module):
 
 def residual_blocks(channels: int, width: int, depth: int) -> nn.Sequential:
     """torchvision's basic residual blocks with new 3D convolutions and norms on sparse sites."""
-    ensure_torchvision()
     from torchvision.models.resnet import BasicBlock
 
     with torch.device("meta"):  # every layer with parameters is replaced

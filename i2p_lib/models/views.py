@@ -12,7 +12,6 @@ from i2p_lib.models.contract import seeded
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.weights import image_model, load_weights
 from i2p_lib.weights.cards import is_random
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 CAMERA = 1.4  # distance of the six cameras from the origin
 SIZE = 128  # pixels of a side
@@ -205,7 +204,6 @@ def resnet18_quarter() -> nn.Module:
     Channels 16, 32, 64, 128; a 3x3 stem of stride 1 and no pooling behind it. The last norm of
     each block starts at zero, as SimpleView has it.
     """
-    ensure_torchvision()
     from torchvision.models.resnet import BasicBlock, ResNet
 
     with torch.device("meta"):  # each of its layers with parameters is replaced

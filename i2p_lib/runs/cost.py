@@ -1,7 +1,7 @@
 """What a run will cost: one measured training step, times clouds and epochs, checked by past runs.
 
-A step is measured on this machine's device with random weights, on clouds of the run's own data
-or, where those are absent, of the embedded objects.  It is kept in the store, so a setup is
+A step is measured on this machine's device with random weights, on items of the run's own data
+or, where those are absent, on stand-ins.  It is kept in the store, so a setup is
 measured once.  Ratios of past runs to their steps calibrate the estimate and give its error.
 """
 
@@ -12,7 +12,6 @@ import json
 import math
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,20 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.data import dataset_card, dataset_root, load_dataset
 from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
+from i2p_lib.runs.examples import example, setup, sizes
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.sources import closure
-from i2p_lib.runs.spec import AnySpec, RunSpec
-from i2p_lib.train.loop import build_network, logits_of, net_input
+from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, spec_from
+from i2p_lib.train.task import generator
 
-STAND_IN = "home_objects"
-CPU_CLOUDS = 2  # a CPU's time grows with the clouds; a GPU is measured with the run's own batch
 CHECKED_SETUPS = 3
-STEP_FIELDS = ("model", "recipe", "voxel_size", "points")
 # A pass is a third forward, a third for the gradients of activations, a third for those of weights.
 FROZEN_SHARE = 2 / 3
 
@@ -93,32 +88,18 @@ class CostModel:
         )
 
     def cost(self, spec: AnySpec) -> Cost:
-        """Return what a run will cost; ValueError where its network is unknown."""
-        if isinstance(spec, SegmentSpec):
-            return self._cost_of_scenes(spec)
+        """Return what a run will cost; ValueError where its network or its size is unknown."""
         step = self._step(spec)
-        held, batch = _held(step, spec), step["saved_per_cloud"] * spec.batch_size
-        forward = step["seconds_per_cloud"] * clouds_measured(spec) / 3
-        seconds = self.factor * (_step_seconds(step, spec) * clouds_trained(spec) + forward)
-        return Cost(seconds, (held + batch) / 2**30)
+        answers = sizes(spec)["train"] * spec.epochs if spec.teacher is not None else 0
+        forward = step["seconds_to_measure"] * (items_measured(spec) + answers)
+        seconds = self.factor * (_training_seconds(step, spec) + forward)
+        gib = (_held(step, spec) + step["saved_per_item"] * spec.batch_size) / 2**30
+        return Cost(seconds, gib)
 
-    def _cost_of_scenes(self, spec: SegmentSpec) -> Cost:
-        """Rests on one measured scene, which no finished run calibrates."""
-        from i2p_lib.runs import segment_cost as cost
-
-        counts = cost.scene_counts(spec)
-        step = self._measured(
-            cost.setup_of(spec), lambda setup: cost.measure_scene(spec, torch.device(self.device))
-        )
-        gib = (_held(step, spec) + step["saved_per_scene"] * spec.batch_size) / 2**30
-        return Cost(cost.seconds_of(spec, counts, step), gib)
-
-    def _step(self, spec: RunSpec) -> dict:
-        setup = {name: getattr(spec, name) for name in STEP_FIELDS}
-        setup["data"] = spec.data if _present(spec.data) else STAND_IN
-        setup["clouds"] = CPU_CLOUDS if self.device == "cpu" else spec.batch_size
+    def _step(self, spec: AnySpec) -> dict:
+        place = torch.device(self.device)
         return self._measured(
-            setup, lambda setup: measure_step(spec, setup, torch.device(self.device))
+            setup(spec, self.device), lambda found: measure_step(spec, found["items"], place)
         )
 
     def _measured(self, setup: dict, measure: Callable[[dict], dict]) -> dict:
@@ -133,14 +114,14 @@ class CostModel:
 
     def _calibrate(self) -> None:
         """Compare the newest finished runs of this device, of a few setups, with their steps."""
-        groups = defaultdict(list)
+        groups: dict[str, list] = {}
         for spec, seconds in _finished(self.root, self.device):
-            groups[tuple(getattr(spec, name) for name in STEP_FIELDS)].append((spec, seconds))
-        ratios = []
-        for runs in list(groups.values())[:CHECKED_SETUPS]:
-            for spec, seconds in runs:
-                step = self._step(spec)
-                ratios.append(seconds / (_step_seconds(step, spec) * clouds_trained(spec)))
+            groups.setdefault(json.dumps(setup(spec, self.device)), []).append((spec, seconds))
+        ratios = [
+            seconds / _training_seconds(self._step(spec), spec)
+            for runs in list(groups.values())[:CHECKED_SETUPS]
+            for spec, seconds in runs
+        ]
         if ratios:
             self.factor = statistics.median(ratios)
             self.low, self.high, self.checked = min(ratios), max(ratios), len(ratios)
@@ -152,71 +133,47 @@ def _held(step: dict, spec: AnySpec) -> int:
     return step["parameter_bytes"]["all"] + slots * step["parameter_bytes"][spec.regime]
 
 
-def clouds_trained(spec: RunSpec) -> int:
-    """Return how many clouds a run passes forward and backward."""
-    n_train, _ = _sizes(spec)
-    return spec.epochs * n_train
+def _training_seconds(step: dict, spec: AnySpec) -> float:
+    """Return the seconds of all training steps; where layers are frozen, an item's are less."""
+    share = 1 if spec.regime == "all" else FROZEN_SHARE
+    return step["seconds_per_item"] * share * spec.epochs * sizes(spec)["train"]
 
 
-def clouds_measured(spec: RunSpec) -> int:
-    """Return how many clouds a run passes forward alone: to validate, and through its teacher."""
-    n_train, n_measured = _sizes(spec)
-    answers = n_train if spec.teacher is not None else 0
-    every = 1 if spec.shots is not None and spec.rules.validate_on == "val" else spec.epochs
-    return spec.epochs * answers + every * n_measured
+def items_measured(spec: AnySpec) -> int:
+    """Return how many clouds or scenes a run passes forward alone, to validate and to test."""
+    count = sizes(spec)
+    epochs = sum(spec.validated(epoch) for epoch in range(1, spec.epochs + 1))
+    return epochs * count["val"] + count["test"]
 
 
-def _step_seconds(step: dict, spec: RunSpec) -> float:
-    """Return the seconds of a trained cloud; where layers are frozen, their share is less."""
-    return step["seconds_per_cloud"] * (1 if spec.regime == "all" else FROZEN_SHARE)
+def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
+    """Train one batch of so many items twice; return the second pass' cost.
 
-
-def _sizes(spec: RunSpec) -> tuple[int, int]:
-    """Return the clouds that a run trains on and those that it validates on."""
-    sizes, classes = _counts(spec.data)
-    n_train = sizes[spec.rules.train_on] if spec.shots is None else spec.shots * classes
-    limit = spec.train_limit or n_train
-    n_measured = sizes[spec.rules.validate_on]
-    return min(n_train, limit), min(n_measured, spec.test_limit or n_measured)
-
-
-@lru_cache(maxsize=16)
-def _counts(data: str) -> tuple[dict[str, int], int]:
-    """Return the clouds of each split, from the files or else from the card, and the classes."""
-    if _present(data):
-        parts = {name: load_dataset(data, name) for name in ("train", "val", "trainval", "test")}
-        return {n: len(part.labels) for n, part in parts.items()}, len(parts["train"].class_names)
-    card = dataset_card(data)
-    whole = card.splits["train"] + card.splits["val"]
-    val = card.splits["val"] or whole // 10
-    sizes = {"train": whole - val, "val": val, "trainval": whole, "test": card.splits["test"]}
-    return sizes, card.classes
-
-
-def _present(data: str) -> bool:
-    return dataset_root(data).is_dir()
-
-
-def measure_step(spec: RunSpec, setup: dict, device: torch.device) -> dict:
-    """Train one batch of `setup["clouds"]` clouds twice; return the second pass' cost.
-
-    seconds_per_cloud (all layers trained), saved_per_cloud (bytes of activations), and
-    parameter_bytes of what each regime trains.
+    seconds_per_item (all layers trained), seconds_to_measure (forward alone), saved_per_item
+    (bytes of activations), and parameter_bytes of what each regime trains.
     """
-    data = load_dataset(setup["data"], "train")
-    points = torch.tensor(data.points[: setup["clouds"], : spec.points]).to(device)
-    changes = {"teacher": None, "distill": None, "temperature": None, "regime": "all"}
-    plain = spec.but(weights="random", **changes)
-    net = build_network(plain, _counts(spec.data)[1]).to(device).train()
+    alone = {"teacher": None, "distill": None, "temperature": None}
+    changes = {name: value for name, value in alone.items() if name in type(spec).model_fields}
+    plain = spec.but(weights="random", regime="all", **changes)
+    task = example(plain, items, device)
+    net = plain.module.build_network(plain, len(task.class_names)).to(device).train()
+    random = generator(0, "cost")
+    batch = task.batch(torch.arange(items), random)
 
     def loss() -> Tensor:
-        return logits_of(net, net_input(net, points, plain, device), plain).logsumexp(1).sum()
+        x, targets = task.encode(net, batch, slice(items), random)
+        return task.loss(net, x, targets)[0]
 
     timed_pass(net, loss, device)  # the first pass compiles and warms up
     seconds, saved = timed_pass(net, loss, device)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    began = clock()
+    with one_thread():
+        task.measure(net, "train")
     return {
-        "seconds_per_cloud": seconds / len(points),
-        "saved_per_cloud": saved / len(points),
+        "seconds_per_item": seconds / items,
+        "seconds_to_measure": (clock() - began) / items,
+        "saved_per_item": saved / items,
         "parameter_bytes": trained_bytes(net),
     }
 
@@ -256,7 +213,7 @@ def trained_bytes(net: nn.Module) -> dict[str, int]:
     return trained
 
 
-def _finished(root: Path, device: str) -> list[tuple[RunSpec, float]]:
+def _finished(root: Path, device: str) -> list[tuple[AnySpec, float]]:
     """Return (spec, seconds of training) of the store's finished runs on a device, newest first."""
     found = []
     for folder, parts in store.stored_runs(root):
@@ -266,17 +223,18 @@ def _finished(root: Path, device: str) -> list[tuple[RunSpec, float]]:
         if state.get("processes", 1) > 1:  # its seconds are those of several
             continue
         try:
-            spec = RunSpec(**json.loads(parts["spec"]))
+            spec = spec_from(json.loads(parts["spec"]), str(folder))
+            sizes(spec)
         except ValueError:
-            continue  # a run of an older version, whose settings are no longer known
+            continue  # settings or data that are no longer known here
         metrics = store.read_json(folder / "metrics.json")
         found.append((state["finished"], spec, metrics["seconds_training"]))
     found.sort(key=lambda item: item[0], reverse=True)
-    return [(spec, seconds) for _, spec, seconds in found if _present(spec.data)]
+    return [(spec, seconds) for _, spec, seconds in found]
 
 
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Return a hash of the sources that decide how long a step takes."""
-    parts = closure(["i2p_lib.train.loop", "i2p_lib.train.segment"])
+    parts = closure([RunSpec.TASK, SegmentSpec.TASK])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -12,25 +12,23 @@ import numba
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from i2p_lib.files import sha256
 from i2p_lib.machine import describe_machine
 from i2p_lib.runs import store
-from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import DamagedRun, Entry
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.sparse import use_backend
 from i2p_lib.train import team as distributed
-from i2p_lib.train.loop import Hook, State, start, train
-from i2p_lib.train.probe import ProbeHook, final_features
+from i2p_lib.train.loop import Hook, State, finish, start, train
+from i2p_lib.train.task import Kept
 
 CHECKPOINT_SECONDS = 20.0
-HISTORY_COLUMNS = [
-    *("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1"),
-    *("val_miou", "val_accuracy", "lr", "seconds", "eval_seconds", "voxels", "points"),
-]
-PROBE_COLUMNS = ["epoch", "split", "layer", "metric", "value"]
+RESULTS = ("spec.json", "parts.json", "history.csv", "metrics.json", "model.safetensors")
+CPU = torch.device("cpu")
 _STARTED = time.time()
 
 
@@ -57,9 +55,9 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
             with one_thread(), use_backend() as backend:
                 state = _resume_together(entry, torch.device(device))
                 writing = [_history_hook(entry), _checkpoint_hook(entry)] if main else []
-                metrics = _carry_out(entry, state, [*writing, *hooks])
+                kept = finish(train(state, [*writing, *hooks]))
                 if main:
-                    _finish(entry, state, metrics, about | backend.record())
+                    _finish(entry, kept, state.net, about | backend.record())
         except Exception:
             text = traceback.format_exc()
             if main:
@@ -100,24 +98,25 @@ def _log(entry: Entry, text: str) -> None:
         entry.log(text)
 
 
+def begin(spec: AnySpec, device: torch.device = CPU) -> State:
+    """Load the data and build the network and optimizer of a run that begins."""
+    task = spec.module.task_of(spec, device)
+    return start(task, spec.module.build_network(spec, len(task.class_names)).to(device))
+
+
 def _start(entry: Entry, device: torch.device) -> State:
     """Start a run; a student begins as a copy of its teacher."""
-    if isinstance(entry.spec, SegmentSpec):
-        from i2p_lib.train import segment as segment
-
-        return segment.start(entry.spec, device)
-    state = start(entry.spec, device)
+    state = begin(entry.spec, device)
     if entry.spec.teacher is not None:
-        state.teacher = RunResult.load(entry.teacher()).network().to(device)
-        state.net.load_state_dict(state.teacher.state_dict())
+        state.task.teacher = RunResult.load(entry.teacher()).network().to(device)
+        state.net.load_state_dict(state.task.teacher.state_dict())
     return state
 
 
 def _history_hook(entry: Entry) -> Hook:
     def hook(state: State) -> None:
         if state.history:
-            columns = [name for name in HISTORY_COLUMNS if name in state.history[0]]
-            store.write_csv(entry.folder / "history.csv", state.history, columns)
+            store.write_csv(entry.folder / "history.csv", state.history)
 
     return hook
 
@@ -135,91 +134,26 @@ def _checkpoint_hook(entry: Entry) -> Hook:
     return hook
 
 
-def _carry_out(entry: Entry, state: State, hooks: Sequence[Hook]) -> dict[str, float]:
-    """Train to the end, measure what the protocol reads, and return the metrics.
-
-    The main process writes what was measured beside them: probes and features, or the confusion
-    matrix and a few scenes.
-    """
-    folder, main = entry.folder, distributed.rank() == 0
-    if isinstance(entry.spec, SegmentSpec):
-        from i2p_lib.train import segment as segment
-
-        metrics, kept = segment.finish(segment.train(state, hooks))
-        counts = pd.DataFrame(kept["confusion"], columns=state.class_names)
-        store.write_csv(folder / "confusion.csv", counts)
-        store.write_tensors(folder / "scenes.safetensors", kept["scenes"])
-        return metrics
-    train(state, [ProbeHook(), *hooks])
-    kept = final_features(state)
-    metrics = _metrics(state, kept)
-    if main:
-        kept = {name: _compact(values) for name, values in kept.items()}
-        store.write_csv(folder / "probes.csv", state.probes, PROBE_COLUMNS)
-        store.write_tensors(folder / "features.safetensors", kept)
-    return metrics
-
-
-def _finish(entry: Entry, state: State, metrics: dict[str, float], about: dict) -> None:
-    """Write metrics and network, and last of all say that the run is done."""
+def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
+    """Write what a run keeps and its network, and last of all say that the run is done."""
     folder = entry.folder
-    store.write_json(folder / "metrics.json", metrics)
-    store.write_tensors(folder / "model.safetensors", store.learned_tensors(state.net))
+    store.write_json(folder / "metrics.json", kept.metrics)
+    for name, (rows, columns) in kept.tables.items():
+        store.write_csv(folder / f"{name}.csv", rows, columns)
+    for name, tensors in kept.tensors.items():
+        store.write_tensors(folder / f"{name}.safetensors", tensors)
+    store.write_tensors(folder / "model.safetensors", store.learned_tensors(net))
+    written = [*RESULTS, *(f"{name}.csv" for name in kept.tables),
+               *(f"{name}.safetensors" for name in kept.tensors)]  # fmt: skip
     files = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in store.results_of(entry.spec)
+        for name in written
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
     store.write_json(folder / "state.json", about)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    scores = {name: metrics[name] for name in ("val_top1", "val_miou") if name in metrics}
+    scores = {name: value for name, value in kept.metrics.items() if name.startswith("val_")}
     entry.log("done: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-
-
-def _compact(values: torch.Tensor) -> torch.Tensor:
-    """Return floats as float16, or as they are where one is too large for it."""
-    if not values.is_floating_point():
-        return values
-    half = values.half()
-    return half if torch.isfinite(half).all() else values
-
-
-def _metrics(state: State, kept: dict[str, torch.Tensor]) -> dict[str, float]:
-    spec, last = state.spec, state.history[-1]
-    train_right = kept["train_logits"].argmax(1) == kept["train_labels"]
-    sizes = [(p.numel(), p.requires_grad) for p in state.net.parameters()]
-    metrics = {
-        "val_top1": last["val_top1"],
-        "train_top1": float(train_right.double().mean()),
-        "train_loss": last["train_loss"],
-        "seconds_total": sum(row["seconds"] + row["eval_seconds"] for row in state.history),
-        "seconds_training": sum(row["seconds"] for row in state.history),
-        "parameters": sum(n for n, _ in sizes),
-        "parameters_trained": sum(n for n, trained in sizes if trained),
-        "classes": len(state.splits.class_names),
-        "n_train": len(state.splits.train),
-        "n_val": len(state.splits.val),
-    }
-    if state.splits.test is not None:
-        metrics |= _test_metrics(kept["test_logits"], kept["test_labels"])
-    if spec.rules.checkpoint == "best on test":
-        best = max(state.history, key=lambda row: row["test_top1"])
-        metrics |= {
-            "top1_last": last["test_top1"],
-            "top1_best_test": best["test_top1"],
-            "best_test_epoch": best["epoch"],
-        }
-    return metrics
-
-
-def _test_metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    right = (logits.argmax(1) == labels).double()
-    per_class = [right[labels == c].mean() for c in labels.unique()]
-    return {
-        "top1": float(right.mean()),
-        "mean_class_accuracy": float(torch.stack(per_class).mean()),
-        "n_test": len(labels),
-    }
 
 
 @contextlib.contextmanager

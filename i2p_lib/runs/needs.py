@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2p_lib.data.scenes import prepare_scenes, scene_card
-from i2p_lib.runs import store
-from i2p_lib.runs.segment_spec import SegmentSpec
-from i2p_lib.runs.spec import AnySpec
+from i2p_lib.runs.spec import AnySpec, SegmentSpec
 from i2p_lib.runs.store import Entry
 
 
@@ -37,7 +35,7 @@ def prepare(specs: Sequence[AnySpec], progress: bool = True) -> None:
 def missing_inputs(spec: AnySpec) -> tuple[Need, ...]:
     """Return what a run needs and this machine lacks, its data before its weights."""
     needs = []
-    for name, look in store.inputs_of(spec).values():
+    for name, look in spec.inputs().values():
         try:
             look()
         except FileNotFoundError as error:

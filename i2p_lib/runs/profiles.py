@@ -16,11 +16,10 @@ import yaml
 
 from i2p_lib import runs
 from i2p_lib.runs.needs import available, prepare, reason, skipped_text
-from i2p_lib.runs.segment_spec import SegmentSpec
-from i2p_lib.runs.spec import AnySpec, RunSpec, kind_of, spec_from
+from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
 from i2p_lib.runs.store import project_root
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.train.protocol import unknown_key
+from i2p_lib.train.settings import unknown_key
 
 DEFAULTS = {"defaults": RunSpec, "scene_defaults": SegmentSpec}
 KEYS = ("description", "device", "workers", "images", *DEFAULTS, "experiments", "chapters")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,12 @@ def closure(modules: Iterable[str], package: Path = PACKAGE) -> dict[str, str]:
 
 
 def imports_of(tree: ast.AST, module: str, package: str = PACKAGE.name) -> set[str]:
-    """Return the names in the package that source mentions as imports, of modules or of members."""
+    """Return the names in the package that source mentions as imports, of modules or of members.
+
+    What is imported for type checkers alone does not count.
+    """
     names = set()
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -82,6 +85,18 @@ def imports_of(tree: ast.AST, module: str, package: str = PACKAGE.name) -> set[s
             if all(part.isidentifier() for part in node.value.split(".")):
                 names.add(node.value)
     return {name for name in names if name.startswith(f"{package}.")}
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes of a tree but those in the body of `if TYPE_CHECKING`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
+        yield node
+        waiting += ast.iter_child_nodes(node)
 
 
 def _file_of(module: str, package: Path) -> Path | None:

@@ -1,48 +1,103 @@
-"""The description of one training run: what may be set, within which limits, and its defaults."""
+"""The description of one named run: what may be set, within which limits, and its defaults."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from i2p_lib.data import PAPER_AUGMENT, Augment
-from i2p_lib.runs.segment_spec import SegmentSpec
-from i2p_lib.train.protocol import Spec, explain, unknown_key
+from i2p_lib.data import dataset_hash
+from i2p_lib.data.scenes import scene_hash
+from i2p_lib.models import POINT_MODELS, image_name
+from i2p_lib.train.settings import ClassifySettings, SegmentSettings, Settings, explain
+from i2p_lib.weights import weights_hash
+from i2p_lib.weights.cards import is_random
 
-AUGMENT_PRESETS = {
-    "none": Augment(),
-    "paper": PAPER_AUGMENT,
-    "upright": Augment(scale=(0.8, 1.25), rotate="z", jitter=0.02),  # for sets with z up
-}
 Regime = Literal["io", "io+ms", "io+bn", "all"]
-Schedule = Literal["one_cycle", "cosine", "cosine_per_iteration"]
+Input = tuple[str, Callable[[], str]]
 
 
-def _to_augment(value: Any) -> Any:
-    """Turn a preset's name or a mapping of settings into an `Augment`."""
-    if isinstance(value, Augment):
-        return value
-    if isinstance(value, str):
-        if value not in AUGMENT_PRESETS:
-            raise ValueError(unknown_key(value, tuple(AUGMENT_PRESETS), "augmentation"))
-        return AUGMENT_PRESETS[value]
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"expected one of {', '.join(AUGMENT_PRESETS)} or a mapping of settings, got {value!r}"
+@lru_cache(maxsize=64)
+def weights_digest(model: str, weights: str) -> str:
+    """Hash a weight file once a process; loading it checks it again."""
+    if model in POINT_MODELS and is_random(weights):
+        return "random"
+    return weights_hash(image_name(model), weights)
+
+
+class Named(Settings):
+    """What every named run adds to its task's settings: a network, its image weights, a regime.
+
+    model, weights             names, see `image_model`; "random": no weights
+    regime                     what is trained: io, io+ms, io+bn or all (paper, section 3.3)
+    axis, normalize            how weights are inflated, see `inflate`
+
+    TASK names the module that builds the task and the network of such a run (`task_of`,
+    `build_network`); its import closure is part of the run's key.  TEAMS tells whether several
+    processes can train it together.
+    """
+
+    TASK: ClassVar[str]
+    TEAMS: ClassVar[bool] = True
+
+    model: str
+    weights: str
+    regime: Regime = "all"
+    axis: Literal["x", "y", "z"] = "z"
+    normalize: bool = True
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that TASK names."""
+        return import_module(self.TASK)
+
+    @property
+    def on(self) -> str:
+        """What the run is trained on, by name."""
+        raise NotImplementedError
+
+    @property
+    def image_model(self) -> str:
+        """The model under whose name the weights are carded."""
+        return self.model
+
+    def data_input(self) -> Input:
+        """Return the data's name for people, and how to hash them (see `inputs`)."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, Input]:
+        """Return {key part: (name for people, how to hash it)} of the run's data and weights.
+
+        Hashing raises FileNotFoundError for what is not here, ValueError for what is unknown.
+        """
+        model, weights = self.image_model, self.weights
+        digest = f"{weights} weights of {model}", lambda: weights_digest(model, weights)
+        return {"data": self.data_input(), "weights": digest}
+
+    def chain(self) -> list[Self]:
+        """Return the runs that this one needs, teachers first, itself last."""
+        return [self]
+
+    def row(self) -> dict[str, Any]:
+        """Return the settings as one flat table row."""
+        return dict(self)
+
+    def label(self) -> str:
+        """Return a short text for people; it does not name every setting."""
+        plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
+        axis = "" if self.axis == "z" else f", axis {self.axis}"
+        scale = "" if self.normalize else ", not divided by k"
+        return (
+            f"{self.model} {self.weights} {self.regime} on {self.on}{self._extra()}{plain}{axis}"
+            f"{scale}, {self.epochs} epochs, seed {self.seed}"
         )
-    names = tuple(field.name for field in dataclasses.fields(Augment))
-    for key in value:
-        if key not in names:
-            raise ValueError(unknown_key(str(key), names, "augmentation setting"))
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    try:
-        return Augment(**plain)
-    except TypeError as error:
-        raise ValueError(f"these augmentation settings do not fit: {error}") from error
+
+    def _extra(self) -> str:
+        return ""
 
 
 def _to_spec(value: Any) -> Any:
@@ -50,82 +105,41 @@ def _to_spec(value: Any) -> Any:
     return RunSpec(**value) if isinstance(value, dict) else value
 
 
-def _to_tuple(value: Any) -> Any:
-    """Lists become tuples, so that YAML and JSON can write them."""
-    return tuple(value) if isinstance(value, list) else value
+class RunSpec(Named, ClassifySettings):
+    """Everything that decides the result of one classification run (device and paths do not).
 
+    Beside the settings of training (`ClassifySettings`) and of the network (`Named`):
 
-class RunSpec(Spec):
-    """Everything that decides the result of one training run (device and paths do not).
-
-    Unknown keys, wrong types and values out of range raise pydantic's ValidationError,
-    a ValueError.  Specs are frozen; `spec.model_copy(update=...)` does not validate, so build
-    a variant with `spec.but(lr=0.01)`.
-
-    data, model, weights       names, see `dataset_names` and `image_model`; "random": no weights
-    regime                     what is trained: io, io+ms, io+bn or all (paper, section 3.3)
-    axis, normalize, recipe    how weights are inflated, see `inflate`
-    protocol                   "clean", "released" (the original code) or "tuning", see `PROTOCOLS`
-    voxel_size, points         edge of a voxel in the cloud's unit; points used of each cloud
-    schedule, warmup           see `train.learning_rate`; the share of steps in which it rises
-    augment                    "none", "paper", "upright", or a mapping of `Augment` settings
-    shots, episode             clouds per class, and which draw of them; both or neither
-    probe_epochs               epochs after which stages are probed (0: before training)
+    data                       name of the clouds, see `dataset_names`
+    recipe                     "paper": the strides and stem of the paper's networks, see `inflate`
+    points                     points used of each cloud
+    shots, episode             clouds per class, and which draw of them; both or neither.
+                               Few-shot runs, whose epochs are many and short, are validated after
+                               the last one
     teacher                    another run: the student starts from its network and learns from
                                its answers instead of labels, see `distill`
-    distill, temperature       "hard": the teacher's most likely class; "soft": its probabilities
-                               at that temperature (paper notes 3.3: 0.8)
-    train_limit, test_limit    at most so many clouds to train on, and to measure val and test on
 
     >>> RunSpec(regime="io+bn", lr=0.003).label()
     'efficientnet_lite0 imagenet1k io+bn on home_objects, 10 epochs, seed 0'
     """
 
+    TASK: ClassVar[str] = "i2p_lib.train.classify"
+
     data: str = "home_objects"
     model: str = "efficientnet_lite0"
     weights: str = "imagenet1k"
-    regime: Regime = "all"
-    axis: Literal["x", "y", "z"] = "z"
-    normalize: bool = True
     recipe: Literal["paper"] | None = None
-    protocol: Literal["clean", "released", "tuning"] = "clean"
-    voxel_size: float = Field(0.05, gt=0, le=1)
     points: int = Field(2048, ge=1)
-    epochs: int = Field(10, ge=1, le=10_000)
-    batch_size: int = Field(16, ge=2, le=4096)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    amp: Literal["off", "bf16"] = "off"
-    lr: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(1e-2, ge=0, le=1)
-    schedule: Schedule = "one_cycle"
-    warmup: float = Field(0.3, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Annotated[Augment, BeforeValidator(_to_augment)] = "upright"
     shots: int | None = Field(None, ge=1)
     episode: int | None = Field(None, ge=0)
-    probe_epochs: Annotated[tuple[int, ...], BeforeValidator(_to_tuple)] = ()
-    train_limit: int | None = Field(None, ge=2)
-    test_limit: int | None = Field(None, ge=1)
     teacher: Annotated[RunSpec | None, BeforeValidator(_to_spec)] = None
-    distill: Literal["hard", "soft"] | None = None
-    temperature: float | None = Field(None, gt=0, le=100)
-    seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RunSpec:
+    def _fits_together(self) -> Self:
         if (self.shots is None) != (self.episode is None):
             raise ValueError("shots and episode belong together: set both (few-shot) or neither")
         if self.shots is not None and self.train_limit is not None:
             raise ValueError("shots already limits the training set: leave train_limit out")
-        if self.schedule != "one_cycle" and self.warmup != 0.3:
-            raise ValueError(f"warmup is read by the one_cycle schedule only, not {self.schedule}")
-        wrong = [epoch for epoch in self.probe_epochs if not 0 <= epoch <= self.epochs]
-        if wrong:
-            raise ValueError(f"probe_epochs must lie in 0..{self.epochs} (epochs), got {wrong}")
-        if self.rules.test == "never" and self.probe_epochs:
-            raise ValueError("probes look at the test split, tuning never does: leave one out")
-        if list(self.probe_epochs) != sorted(set(self.probe_epochs)):
-            raise ValueError(f"probe_epochs must rise, each once, got {list(self.probe_epochs)}")
         self._check_teacher()
         return self
 
@@ -133,8 +147,6 @@ class RunSpec(Spec):
         """Refuse a student that could not take over its teacher's network."""
         if (self.teacher is None) != (self.distill is None):
             raise ValueError("teacher and distill belong together: set both or neither")
-        if (self.distill == "soft") != (self.temperature is not None):
-            raise ValueError("temperature belongs to distill: soft, and to nothing else")
         if self.teacher is None:
             return
         same = ("data", "model", "weights", "recipe", "axis", "normalize")
@@ -147,44 +159,136 @@ class RunSpec(Spec):
                 "no label_smoothing"
             )
 
-    def chain(self) -> list[RunSpec]:
-        """Return the runs that this one needs, teachers first, itself last."""
+    @property
+    def on(self) -> str:
+        """The name of the clouds."""
+        return self.data
+
+    def validated(self, epoch: int) -> bool:
+        """Tell whether scores are measured after an epoch; few-shot: after the last one."""
+        few = self.shots is not None and self.rules.validate_on == "val"
+        return epoch == self.epochs if few else super().validated(epoch)
+
+    def data_input(self) -> Input:
+        """See `Named`."""
+        return f"data set {self.data}", lambda: dataset_hash(self.data)
+
+    def chain(self) -> list[Self]:
+        """See `Named`."""
         return [*(self.teacher.chain() if self.teacher else []), self]
 
-    def augment_name(self) -> str:
-        """Return the preset's name, or the settings as JSON where no preset is equal."""
-        for name, preset in AUGMENT_PRESETS.items():
-            if preset == self.augment:
-                return name
-        return json.dumps(dataclasses.asdict(self.augment), sort_keys=True)
-
     def row(self) -> dict[str, Any]:
-        """Return the settings as one flat table row."""
-        return dict(self) | {
+        """See `Named`."""
+        return super().row() | {
             "augment": self.augment_name(),
             "probe_epochs": ",".join(map(str, self.probe_epochs)),
             "teacher": self.teacher.label() if self.teacher else None,
         }
 
-    def label(self) -> str:
-        """Return a short text for people; it does not name every setting."""
-        few = "" if self.shots is None else f" {self.shots}-shot (episode {self.episode})"
-        plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
-        axis = "" if self.axis == "z" else f", axis {self.axis}"
-        scale = "" if self.normalize else ", not divided by k"
+    def _extra(self) -> str:
         if self.distill:
             heat = "" if self.temperature is None else f" at T = {self.temperature:g}"
-            few = f", {self.distill} distillation{heat} from {self.teacher.shots or 'all'} shots"
-        return (
-            f"{self.model} {self.weights} {self.regime} on {self.data}{few}{plain}{axis}{scale}, "
-            f"{self.epochs} epochs, seed {self.seed}"
-        )
+            return f", {self.distill} distillation{heat} from {self.teacher.shots or 'all'} shots"
+        return "" if self.shots is None else f" {self.shots}-shot (episode {self.episode})"
+
+
+ENCODING = {
+    "unet": ("voxel_size",),
+    "pointnet2_ssg": ("block_size", "block_points", "blocks"),
+    "range": ("height", "width", "back_projection"),
+}
+"""Family of networks -> the settings of its encoding (`encoding_for`)."""
+NETWORK = {"unet": ("decoder_width", "point_branch"), "pointnet2_ssg": (), "range": ()}
+"""Family of networks -> the settings of the network itself (`segmenter`)."""
+
+
+class SegmentSpec(Named, SegmentSettings):
+    """Everything that decides the result of one segmentation run (device and paths do not).
+
+    Beside the settings of training (`SegmentSettings`) and of the network (`Named`):
+
+    scenes                     name of the labelled scenes, see `scene_names`
+    model                      "unet:NAME" (an inflated image network on voxels), "pointnet2_ssg"
+                               (points) or "range:NAME" (an image network on range images)
+    protocol                   as in `RunSpec`; a voxel always has the mean of its points
+    voxel_size                 of a U-Net: edge of a voxel in metres
+    decoder_width              of a U-Net: factor on the paper's channels of stem and decoder
+    point_branch               of a U-Net: whether it has SPVCNN's branch of points
+    block_size, block_points   of PointNet++: edge of a block in metres, points drawn of each
+    blocks                     of PointNet++: random blocks of each scene in one step
+    height, width              of a range network: pixels of the image
+    back_projection            of a range network: "knn" or "pixel"
+                               (None: the default of `encoding_for` or `segmenter`)
+
+    >>> SegmentSpec(weights="imagenet1k").label()
+    'unet:resnet18 imagenet1k all on simulated_rooms, 10 epochs, seed 0'
+    """
+
+    TASK: ClassVar[str] = "i2p_lib.train.segment"
+    TEAMS: ClassVar[bool] = False
+    teacher: ClassVar[None] = None
+
+    scenes: str = "simulated_rooms"
+    model: str = Field("unet:resnet18", pattern=r"^(unet:\w+|range:\w+|pointnet2_ssg)$")
+    weights: str = "random"
+    voxel_size: float | None = Field(None, gt=0, le=1)
+    decoder_width: float | None = Field(None, gt=0, le=4)
+    point_branch: bool | None = None
+    block_size: float | None = Field(None, gt=0, le=100)
+    block_points: int | None = Field(None, ge=16, le=100_000)
+    blocks: int | None = Field(None, ge=1, le=1000)
+    height: int | None = Field(None, ge=8, le=256)
+    width: int | None = Field(None, ge=32, le=8192)
+    back_projection: Literal["knn", "pixel"] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for family in ENCODING.keys() - {self.family}:
+            odd = [*self._set(ENCODING[family]), *self._set(NETWORK[family])]
+            if odd:
+                raise ValueError(f"{', '.join(odd)} belongs to {family}, not to {self.model}")
+        if self.family != "unet" and (self.axis != "z" or not self.normalize):
+            raise ValueError(f"axis and normalize are read by unet alone, not by {self.model}")
+        return self
+
+    @property
+    def on(self) -> str:
+        """The name of the scenes."""
+        return self.scenes
+
+    @property
+    def family(self) -> str:
+        """The kind of network: a key of `ENCODING`."""
+        return self.model.partition(":")[0]
+
+    @property
+    def image_model(self) -> str:
+        """The model under whose name the weights are carded."""
+        return self.model.partition(":")[2] or self.model
+
+    @property
+    def encoding_settings(self) -> dict[str, Any]:
+        """What the spec sets of its encoding."""
+        return self._set(ENCODING[self.family])
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """What the spec sets of its network; the inflation of a U-Net's encoder is part of it."""
+        inflation = {"axis": self.axis, "normalize": self.normalize}
+        return self._set(NETWORK[self.family]) | (inflation if self.family == "unet" else {})
+
+    def _set(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def data_input(self) -> Input:
+        """See `Named`."""
+        return f"scenes {self.scenes}", lambda: scene_hash(self.scenes)
 
 
 AnySpec = RunSpec | SegmentSpec
 
 
-def kind_of(settings: Mapping[str, Any]) -> type[RunSpec] | type[SegmentSpec]:
+def kind_of(settings: Mapping[str, Any]) -> type[AnySpec]:
     """Return the kind of run that settings describe: those with `scenes` segment them."""
     return SegmentSpec if "scenes" in settings else RunSpec
 

@@ -6,9 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from i2p_lib.data import dataset_hash
-from i2p_lib.data.scenes import scene_hash
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.models import POINT_MODELS, image_name
-from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.sources import PACKAGE, closure
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.train.loop import State
-from i2p_lib.weights import weights_hash
-from i2p_lib.weights.cards import is_random
-
-RESULTS = (
-    "spec.json",
-    "parts.json",
-    "history.csv",
-    "metrics.json",
-    "probes.csv",
-    "features.safetensors",
-    "model.safetensors",
-)
-SEGMENT_RESULTS = (
-    "spec.json",
-    "parts.json",
-    "history.csv",
-    "metrics.json",
-    "confusion.csv",
-    "scenes.safetensors",
-    "model.safetensors",
-)
-
 
 NOTED = ("epoch", "history", "probes")  # what a checkpoint holds of a run beside its tensors
 
@@ -67,32 +40,6 @@ def store_root(store: str | Path | None = None) -> Path:
     return Path(store or os.environ.get("I2P_RUNS") or project_root() / "_runs").resolve()
 
 
-def task_modules(spec: AnySpec) -> tuple[str, ...]:
-    """Return the modules whose import closure decides this run's result."""
-    if isinstance(spec, SegmentSpec):
-        return ("i2p_lib.train.segment",)
-    probes = ("i2p_lib.train.probe",) if spec.probe_epochs else ()
-    return ("i2p_lib.train.loop", *probes)
-
-
-def results_of(spec: AnySpec) -> tuple[str, ...]:
-    """Return the files that a finished run of this kind consists of."""
-    return SEGMENT_RESULTS if isinstance(spec, SegmentSpec) else RESULTS
-
-
-def inputs_of(spec: AnySpec) -> dict[str, tuple[str, Callable[[], str]]]:
-    """Return {key part: (name for people, how to hash it)} of a run's data and weights.
-
-    Hashing raises FileNotFoundError for what is not here, and ValueError for what is unknown.
-    """
-    if isinstance(spec, SegmentSpec):
-        data, model = (f"scenes {spec.scenes}", lambda: scene_hash(spec.scenes)), spec.image_model
-    else:
-        data, model = (f"data set {spec.data}", lambda: dataset_hash(spec.data)), spec.model
-    weights = f"{spec.weights} weights of {model}", lambda: weights_digest(model, spec.weights)
-    return {"data": data, "weights": weights}
-
-
 def key_parts(spec: AnySpec) -> dict[str, str]:
     """Return everything a run's key covers: spec, protocol, hashes of data, weights and sources.
 
@@ -102,17 +49,9 @@ def key_parts(spec: AnySpec) -> dict[str, str]:
         "spec": spec.key_fields(),
         "protocol": json.dumps(asdict(spec.rules), sort_keys=True),
     }
-    parts |= {name: digest() for name, (_, digest) in inputs_of(spec).items()}
-    sources = closure(task_modules(spec))
+    parts |= {name: digest() for name, (_, digest) in spec.inputs().items()}
+    sources = closure([spec.TASK, "i2p_lib.train.loop"])
     return parts | {f"source {name}": value for name, value in sources.items()}
-
-
-@lru_cache(maxsize=64)
-def weights_digest(model: str, weights: str) -> str:
-    """Hash a weight file once a process; loading it checks it again."""
-    if model in POINT_MODELS and is_random(weights):
-        return "random"
-    return weights_hash(image_name(model), weights)
 
 
 def key_of(parts: dict[str, str]) -> str:
@@ -231,7 +170,7 @@ def unpack(entry: Entry, files: dict[str, bytes]) -> None:
     """
     with entry.lock():
         # the last says that the others are whole
-        for name in (*results_of(entry.spec), "state.json"):
+        for name in sorted(files, key="state.json".__eq__):
             with atomic_write(entry.folder / name) as temp:
                 temp.write_bytes(files[name])
         entry.done()

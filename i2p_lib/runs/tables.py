@@ -12,11 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from i2p_lib.runs import store
-from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.train.loop import build_network
-from i2p_lib.train.protocol import PROTOCOLS
+from i2p_lib.train.settings import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,7 @@ class RunResult:
     def network(self) -> nn.Module:
         """Rebuild the trained network on the CPU, in eval mode."""
         tensors = load_file(self.folder / "model.safetensors")
-        if isinstance(self.spec, SegmentSpec):
-            from i2p_lib.train import segment as segment
-
-            net = segment.build_network(self.spec)
-        else:
-            net = build_network(self.spec, self.metrics["classes"])
+        net = self.spec.module.build_network(self.spec, self.metrics["classes"])
         store.load_learned(net, tensors, self.folder / "model.safetensors")
         return net.eval()
 

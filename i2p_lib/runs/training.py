@@ -15,7 +15,6 @@ from i2p_lib.runs import cluster, pool
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
 from i2p_lib.runs.needs import missing_inputs, prepare, reason
-from i2p_lib.runs.segment_spec import SegmentSpec
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
 from i2p_lib.runs.tables import RunResult
@@ -117,8 +116,10 @@ def _train_together(
             "machines the same version of the project, the data and the weights"
         )
     todo = [unique[key] for key in keys]
-    if any(isinstance(entry.spec, SegmentSpec) for entry in todo):
-        raise ValueError("segmentation runs train in one process each: start them without torchrun")
+    if alone := [entry.spec for entry in todo if not entry.spec.TEAMS]:
+        raise ValueError(
+            f"{alone[0].label()}: such runs train in one process each, start them without torchrun"
+        )
     distributed.refuse_small_batches([entry.spec for entry in todo], distributed.size())
     shown = progress and distributed.rank() == 0
     with _bar(sum(entry.spec.epochs for entry in todo), shown) as bar:

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import with_method
+from i2p_lib.analysis.taps import PENULTIMATE
 from i2p_lib.show.drawings import front_view
 from i2p_lib.show.style import COLOURS as METHODS
 from i2p_lib.show.style import plain_log
-from i2p_lib.train.probe import PENULTIMATE
 
 TITLES = {"arrangement": "arrangement destroyed, patches kept",
           "detail": "detail destroyed, arrangement kept"}

@@ -204,7 +204,9 @@ def _pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value=None
     return x
 
 
-def pads_border(pad: Sequence[int], mode: str = "constant", value=None) -> bool:
+def pads_border(
+    pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> bool:
     """Whether arguments of F.pad put constant cells around an image, and do nothing else."""
     return mode == "constant" and len(pad) == 4 and min(pad) >= 0
 
@@ -238,7 +240,10 @@ def _avg_pool(x: SparseTensor, kernel_size, stride=None, padding=0, ceil_mode=Fa
     return SparseAvgPool3d(*window(kernel_size, stride, padding))(x)
 
 
-def window(kernel_size, stride, padding) -> tuple[int, int, int]:
+def window(
+    kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None,
+    padding: int | tuple[int, int],
+) -> tuple[int, int, int]:  # fmt: skip
     """Kernel, stride and padding of a 2D pooling layer as those of its cubic window.
 
     Raises:

@@ -1,200 +1,158 @@
-"""Training a segmentation run: its state, its epochs, and the files that it leaves behind.
-
-As in `i2p_lib.train.loop`, all randomness of an epoch comes from generators seeded by (seed,
-purpose, epoch), so that going on from a checkpoint gives the same bits as never having stopped.
-"""
+"""The task of naming every point of a scene: its scenes, their encoding, loss and mIoU."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
-from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS, augment_scene
+from i2p_lib.analysis import segmentation
+from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS, SceneAugment, augment_scene
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.encodings import Encoding, encoding_for
 from i2p_lib.models.segmenters import segmenter
-from i2p_lib.runs.segment_spec import SegmentSpec
-from i2p_lib.train.loop import (
-    Diverged,
-    _dropout_seed,
-    build_optimizer,
-    generator,
-    learning_rate,
-    seed_for,
-)
-from i2p_lib.train.segment_scores import kept_scenes, measure
+from i2p_lib.train.settings import SegmentSettings
+from i2p_lib.train.task import Kept
 
-KEPT_SCENES = 3
+if TYPE_CHECKING:
+    from i2p_lib.runs.spec import SegmentSpec
+    from i2p_lib.train.loop import State
+
+CPU = torch.device("cpu")
+KEPT_SCENES, KEPT_POINTS = 3, 20_000
 
 
-@dataclass
-class SegmentState:
-    """A run in training: what a hook may look at, and all that a checkpoint must hold.
+class Segment:
+    """A class for every point of a scene, see `Task`.
 
-    scenes: the splits "train", "val" and, where the run may read it, "test".
+    scenes: the splits "train", "val" and, where the run may read it, "test"; a scene is read when
+    it is used, and only those of one batch are in memory.
+    augment: what training changes; None leaves scenes alone.
     """
 
-    spec: SegmentSpec
-    net: nn.Module
-    optimizer: torch.optim.Optimizer
-    encoding: Encoding
-    scenes: dict[str, Sequence[Scene]]
-    class_names: tuple[str, ...]
-    device: torch.device
-    epoch: int = 0
-    history: list[dict] = field(default_factory=list)
+    score, least = "miou", 1
 
+    def __init__(
+        self,
+        settings: SegmentSettings,
+        scenes: dict[str, Sequence[Scene]],
+        class_names: Sequence[str],
+        encoding: Encoding,
+        augment: SceneAugment | None = None,
+        device: torch.device = CPU,
+    ) -> None:
+        for name, split in scenes.items():
+            if not len(split):
+                raise ValueError(f"no scene in the split that is used as {name}")
+        self.settings, self.splits, self.class_names = settings, scenes, tuple(class_names)
+        self.encoding, self.augment, self.device = encoding, augment, device
 
-Hook = Callable[[SegmentState], None]
+    def batch(self, items: Tensor, random: torch.Generator) -> list[Scene]:
+        """Return augmented scenes."""
+        return [self._augmented(self.splits["train"][item], random) for item in items.tolist()]
 
+    def _augmented(self, scene: Scene, random: torch.Generator) -> Scene:
+        if self.augment is None:
+            return scene
+        tensors = torch.from_numpy(scene.points), torch.from_numpy(scene.features)
+        points, features, kept = augment_scene(*tensors, random, self.augment)
+        labels = scene.labels[kept.numpy()]
+        return replace(scene, points=points.numpy(), features=features.numpy(), labels=labels)
 
-def splits_of(spec: SegmentSpec) -> dict[str, Sequence[Scene]]:
-    """Return the scenes that a run trains on, validates on and is tested on, read when used.
+    def encode(
+        self, net: nn.Module, batch: list[Scene], part: slice, random: torch.Generator
+    ) -> tuple[Any, Tensor]:
+        """Return the network's input and the targets of its answers."""
+        self._points = sum(len(scene.points) for scene in batch[part])
+        return self.encoding.encode(batch[part], self.device, random)
 
-    Which they are is the protocol's (`PROTOCOLS`); limits take scenes evenly from a whole split.
-    """
-    names = {"train": spec.rules.train_on, "val": spec.rules.validate_on, "test": "test"}
-    if spec.rules.test == "never":
-        del names["test"]
-    limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
-    return {name: _limited(load_scenes(spec.scenes, split), limits[name])
-            for name, split in names.items()}  # fmt: skip
+    def loss(self, net: nn.Module, x: Any, targets: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return the mean loss of the targets that count, and the points of the scenes."""
+        return masked_cross_entropy(net(x), targets), {"points": self._points}
 
+    def measure(self, net: nn.Module, split: str) -> dict[str, float]:
+        """Return the mIoU and the accuracy of a split over all original points."""
+        confusion = self.confusion(net, self.splits[split])
+        return {
+            "miou": segmentation.mean_iou(confusion),
+            "accuracy": segmentation.accuracy(confusion),
+        }
 
-def _limited(scenes: Sequence[Scene], limit: int | None) -> Sequence[Scene]:
-    if limit is None or limit >= len(scenes):
-        return scenes
-    return Subset(scenes, np.linspace(0, len(scenes) - 1, limit).round().astype(int).tolist())
+    def named(self, items: Tensor) -> str:
+        """Return the names of scenes."""
+        return ", ".join(self.splits["train"][item].name for item in items.tolist())
 
+    def hooks(self) -> Sequence[Any]:
+        """Return no hook: scenes are not probed."""
+        return []
 
-def build_encoding(spec: SegmentSpec) -> Encoding:
-    """Return the encoding of a spec; voxels of rooms count from the scene's middle."""
-    settings = spec.encoding_settings
-    if spec.family == "unet":
-        settings["centre"] = scene_card(spec.scenes).layout == "s3dis"
-    return encoding_for(spec.model, **settings)
+    def finish(self, state: State) -> Kept:
+        """Return the measures of the test split, its confusion matrix and a few of its scenes.
 
+        Where test is never read, matrix and scenes are those of val.
+        """
+        split = "test" if "test" in self.splits else "val"
+        confusion, metrics = self.confusion(state.net, self.splits[split]), {}
+        if split == "test":
+            metrics = {
+                "miou": segmentation.mean_iou(confusion),
+                "miou_absent_perfect": segmentation.mean_iou(confusion, "perfect"),
+                "accuracy": segmentation.accuracy(confusion),
+                "mean_class_accuracy": segmentation.mean_class_accuracy(confusion),
+            }
+        counts = pd.DataFrame(confusion, columns=self.class_names)
+        shown = self.kept_scenes(state.net, limited(self.splits[split], KEPT_SCENES))
+        return Kept(metrics, {"confusion": (counts, None)}, {"scenes": shown})
 
-def build_network(spec: SegmentSpec) -> nn.Module:
-    """Return the network of a spec on the CPU, with its regime's parameters frozen."""
-    card = scene_card(spec.scenes)
-    net = segmenter(
-        spec.model,
-        len(card.class_names),
-        len(card.feature_names),
-        weights=spec.weights,
-        seed=spec.seed,
-        **spec.network_settings,
-    )
-    freeze(net, spec.regime)
-    return net
+    def classes_of(self, net: nn.Module, scene: Scene) -> np.ndarray:
+        """Return the predicted class of each of the scene's own points, int64 [N].
 
+        Raises ValueError where the network's answer does not cover the scene.
+        """
+        scores = self.encoding.predict(net, scene, self.device)
+        if scores.ndim != 2 or len(scores) != len(scene.points):
+            raise ValueError(
+                f"{scene.name}: expected scores [{len(scene.points)}, classes], "
+                f"got {list(scores.shape)}"
+            )
+        return scores.argmax(1).cpu().numpy()
 
-def start(spec: SegmentSpec, device: torch.device) -> SegmentState:
-    """Find the scenes and build the network and optimizer of a run that begins.
+    def confusion(self, net: nn.Module, scenes: Sequence[Scene]) -> np.ndarray:
+        """Return one matrix of counts [classes, classes] over all original points of scenes."""
+        classes = len(self.class_names)
+        total = np.zeros((classes, classes), np.int64)
+        for index in range(len(scenes)):
+            scene = scenes[index]
+            found = self.classes_of(net, scene)
+            total += segmentation.confusion_of(found, scene.labels, classes)
+        return total
 
-    Raises ValueError where a split that is trained on or measured has no scene.
-    """
-    scenes = splits_of(spec)
-    for name, split in scenes.items():
-        if not len(split):
-            raise ValueError(f"{spec.scenes}: no scene in the split that is used as {name}")
-    net = build_network(spec).to(device)
-    optimizer = build_optimizer(net, spec)
-    for group in optimizer.param_groups if spec.nesterov else ():
-        group["nesterov"] = True
-    class_names = scene_card(spec.scenes).class_names
-    return SegmentState(spec, net, optimizer, build_encoding(spec), scenes, class_names, device)
+    def kept_scenes(
+        self, net: nn.Module, scenes: Sequence[Scene], most: int = KEPT_POINTS
+    ) -> dict[str, Tensor]:
+        """Return predictions for pictures: of each scene at most `most` points, evenly thinned.
 
-
-def rate(spec: SegmentSpec, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of optimisation step `step` (from 0): a pure function.
-
-    one_cycle, cosine: see `i2p_lib.train.loop.learning_rate`.
-    poly: lr (1 - t) ** 0.9 over all steps (paper notes 3.3, S3DIS).
-    warmup_cosine: linear over `warmup_steps`, then a cosine towards 0 (SemanticKITTI).
-    """
-    total = spec.epochs * steps_per_epoch
-    if spec.schedule == "poly":
-        return spec.lr * (1 - step / total) ** 0.9
-    if spec.schedule == "warmup_cosine":
-        if step < spec.warmup_steps:
-            return spec.lr * (step + 1) / spec.warmup_steps
-        share = (step - spec.warmup_steps) / max(1, total - spec.warmup_steps)
-        return spec.lr * (1 + math.cos(math.pi * share)) / 2
-    return learning_rate(spec, step, steps_per_epoch)
-
-
-def train(state: SegmentState, hooks: Sequence[Hook] = ()) -> SegmentState:
-    """Train from `state.epoch` to the last epoch; each hook is called after every epoch.
-
-    Hooks are also called before the first epoch (`state.epoch` 0).
-    Raises Diverged in a step whose loss is not finite.
-    """
-    spec = state.spec
-    if state.epoch == 0:
-        _call(hooks, state)
-    while state.epoch < spec.epochs:
-        epoch = state.epoch + 1
-        row = {"epoch": epoch} | _train_epoch(state, epoch)
-        began = time.perf_counter()
-        row |= dict.fromkeys(("val_miou", "val_accuracy"), None)
-        if epoch % spec.validate_every == 0 or epoch == spec.epochs:
-            confusion = _confusion(state, "val")
-            row["val_miou"] = metrics.mean_iou(confusion)
-            row["val_accuracy"] = metrics.accuracy(confusion)
-        row["eval_seconds"] = time.perf_counter() - began
-        state.history.append(row)
-        state.epoch = epoch
-        _call(hooks, state)
-    return state
-
-
-def _call(hooks: Sequence[Hook], state: SegmentState) -> None:
-    for hook in hooks:
-        hook(state)
-
-
-def _train_epoch(state: SegmentState, epoch: int) -> dict[str, float]:
-    """Train one epoch; return its loss per scene, last rate, seconds and points per scene."""
-    spec, began = state.spec, time.perf_counter()
-    losses, scenes, points = 0.0, 0, 0
-    state.net.train()
-    with _dropout_seed(seed_for(spec.seed, "dropout", epoch), state.device):
-        for step, now, batch, random in _batches(state, epoch):
-            x, targets = state.encoding.encode(batch, state.device, random)
-            for group in state.optimizer.param_groups:
-                group["lr"] = now
-            state.optimizer.zero_grad(set_to_none=True)
-            loss = masked_cross_entropy(state.net(x), targets)
-            if not math.isfinite(value := float(loss.detach())):
-                names = ", ".join(scene.name for scene in batch)
-                raise Diverged(
-                    f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "
-                    f"of {now:.3g}, on {names}: lower lr, or check these scenes"
-                )
-            loss.backward()
-            state.optimizer.step()
-            losses += value * len(batch)
-            scenes += len(batch)
-            points += sum(len(scene.points) for scene in batch)
-    return {
-        "train_loss": losses / scenes,
-        "lr": now,
-        "seconds": time.perf_counter() - began,
-        "points": points / scenes,
-    }
+        Keys are NAME/points [P, 3] float32, NAME/labels and NAME/predictions [P] int16.
+        """
+        kept = {}
+        for index in range(len(scenes)):
+            scene = scenes[index]
+            found = self.classes_of(net, scene)
+            chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+            kept |= {
+                f"{scene.name}/points": torch.from_numpy(scene.points[chosen]),
+                f"{scene.name}/labels": torch.from_numpy(scene.labels[chosen].astype(np.int16)),
+                f"{scene.name}/predictions": torch.from_numpy(found[chosen].astype(np.int16)),
+            }
+        return kept
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -206,75 +164,54 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != IGNORED).sum().clamp_min(1)
 
 
-def _batches(
-    state: SegmentState, epoch: int
-) -> Iterator[tuple[int, float, list[Scene], torch.Generator]]:
-    """Yield (step, rate, augmented scenes, generator) of one epoch in random order.
+def limited(scenes: Sequence[Scene], limit: int | None) -> Sequence[Scene]:
+    """Return at most so many scenes, taken evenly from the whole sequence."""
+    if limit is None or limit >= len(scenes):
+        return scenes
+    return Subset(scenes, np.linspace(0, len(scenes) - 1, limit).round().astype(int).tolist())
 
-    Only the scenes of one batch are in memory.
+
+def splits_of(spec: SegmentSpec) -> dict[str, Sequence[Scene]]:
+    """Return the scenes that a run trains on, validates on and is tested on, read when used."""
+    return {
+        name: limited(
+            load_scenes(spec.scenes, file),
+            spec.train_limit if name == "train" else spec.test_limit,
+        )
+        for name, file in spec.rules.splits().items()
+    }
+
+
+def build_encoding(spec: SegmentSpec) -> Encoding:
+    """Return the encoding of a spec; voxels of rooms count from the scene's middle."""
+    settings = spec.encoding_settings
+    if spec.family == "unet":
+        settings["centre"] = scene_card(spec.scenes).layout == "s3dis"
+    return encoding_for(spec.model, **settings)
+
+
+def build_network(spec: SegmentSpec, num_classes: int | None = None) -> nn.Module:
+    """Return the network of a spec on the CPU, with its regime's parameters frozen.
+
+    num_classes: default those of the spec's scenes.
     """
-    spec, scenes = state.spec, state.scenes["train"]
-    random = generator(spec.seed, "epoch", epoch)
-    parts = torch.randperm(len(scenes), generator=random).split(spec.batch_size)
-    for number, part in enumerate(parts):
-        step = (epoch - 1) * len(parts) + number
-        batch = [augmented(scenes[index], spec, random) for index in part.tolist()]
-        yield step, rate(spec, step, len(parts)), batch, random
-
-
-def augmented(scene: Scene, spec: SegmentSpec, random: torch.Generator) -> Scene:
-    """Return a scene as the paper's recipe changes it for training; "none" leaves it alone."""
-    if spec.augment == "none":
-        return scene
-    rules = PAPER_ROOMS if scene_card(spec.scenes).layout == "s3dis" else PAPER_STREETS
-    tensors = torch.from_numpy(scene.points), torch.from_numpy(scene.features)
-    points, features, kept = augment_scene(*tensors, random, rules)
-    return replace(
-        scene,
-        points=points.numpy(),
-        features=features.numpy(),
-        labels=scene.labels[kept.numpy()],
+    card = scene_card(spec.scenes)
+    net = segmenter(
+        spec.model,
+        num_classes or len(card.class_names),
+        len(card.feature_names),
+        weights=spec.weights,
+        seed=spec.seed,
+        **spec.network_settings,
     )
+    freeze(net, spec.regime)
+    return net
 
 
-def _confusion(state: SegmentState, split: str) -> np.ndarray:
-    classes = len(state.class_names)
-    return measure(state.net, state.encoding, state.scenes[split], classes, state.device)
-
-
-def finish(state: SegmentState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Measure what the protocol reads; return (metrics, what to keep).
-
-    What to keep: "confusion", counts [C, C] of all points of the measured split (test, or val
-    where test is never read), and "scenes", see `kept_scenes`.
-    """
-    spec, last = state.spec, state.history[-1]
-    split = "test" if "test" in state.scenes else "val"
-    confusion = _confusion(state, split)
-    sizes = [(p.numel(), p.requires_grad) for p in state.net.parameters()]
-    found = {
-        "val_miou": last["val_miou"],
-        "train_loss": last["train_loss"],
-        "seconds_total": sum(row["seconds"] + row["eval_seconds"] for row in state.history),
-        "seconds_training": sum(row["seconds"] for row in state.history),
-        "parameters": sum(n for n, _ in sizes),
-        "parameters_trained": sum(n for n, trained in sizes if trained),
-        "classes": len(state.class_names),
-        **{f"n_{name}": len(scenes) for name, scenes in state.scenes.items()},
-    }
-    if split == "test":
-        found |= {
-            "miou": metrics.mean_iou(confusion),
-            "miou_absent_perfect": metrics.mean_iou(confusion, "perfect"),
-            "accuracy": metrics.accuracy(confusion),
-            "mean_class_accuracy": metrics.mean_class_accuracy(confusion),
-        }
-    if spec.rules.checkpoint == "best on test":
-        best = max((row for row in state.history if row["val_miou"] is not None),
-                   key=lambda row: row["val_miou"])  # fmt: skip
-        found |= {"miou_best_test": best["val_miou"], "best_test_epoch": best["epoch"]}
-    shown = _limited(state.scenes[split], KEPT_SCENES)
-    return found, {
-        "confusion": confusion,
-        "scenes": kept_scenes(state.net, state.encoding, shown, state.device),
-    }
+def task_of(spec: SegmentSpec, device: torch.device = CPU) -> Segment:
+    """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
+    card = scene_card(spec.scenes)
+    rules = PAPER_ROOMS if card.layout == "s3dis" else PAPER_STREETS
+    augment = None if spec.augment == "none" else rules
+    encoding = build_encoding(spec)
+    return Segment(spec, splits_of(spec), card.class_names, encoding, augment, device)

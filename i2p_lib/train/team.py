@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from i2p_lib.runs.spec import RunSpec
 from i2p_lib.train.global_norm import use_global_statistics
+from i2p_lib.train.settings import Settings
 
 COMMAND = "torchrun --nproc-per-node N -m i2p_lib.cli run ..."
 
@@ -120,7 +120,7 @@ def gather(parts: Sequence[Tensor]) -> Tensor:
     return whole.cpu()
 
 
-def refuse_small_batches(specs: Iterable[RunSpec], processes: int) -> None:
+def refuse_small_batches(specs: Iterable[Settings], processes: int) -> None:
     """Raise ValueError for a run whose batches are smaller than the number of processes."""
     for spec in specs:
         if spec.batch_size < processes:

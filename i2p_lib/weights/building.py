@@ -11,7 +11,6 @@ from torch import nn
 from i2p_lib.weights.cards import OWN_BUILDERS, WeightCard, is_random, model_library, weight_card
 from i2p_lib.weights.files import verified
 from i2p_lib.weights.loading import TransferReport, transfer
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 
 def image_model(
@@ -72,7 +71,6 @@ def load_weights(
 def _build(name: str, card: WeightCard | None, seed: int) -> nn.Module:
     """Build the network; the one place where image models draw random numbers."""
     library = model_library(name)
-    ensure_torchvision()
     classes = {"num_classes": card.classes} if card and card.classes else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)

@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from i2p_lib.weights.torchvision_import import ensure_torchvision
-
 CARDS_FILE = Path(__file__).with_name("cards.yml")
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 # 2D networks that no image library has, and the module whose builder of that name makes them.
@@ -199,7 +197,6 @@ def model_library(name: str) -> str:
         return "lite"
     if name in OWN_BUILDERS:
         return "i2p"
-    ensure_torchvision()
     import timm
     import torchvision
 

@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.weights.torchvision_import import ensure_torchvision
-
 
 def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
     """Return one photo as the model wants it: [1, 3, S, S] float32, resized, cropped, normalised.
@@ -39,7 +37,6 @@ def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
 
 def imagenet_class_names() -> tuple[str, ...]:
     """Return the 1,000 ImageNet class names in the order of the logits."""
-    ensure_torchvision()
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

@@ -12,12 +12,10 @@ from i2p_lib.models.point_vit import (
     point_vit_l16,
     put_on_points,
 )
-from i2p_lib.weights.torchvision_import import ensure_torchvision
 
 
 def image_vit(depth=2, seed=0):
     """timm's ViT-Tiny at reduced depth: 32 x 32 pixels, four patches, random weights."""
-    ensure_torchvision()
     import timm
 
     with torch.random.fork_rng():
@@ -185,7 +183,6 @@ def test_absent_image_weights_say_what_to_place_where(build, name, tmp_path, mon
 
 
 def test_networks_and_clouds_that_do_not_fit_are_refused():
-    ensure_torchvision()
     import timm
 
     pooled = timm.create_model("vit_tiny_patch16_224", depth=1, class_token=False,
@@ -198,10 +195,8 @@ def test_networks_and_clouds_that_do_not_fit_are_refused():
 
 def test_an_image_weight_file_reaches_the_blocks(tmp_path):
     """Promise: of a file with ImageNet-21k's classes every block tensor arrives as it is."""
-    from safetensors.torch import save_file
-
-    ensure_torchvision()
     import timm
+    from safetensors.torch import save_file
 
     tag = "vit_tiny_patch16_224.augreg_in21k"
     stored = timm.create_model(tag).state_dict()

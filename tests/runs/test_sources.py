@@ -28,7 +28,8 @@ def toy(tmp_path):
         "__init__": "NAMES = {'unused': 'i2p_lib.unused'}\n",
         "a": "def f():\n    from i2p_lib import b\n    return b\n\nE = 'i2p_lib.e'\n",
         "b": "from .c import d\nfrom i2p_lib.c.d import member\n",
-        "c/__init__": "from i2p_lib import g\n", "c/d": "member = 1\n", "e": "", "g": "",
+        "c/__init__": "from i2p_lib import g\nif TYPE_CHECKING:\n    import i2p_lib.unused\n",
+        "c/d": "member = 1\n", "e": "", "g": "",
         "unused": "import i2p_lib.a\n",
     }.items():  # fmt: skip
         (package / f"{name}.py").write_text(text)

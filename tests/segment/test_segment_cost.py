@@ -6,41 +6,42 @@ from dataclasses import replace
 import pytest
 from tiny_scenes import ROOM
 
-from i2p_lib.runs import segment_cost as cost
-from i2p_lib.runs import store
-from i2p_lib.runs.cost import CostModel
+from i2p_lib.runs import examples, store
+from i2p_lib.runs.cost import CostModel, items_measured
 from i2p_lib.runs.plan import plan, plan_text
 from i2p_lib.runs.profiles import load_profile
-from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.store import Entry
+
+
+def counts(spec: SegmentSpec) -> tuple[int, int, int]:
+    return tuple(examples.sizes(spec)[name] for name in ("train", "val", "test"))
 
 
 def test_the_published_numbers_count_where_the_set_is_not_here(tmp_path, monkeypatch):
     """Promise: S3DIS has 204 and 68 rooms, SemanticKITTI 19,130 and 4,071 scans."""
     monkeypatch.setenv("I2P_DATA", str(tmp_path))
     released = SegmentSpec(scenes="s3dis", protocol="released")
-    assert cost.scene_counts(released) == (204, 68, 68)
-    assert cost.scene_counts(released.but(protocol="clean")) == (184, 20, 68)
-    assert cost.scene_counts(released.but(train_limit=9, test_limit=3)) == (9, 3, 3)
-    assert cost.scene_counts(released.but(protocol="tuning")) == (184, 20, 0)
-    assert cost.scene_counts(released.but(scenes="semantic_kitti")) == (19130, 4071, 4071)
+    assert counts(released) == (204, 68, 68)
+    assert counts(released.but(protocol="clean")) == (184, 20, 68)
+    assert counts(released.but(train_limit=9, test_limit=3)) == (9, 3, 3)
+    assert counts(released.but(protocol="tuning")) == (184, 20, 0)
+    assert counts(released.but(scenes="semantic_kitti")) == (19130, 4071, 4071)
     with pytest.raises(ValueError, match="its size is not known"):
-        cost.scene_counts(released.but(scenes="simulated_rooms"))
+        counts(released.but(scenes="simulated_rooms"))
 
 
-def test_seconds_are_those_of_a_scene_times_the_scenes():
-    step = {"seconds_per_scene": 2.0, "seconds_to_measure": 0.5}
-    spec = SegmentSpec(scenes="s3dis", epochs=10, validate_every=4)
-    assert cost.seconds_of(spec, (184, 20, 68), step) == 10 * 184 * 2 + (3 * 20 + 68) * 0.5
+def test_scenes_are_measured_where_they_are_validated_and_once_to_test(tmp_path, monkeypatch):
+    monkeypatch.setenv("I2P_DATA", str(tmp_path))
+    assert items_measured(SegmentSpec(scenes="s3dis", epochs=10, validate_every=4)) == 3 * 20 + 68
 
 
 @pytest.mark.parametrize("name", ["s3dis", "semantic_kitti"])
 def test_a_stand_in_is_a_scene_of_the_set(name):
-    scene = cost.thinned(cost.stand_in(name), 100)
-    assert len(scene) == cost.STAND_IN_POINTS[name] // 100
+    scene = examples.thinned(examples.stand_in(name), 100)
+    assert len(scene) == examples.STAND_IN_POINTS[name] // 100
     height = scene.points[:, 2].max() - scene.points[:, 2].min()
     assert height <= 3 and scene.features.shape[1] == {"s3dis": 3}.get(name, 1)
-
 
 def test_a_plan_estimates_both_kinds_of_run(scene_data, tmp_path):
     path = tmp_path / "both.yml"

@@ -15,10 +15,11 @@ from i2p_lib.data.scenes import load_scenes
 from i2p_lib.runs import DamagedRun, execute, run, status, store
 from i2p_lib.runs.needs import missing_inputs
 from i2p_lib.runs.profiles import load_profile
-from i2p_lib.runs.segment_spec import SegmentSpec
+from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.store import Entry
-from i2p_lib.train import segment as train
-from i2p_lib.train.loop import Diverged
+from i2p_lib.train import segment
+from i2p_lib.train.loop import Diverged, train
+from i2p_lib.train.optimise import learning_rate
 
 TIMES = ["seconds", "eval_seconds"]
 PAPER = load_profile("paper")
@@ -31,7 +32,7 @@ class Stop(BaseException):
 def test_a_finished_run_holds_its_numbers_and_files(rooms):
     _, (result, _) = rooms
     assert list(result.history["epoch"]) == [1, 2]
-    assert set(store.SEGMENT_RESULTS) <= {file.name for file in result.folder.iterdir()}
+    assert set(execute.RESULTS) <= {file.name for file in result.folder.iterdir()}
     assert result.metrics["n_train"] == 5 and result.metrics["n_test"] == 2
     counts = result.confusion().to_numpy()
     assert counts.shape == (13, 13) and counts.sum() == 2 * 240  # without stairs
@@ -42,7 +43,7 @@ def test_a_finished_run_holds_its_numbers_and_files(rooms):
 def test_the_stored_network_gives_scikit_learns_numbers_on_the_original_points(rooms):
     """Promise: mIoU counts every labelled point of the files, and is scikit-learn's."""
     _, (result, _) = rooms
-    net, encoding = result.network(), train.build_encoding(ROOM)
+    net, encoding = result.network(), segment.build_encoding(ROOM)
     scenes = load_scenes("s3dis", "test")
     labels = np.concatenate([scene.labels for scene in scenes])
     found = np.concatenate([encoding.predict(net, s).argmax(1).numpy() for s in scenes])
@@ -91,7 +92,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(rooms, tmp_path, mon
 def test_a_stored_run_is_found_and_a_damaged_one_is_refused(rooms, tmp_path, monkeypatch):
     source, _ = rooms
     copied = shutil.copytree(source, tmp_path / "copied")
-    monkeypatch.setattr(train, "train", None)  # nothing may train any more
+    monkeypatch.setattr(execute, "train", None)  # nothing may train any more
     result = run(ROOM, store=copied)
     assert list(status([ROOM], store=copied)["state"]) == ["done"]
     with open(result.folder / "confusion.csv", "a") as file:
@@ -118,18 +119,18 @@ def test_scenes_that_are_not_here_are_a_need_with_the_way_to_get_them(tmp_path, 
 
 
 def test_a_diverged_run_says_where(scene_data):
-    state = train.start(ROOM.but(batch_size=1), torch.device("cpu"))
+    state = execute.begin(ROOM.but(batch_size=1))
     with torch.no_grad():
         next(state.net.parameters()).fill_(math.inf)
     with pytest.raises(Diverged, match="in epoch 1, step 0.*on Area_.*lower lr"):
-        train.train(state)
+        train(state)
 
 
 @pytest.mark.parametrize("schedule", ["poly", "warmup_cosine"])
 def test_the_rates_of_the_released_recipes(schedule):
     warm = 4 if schedule == "warmup_cosine" else 0
     spec = SegmentSpec(epochs=5, lr=0.1, schedule=schedule, warmup_steps=warm)
-    rates = [train.rate(spec, step, steps_per_epoch=4) for step in range(20)]
+    rates = [learning_rate(spec, step, steps_per_epoch=4) for step in range(20)]
     assert all(a > b for a, b in zip(rates[warm:], rates[warm + 1 :], strict=False))
     if schedule == "poly":
         assert rates[0] == 0.1 and rates[10] == pytest.approx(0.1 * 0.5**0.9)
@@ -140,9 +141,9 @@ def test_the_rates_of_the_released_recipes(schedule):
 
 def test_targets_that_do_not_count_have_no_gradient():
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    train.masked_cross_entropy(logits, torch.tensor([0, -1, 2, -1])).backward()
+    segment.masked_cross_entropy(logits, torch.tensor([0, -1, 2, -1])).backward()
     assert (logits.grad[[1, 3]] == 0).all() and (logits.grad[[0, 2]] != 0).any()
-    none = train.masked_cross_entropy(logits.detach(), torch.full((4,), -1))
+    none = segment.masked_cross_entropy(logits.detach(), torch.full((4,), -1))
     assert float(none) == 0
 
 
@@ -156,9 +157,9 @@ def test_each_network_of_the_paper_trains_on_official_files(spec, scene_data, mo
     small |= {"block_points": 64} if spec.family == "pointnet2_ssg" else {}
     warm = {"warmup_steps": 2} if spec.warmup_steps else {}
     tiny = spec.but(epochs=1, train_limit=2, test_limit=1, weights="random", **small, **warm)
-    state = train.start(tiny, torch.device("cpu"))
+    state = execute.begin(tiny)
     before = [p.detach().flatten()[:99].clone() for p in state.net.parameters() if p.ndim > 1]
-    train.train(state)
+    train(state)
     after = [p.detach().flatten()[:99] for p in state.net.parameters() if p.ndim > 1]
     assert math.isfinite(state.history[0]["train_loss"])
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]

@@ -5,8 +5,7 @@ import pytest
 
 from i2p_lib.paper.recipes import as_in_paper
 from i2p_lib.runs import RunSpec, profiles
-from i2p_lib.runs.segment_spec import ENCODING, NETWORK, SegmentSpec
-from i2p_lib.runs.spec import spec_from
+from i2p_lib.runs.spec import ENCODING, NETWORK, SegmentSpec, spec_from
 
 
 @pytest.mark.parametrize(

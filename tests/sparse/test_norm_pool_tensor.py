@@ -184,9 +184,6 @@ def test_enlarging_to_the_nearest_equals_the_dense_one_and_goes_back_to_the_site
 
 
 def test_stochastic_depth_drops_whole_clouds():
-    from i2p_lib.weights.torchvision_import import ensure_torchvision
-
-    ensure_torchvision()
     from torchvision.ops import stochastic_depth
 
     x, _ = full_grid(batch=8)

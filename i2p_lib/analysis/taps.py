@@ -1,0 +1,74 @@
+"""Tapping a network: the stages it has, and pooled features of each during a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from i2p_lib.sparse import SparseTensor
+
+PENULTIMATE = "penultimate"
+
+
+def stage_names(net: nn.Module, most: int = 4) -> list[str]:
+    """Return up to `most` stages, evenly chosen from first to last.
+
+    Stages are `layer1` .. `layer4` of a ResNet, or the children of a `blocks` container; a network
+    with neither has none.
+    """
+    children = dict(net.named_children())
+    names = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
+    if not names and "blocks" in children:
+        names = [f"blocks.{name}" for name, _ in children["blocks"].named_children()]
+    if len(names) <= most:
+        return names
+    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+
+
+def pooled(out: SparseTensor | Tensor) -> Tensor:
+    """Average the features of each cloud of a batch: [B, C].
+
+    The tokens [B, T, C] of a network on points are averaged too; a dense [B, C] passes through.
+    Raises ValueError for another shape.
+    """
+    if isinstance(out, SparseTensor):
+        return out.replace(out.feats.float()).global_mean()
+    if out.ndim not in (2, 3):
+        raise ValueError(f"a stage must give [B, C] or [B, tokens, C], got {list(out.shape)}")
+    return out.float().mean(1) if out.ndim == 3 else out
+
+
+def classifier_weight(net: nn.Module) -> Tensor:
+    """Return the weight [classes, C] of the classifier, a norm behind it folded in."""
+    head = net.get_submodule(net.i2p_classifier)
+    if isinstance(head, nn.Linear):
+        return head.weight.detach().cpu()
+    linear, norm = head
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return (linear.weight * scale[:, None]).detach().cpu()
+
+
+@contextmanager
+def taps(net: nn.Module, stages: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Record pooled stage outputs and penultimate features of every forward pass in the block.
+
+    The penultimate features are the input of the classifier of a network made by `inflate`.
+    """
+    seen: dict[str, list[Tensor]] = {name: [] for name in [*stages, PENULTIMATE]}
+
+    def keep_output(name: str):
+        return lambda module, args, out: seen[name].append(pooled(out).detach().float().cpu())
+
+    def keep_input(module: nn.Module, args: tuple) -> None:
+        seen[PENULTIMATE].append(pooled(args[0]).detach().float().cpu())
+
+    handles = [net.get_submodule(n).register_forward_hook(keep_output(n)) for n in stages]
+    classifier = net.get_submodule(net.i2p_classifier)
+    handles.append(classifier.register_forward_pre_hook(keep_input))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,155 @@
+"""The task of naming a cloud: its splits, what a network sees of them, loss and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from i2p_lib.data import augment, dataset_card
+from i2p_lib.inflation import inflate
+from i2p_lib.inflation.regimes import freeze
+from i2p_lib.models import is_point_model, point_model
+from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
+from i2p_lib.sparse import SparseTensor
+from i2p_lib.train.clouds import CPU, Split, Splits, evaluate, load_splits, logits_of, net_input
+from i2p_lib.train.distill import distillation_loss, teacher_answers
+from i2p_lib.train.probe import ProbeHook, final_features
+from i2p_lib.train.settings import ClassifySettings
+from i2p_lib.train.task import Kept, generator
+from i2p_lib.weights import image_model
+
+if TYPE_CHECKING:
+    from i2p_lib.runs.spec import RunSpec
+    from i2p_lib.train.loop import State
+
+PROBE_COLUMNS = ("epoch", "split", "layer", "metric", "value")
+
+
+class Classify:
+    """One class for each cloud, see `Task`.
+
+    splits: on the device that trains.  teacher: a network in eval mode whose answers are learned
+    instead of labels, where the settings say `distill`.
+    """
+
+    score, least = "top1", 2
+
+    def __init__(
+        self, settings: ClassifySettings, splits: Splits, teacher: nn.Module | None = None
+    ) -> None:
+        self.settings, self.class_names, self.teacher = settings, splits.class_names, teacher
+        self.splits: Mapping[str, Split] = {
+            name: split for name in ("train", "val", "test")
+            if (split := getattr(splits, name)) is not None
+        }  # fmt: skip
+
+    def batch(self, items: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return augmented points [B, P, 3] and labels [B]."""
+        data = self.splits["train"]
+        return augment(data.points[items], random, self.settings.augment), data.labels[items]
+
+    def encode(
+        self, net: nn.Module, batch: tuple[Tensor, Tensor], part: slice, random: torch.Generator
+    ) -> tuple[SparseTensor | Tensor, Tensor]:
+        """Return the network's input and labels of a part of a batch."""
+        points, labels = batch
+        return net_input(net, points[part], self.settings), labels[part].to(points.device)
+
+    def loss(
+        self, net: nn.Module, x: SparseTensor | Tensor, targets: Tensor
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the mean loss of a batch, its hits, and its voxels (points, of a point network).
+
+        What is missed is the labels or, with a teacher, the teacher's answers.
+        """
+        logits, settings = logits_of(net, x, self.settings), self.settings
+        if self.teacher is None:
+            loss = cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
+        else:
+            answers = teacher_answers(self.teacher, x)
+            loss = distillation_loss(logits, answers, settings.distill, settings.temperature)
+        right = (logits.argmax(1) == targets).sum()
+        places = len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
+        return loss, {"train_top1": right, "voxels": places}
+
+    def measure(self, net: nn.Module, split: str) -> dict[str, float]:
+        """Return the mean loss and the accuracy of a split."""
+        scores = evaluate(net, self.splits[split], self.settings)
+        return {"loss": scores.loss, "top1": scores.top1}
+
+    def named(self, items: Tensor) -> str:
+        """Return the numbers of clouds among the training split."""
+        return f"training clouds {', '.join(map(str, items.tolist()))}"
+
+    def hooks(self) -> Sequence[Any]:
+        """Return the probe of the settings' probe epochs."""
+        self._probe = ProbeHook()
+        return [self._probe]
+
+    def finish(self, state: State) -> Kept:
+        """Return accuracies, probes, and the features and logits of train and test."""
+        kept = final_features(state, self._probe)
+        metrics = {"train_top1": _top1(kept, "train")}
+        if "test" in self.splits:
+            right = _right(kept, "test")
+            labels = kept["test_labels"]
+            per_class = [right[labels == c].mean() for c in labels.unique()]
+            metrics |= {
+                "top1": _top1(kept, "test"),
+                "mean_class_accuracy": float(torch.stack(per_class).mean()),
+            }
+        features = {name: _compact(values) for name, values in kept.items()}
+        probes = [{name: row[name] for name in PROBE_COLUMNS} for row in state.probes]
+        return Kept(metrics, {"probes": (probes, PROBE_COLUMNS)}, {"features": features})
+
+
+def _right(kept: dict[str, Tensor], split: str) -> Tensor:
+    return (kept[f"{split}_logits"].argmax(1) == kept[f"{split}_labels"]).double()
+
+
+def _top1(kept: dict[str, Tensor], split: str) -> float:
+    return float(_right(kept, split).mean())
+
+
+def _compact(values: Tensor) -> Tensor:
+    """Return floats as float16, or as they are where one is too large for it."""
+    if not values.is_floating_point():
+        return values
+    half = values.half()
+    return half if torch.isfinite(half).all() else values
+
+
+def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
+    """Return the network of a spec on the CPU, with its regime's parameters frozen.
+
+    Networks on points are built as they are, image networks are inflated; PointContrast's kernels
+    are 3D and come afterwards.
+    """
+    if is_point_model(spec.model):
+        up = dataset_card(spec.data).up
+        net = point_model(spec.model, num_classes, spec.weights, spec.seed, up=up)
+    else:
+        on_points = is_pointcontrast(spec.model, spec.weights)
+        weights = "random" if on_points else spec.weights
+        net = inflate(
+            image_model(spec.model, weights=weights, seed=spec.seed),
+            in_channels=3,
+            num_classes=num_classes,
+            axis=spec.axis,
+            normalize=spec.normalize,
+            recipe=spec.recipe,
+            generator=generator(spec.seed, "inflate"),
+        )
+        if on_points:
+            load_pointcontrast(net, spec.weights)
+    freeze(net, spec.regime)
+    return net
+
+
+def task_of(spec: RunSpec, device: torch.device = CPU) -> Classify:
+    """Return the task of a named run, its splits loaded onto a device."""
+    return Classify(spec, load_splits(spec, device))

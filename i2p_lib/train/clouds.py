@@ -1,0 +1,147 @@
+"""The clouds of a run in memory, and what a network answers about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from i2p_lib.data import few_shot_episode, load_dataset
+from i2p_lib.sparse import SparseTensor, voxelize
+from i2p_lib.train import team
+from i2p_lib.train.settings import ClassifySettings
+
+if TYPE_CHECKING:
+    from i2p_lib.runs.spec import RunSpec
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The clouds of one split in memory: points [N, P, 3] float32, labels [N] int64.
+
+    The points lie on the device that trains, the labels on the CPU, where metrics read them.
+    """
+
+    points: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits that one run uses, and the class names.
+
+    test is None where the run must not read it (protocol "tuning").
+    """
+
+    train: Split
+    val: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Splits:
+        """Return the same splits with their points on a device."""
+        moved = {
+            name: split and Split(split.points.to(device), split.labels)
+            for name in ("train", "val", "test")
+            for split in (getattr(self, name),)
+        }
+        return Splits(**moved, class_names=self.class_names)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation: mean cross entropy (no smoothing), accuracy in 0..1, logits [N, classes]."""
+
+    loss: float
+    top1: float
+    logits: Tensor
+
+
+def net_input(
+    net: nn.Module, points: Tensor, settings: ClassifySettings
+) -> SparseTensor | Tensor:
+    """Return what a network takes of a batch [B, P, 3]: the points, or voxels made of them.
+
+    A voxel has the mean of its points or its first one, as the protocol says.
+    With `amp` bf16 its features are bfloat16, and sparse layers work in their input's format.
+    """
+    if getattr(net, "i2p_input", "voxels") == "points":
+        return points
+    voxels = voxelize(points, settings.voxel_size, reduce=settings.rules.voxel)
+    return voxels.to(torch.bfloat16) if settings.amp == "bf16" else voxels
+
+
+def logits_of(net: nn.Module, x: SparseTensor | Tensor, settings: ClassifySettings) -> Tensor:
+    """Return a network's logits [B, classes] in float32, computed in the settings' precision."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.amp == "bf16"):
+        return net(x).float()
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, split: Split, settings: ClassifySettings) -> Scores:
+    """Measure a network in eval mode on a split without augmentation, and leave its mode alone.
+
+    Network and split lie on one device.  Processes that train together share out the batches, and
+    all get the whole answer.
+    """
+    was_training = net.training
+    net.eval()
+    try:
+        logits = [
+            logits_of(net, net_input(net, split.points[part], settings), settings).cpu()
+            for part in team.shard(torch.arange(len(split)).split(settings.batch_size))
+        ]
+    finally:
+        net.train(was_training)
+    every = team.gather(logits)
+    right = (every.argmax(1) == split.labels).double().mean()
+    return Scores(float(cross_entropy(every, split.labels)), float(right), every)
+
+
+def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
+    """Return rising indices of `limit` items: the first of every class, then the second, ...
+
+    labels: [N] int64.  All items where `limit` is None or not below N.
+    """
+    if limit is None or limit >= len(labels):
+        return torch.arange(len(labels))
+    rank = torch.empty_like(labels)
+    for label in labels.unique():
+        mine = labels == label
+        rank[mine] = torch.arange(int(mine.sum()))
+    return torch.argsort(rank, stable=True)[:limit].sort().values
+
+
+def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
+    """Load the splits of a spec onto a device and cut them to its shots, limits and points.
+
+    Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).
+    The first `spec.points` points of a cloud are used.  Few-shot episodes are drawn from the
+    training split only.  Raises ValueError where clouds hold fewer points than asked for.
+    """
+    parts: dict[str, Split | None] = {"test": None}
+    for name, file in spec.rules.splits().items():
+        whole = load_dataset(spec.data, file)
+        labels = torch.tensor(whole.labels)
+        if spec.points > whole.points.shape[1]:
+            raise ValueError(
+                f"points={spec.points}, but clouds of {spec.data} hold {whole.points.shape[1]}: "
+                "set points to that number or less"
+            )
+        if name == "train" and spec.shots is not None:
+            chosen = torch.as_tensor(few_shot_episode(whole.labels, spec.shots, spec.episode))
+        else:
+            limit = spec.train_limit if name == "train" else spec.test_limit
+            chosen = stratified_first(labels, limit)
+        points = torch.tensor(whole.points[chosen.numpy(), : spec.points])
+        parts[name] = Split(points.to(device), labels[chosen])
+        names = whole.class_names
+    return Splits(**parts, class_names=tuple(names))

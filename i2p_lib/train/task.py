@@ -1,0 +1,75 @@
+"""The seam between what is trained and how: what a task must answer, and the seeds of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from i2p_lib.train.settings import Settings
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a finished run keeps beside its history and network.
+
+    metrics: one number per name.  tables: {file stem: rows or a frame}, kept as CSV.
+    tensors: {file stem: {name: tensor}}.
+    """
+
+    metrics: dict[str, Any]
+    tables: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What a kind of training means; `Classify` and `Segment` are the two that there are.
+
+    settings      how it is trained
+    class_names   of the classes that are told apart
+    splits        {"train", "val" and, where the protocol reads it, "test": a sized split}
+    score         name of the score that a checkpoint is chosen by, such as "top1"
+    least         the fewest items that a batch may have; a smaller last one joins the one before
+    """
+
+    settings: Settings
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Any]
+    score: str
+    least: int
+
+    def batch(self, items: Tensor, random: torch.Generator) -> Any:
+        """Return the training items of those numbers [B], augmented by draws from `random`."""
+
+    def encode(self, net: nn.Module, batch: Any, part: slice, random: torch.Generator) -> Any:
+        """Return what the network takes of a part of a batch, and its targets, on the device."""
+
+    def loss(self, net: nn.Module, x: Any, targets: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return the mean loss of a step, and counts that the epoch's row shows per item."""
+
+    def measure(self, net: nn.Module, split: str) -> dict[str, float]:
+        """Return the scores of a split, the network in eval mode meanwhile."""
+
+    def named(self, items: Tensor) -> str:
+        """Return what those training items [B] are called, for messages."""
+
+    def hooks(self) -> Sequence[Any]:
+        """Return the hooks that the task itself wants called after every epoch."""
+
+    def finish(self, state: Any) -> Kept:
+        """Return the task's own share of what a finished run keeps."""
+
+
+def seed_for(seed: int, *names: str | int) -> int:
+    """Return a 63-bit seed for one purpose, the same in every process and on every machine."""
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *names: str | int) -> torch.Generator:
+    """Return a CPU generator for one purpose of a run."""
+    return torch.Generator().manual_seed(seed_for(seed, *names))
