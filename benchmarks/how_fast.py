@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from benchmarks import goals as speed
 from benchmarks import plots as speed_plots
 from i2p_lib.book.pages import cell, chip, duration, table
-from i2p_lib.runs.store import PACKAGE
+from i2p_lib.markup import cell, chip, duration, fold, html_table, raw, table
+from i2p_lib.show.plots import use_style
 from i2p_lib.show.style import use_style
 
-RESULTS = PACKAGE.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).with_name("results")
 BEFORE_AFTER = "demo_before_after"
 Draw = Callable[[pd.DataFrame], Figure]
 
@@ -108,7 +109,7 @@ def _provenance(tables: dict[str, pd.DataFrame]) -> str:
         f"measured on {all_of('date')} with <code>{all_of('command')}</code> at source "
         f"<code>{all_of('source')}</code>."
     )
-    return f'```{{raw}} html\n<p class="i2p-run">{text}</p>\n```\n'
+    return raw(f'<p class="i2p-run">{text}</p>')
 
 
 def _goals(tables: dict[str, pd.DataFrame]) -> str:
@@ -136,7 +137,8 @@ def _all_layers(layers: pd.DataFrame) -> str:
         f"{1e3 * row['forward_s']:.2f}", f"{1e3 * row['both_s']:.2f}", f"{row['times_ours']:.2f}",
     ] for row in layers.to_dict("records")]  # fmt: skip
     columns = ["layer", "channels", "voxels", "engine", "forward (ms)", "both (ms)", "over ours"]
-    return _unfold(f"All {len(rows)} times", columns, rows, [1, 2, 4, 5, 6])
+    times = html_table(columns, rows, [1, 2, 4, 5, 6])
+    return raw(fold(f"All {len(rows)} times", times)) + "\n"
 
 
 def _steps(steps: pd.DataFrame) -> str:
@@ -176,9 +178,3 @@ def _before_after(file: Path) -> str:
         f"{cell(duration(seconds['after']))} after, a ratio of "
         f"{seconds['before'] / seconds['after']:.2f}.\n\n{table(list(rows.columns), cells)}\n"
     )
-
-
-def _unfold(title: str, columns: list[str], rows: list[list[str]], numbers: list[int]) -> str:
-    inner = table(columns, rows, numbers).removeprefix("```{raw} html\n").removesuffix("```\n")
-    return (f'```{{raw}} html\n<details class="i2p-rows"><summary>{cell(title)}</summary>\n'
-            f"{inner}</details>\n```\n\n")

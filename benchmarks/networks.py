@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from i2p_lib.book.pages import cell, chip, table
-from i2p_lib.runs.store import PACKAGE
+from i2p_lib.markup import breakable, cell, chip, fold, html_table, raw, table
 
-RESULTS = PACKAGE.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).with_name("results")
 _REFUSED = "refused"
 _FIGURES = ["deviation", "gradient"]
 
@@ -47,8 +46,8 @@ def networks(results: Path = RESULTS) -> str:
         f"{_precision(pd.concat([torchvision, timm]))}\n"
         "Sizes are in millions of parameters of the image network.\n\n"
         f"## torchvision by family\n\n{_families(torchvision)}\n"
-        f"{_folded('Every classifier of torchvision', _members(torchvision))}"
-        f"## timm by module\n\n{_members(timm[timm['verdict'] != _REFUSED])}\n"
+        f"{raw(fold('Every classifier of torchvision', _members(torchvision)))}\n"
+        f"## timm by module\n\n{raw(_members(timm[timm['verdict'] != _REFUSED]))}\n"
         f"### Refused\n\n{_reasons(timm[timm['verdict'] == _REFUSED])}"
     )
 
@@ -117,35 +116,24 @@ def _members(members: pd.DataFrame) -> str:
         for m in members.to_dict("records")
     ]  # fmt: skip
     columns = ["network", "size (M)", "result", "logits", "gradients"]
-    return table(columns, rows, [1, 3, 4])
+    return html_table(columns, rows, [1, 3, 4])
 
 
 def _reasons(members: pd.DataFrame) -> str:
     """Return the refused networks with the reason that the code gives, the common ones folded."""
     attention = _attention(members)
-    return (_reason_table(members[~attention]) + "\n"
-            + _folded(f"{attention.sum()} modules with attention",
-                      _reason_table(members[attention])))
+    rest = fold(f"{attention.sum()} modules with attention", _reason_table(members[attention]))
+    return raw(_reason_table(members[~attention])) + "\n" + raw(rest)
 
 
 def _reason_table(members: pd.DataFrame) -> str:
-    rows = [[_name(m), _breakable(m["reason"])] for m in members.to_dict("records")]
-    return table(["network", "reason"], rows)
+    rows = [[_name(m), breakable(m["reason"]).replace(".", ".<wbr>")]
+            for m in members.to_dict("records")]
+    return html_table(["network", "reason"], rows)
 
 
 def _name(member: dict) -> str:
     return f"{cell(member['family'])}<br><code>{cell(member['model'])}</code>"
-
-
-def _folded(title: str, block: str) -> str:
-    """Return a raw block of HTML to unfold."""
-    opened = f'<details class="i2p-rows"><summary>{cell(title)}</summary>'
-    return (f"```{{raw}} html\n{opened}\n```\n\n{block}\n"
-            "```{raw} html\n</details>\n```\n\n")
-
-
-def _breakable(reason: str) -> str:
-    return cell(reason).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _scientific(value: float) -> str:

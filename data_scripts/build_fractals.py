@@ -1,4 +1,4 @@
-"""Build a database of fractal images in the manner of FractalDB (i2p_lib/data/fractals.py).
+"""Build a database of fractal images in the manner of FractalDB (fractals.py).
 
 Contract: from a seed and the sizes below the script writes one folder with
 
@@ -24,9 +24,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm.auto import tqdm
-
-from i2p_lib.data.fractals import (
+from fractals import (
     FILL_RATE,
     SPLITS,
     Category,
@@ -34,6 +32,8 @@ from i2p_lib.data.fractals import (
     fractal_image,
     fractal_images,
 )
+from tqdm.auto import tqdm
+
 from i2p_lib.files import atomic_write
 
 SHEET_ROWS, SHEET_COLUMNS = 14, 10
@@ -41,25 +41,29 @@ SHEET_ROWS, SHEET_COLUMNS = 14, 10
 
 def build(
     output: Path, categories: int, each: dict[str, int], size: int, seed: int,
-    fill_rate: float = FILL_RATE,
+    fill_rate: float = FILL_RATE, draw_seed: int | None = None,
 ) -> None:  # fmt: skip
     """Write the folder: `each` split's instances of every category, at `size` pixels.
+
+    draw_seed: that of the instances, where it is not that of the categories.
 
     Raises ValueError for settings out of range, before anything is written.
     """
     if any(each[split] < 1 for split in SPLITS):
         raise ValueError(f"expected one instance or more of every category, got {each}")
     found = find_categories(categories, seed, fill_rate, progress=True)
-    fractal_image(found, 0, 0, size, seed)  # refuses a size before the file is begun
+    drawn = seed if draw_seed is None else draw_seed
+    fractal_image(found, 0, 0, size, drawn)  # refuses a size before the file is begun
     settings = {"seed": seed, "size": size, "least_fill_rate": fill_rate}
+    settings |= {} if draw_seed is None else {"draw_seed": draw_seed}
     with atomic_write(output / "fractals.h5") as temp, h5py.File(temp, "w") as file:
         file.attrs.update(settings)
         for label, category in enumerate(found):
             stored = file.create_dataset(f"categories/{label:05d}", data=category.maps)
             stored.attrs["fill_rate"] = category.fill_rate
         for split in SPLITS:
-            _write_split(file, found, each[split], size, seed, split)
-    _write_sheet(output / "contact_sheet.png", found, size, seed)
+            _write_split(file, found, each[split], size, drawn, split)
+    _write_sheet(output / "contact_sheet.png", found, size, drawn)
 
 
 def _write_split(
@@ -100,13 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
                         help="held-out images of a category (default: %(default)s)")
     parser.add_argument("--size", type=int, default=96, help="pixels across (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--draw-seed", type=int, help="of the images (default: --seed)")
     parser.add_argument("--fill-rate", type=float, default=FILL_RATE,
                         help="least share of the image that is filled (default: %(default)s)")
     options = parser.parse_args(arguments)
     each = {"train": options.each, "held_out": options.held_out}
     try:
         build(options.output, options.categories, each, options.size, options.seed,
-              options.fill_rate)  # fmt: skip
+              options.fill_rate, options.draw_seed)  # fmt: skip
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

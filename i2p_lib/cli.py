@@ -129,7 +129,7 @@ def _store_parser(
 
 
 def _run(options: argparse.Namespace) -> int:
-    from i2p_lib.book.notebooks import Project
+    from i2p_lib.book.chapters import Project
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -156,7 +156,7 @@ def _dry_run(profile) -> int:  # noqa: ANN001
 
 def _book(options: argparse.Namespace) -> int:
     from i2p_lib.book.build import build_book
-    from i2p_lib.book.notebooks import Project
+    from i2p_lib.book.chapters import Project
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise Complaint("i2p book is one process: train with torchrun ... run, then call it alone")
@@ -178,13 +178,14 @@ def _execute(project, profile, chapters, options, force: bool) -> dict[str, floa
 
     Of processes that train together, the main one alone executes.
     """
-    from i2p_lib.book.notebooks import Chapter, chapter_state, execute
+    from i2p_lib.book.chapters import Chapter, chapter_state
+    from i2p_lib.book.notebooks import execute
 
     parameters = {"profile": profile.name}
     times = {}
     if profile.chapters:
         found = [Chapter.of(project, name, profile) for name in chapters]
-        specs = [s for c in found if c.name in profile.chapters for s in profile.all_specs(c.name)]
+        specs = [spec for chapter in found for spec in chapter.specs()]
     else:  # a profile of runs alone, such as tuning
         found, specs = [], profile.all_specs()
     if not _train(specs, profile, options, times):
@@ -230,7 +231,7 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
 
 def _status(options: argparse.Namespace) -> int:
     from i2p_lib import runs
-    from i2p_lib.book.notebooks import Chapter, Project, chapter_state
+    from i2p_lib.book.chapters import Chapter, Project, chapter_state
 
     project = Project.default()
     profile = project.profile(options.profile)
@@ -251,7 +252,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _results(options: argparse.Namespace) -> int:
     from i2p_lib import runs
-    from i2p_lib.book.notebooks import Project
+    from i2p_lib.book.chapters import Project
     from i2p_lib.files import atomic_write
     from i2p_lib.runs.store import Entry
 
@@ -330,21 +331,9 @@ def _data_lines() -> Iterator[str]:
 
 def _get_data(name: str, options: argparse.Namespace) -> None:
     """Fetch, generate or convert a data set, or say what to do."""
-    from i2p_lib.data import dataset_card, dataset_names, dataset_root
-    from i2p_lib.data.modelnet40 import get_modelnet40
-    from i2p_lib.data.scenes import convert_scenes, prepare_scenes
+    from i2p_lib.data.get import get_data
 
-    if name == "modelnet40":
-        get_modelnet40(archive=options.source, part=options.part)
-    elif name not in dataset_names() and options.source is None:
-        prepare_scenes(name)
-    elif name not in dataset_names():
-        convert_scenes(name, options.source, None, options.part, options.workers)
-    elif not dataset_root(name).is_dir():
-        raise Complaint(
-            f"{name} cannot be fetched for you: {dataset_card(name).how_to_get}. "
-            f"It is looked for in {dataset_root(name)}"
-        )
+    get_data(name, options.source, options.part, options.workers)
 
 
 def _weights(options: argparse.Namespace) -> int:

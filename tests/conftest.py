@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import matplotlib
 import pytest
 import torch
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from tiny_scenes import tiny_scene_sets
 
-from i2p_lib.book.notebooks import Project
+from i2p_lib.book.chapters import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +37,16 @@ def own_plot_style() -> Iterator[None]:
     """No test draws in the style that another one chose."""
     with matplotlib.rc_context():
         yield
+
+
+@pytest.fixture
+def cell_outputs(monkeypatch: pytest.MonkeyPatch) -> list[NotebookNode]:
+    """What a cell that runs attaches to its output, as the notebook would keep it."""
+    kept: list[NotebookNode] = []
+    shell = MagicMock()
+    shell.display_pub.publish = lambda data: kept.append(new_output("display_data", data))
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    return kept
 
 
 @pytest.fixture(scope="session")

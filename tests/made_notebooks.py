@@ -1,10 +1,11 @@
-"""Small notebooks that tests make, and the functions that a chapter's own cells define."""
+"""Small notebooks that tests make, their table of contents, and what chapters define."""
 
 import ast
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import yaml
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"') -> None:
@@ -29,3 +30,10 @@ def chapter_functions(path: Path) -> SimpleNamespace:
     names: dict = {}
     exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), names)
     return SimpleNamespace(**names)
+
+
+def write_contents(root: Path, *chapters: str) -> None:
+    """Write a table of contents of these chapters in the project's root."""
+    files = [{"file": f"chapters/{name}"} for name in chapters]
+    toc = {"format": "jb-book", "root": "index", "chapters": files}
+    (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")

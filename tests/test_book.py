@@ -2,19 +2,27 @@
 
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from made_notebooks import write_notebook
 
 from i2p_lib.book import pages
-from i2p_lib.book.build import BookError, build_book, stage, toc_files
+from i2p_lib.book.build import BookError, build_book, stage
+from i2p_lib.book.cells import code_tree, functions_used
+from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.book.notebooks import Chapter, Project, execute
+from i2p_lib.book.notebooks import execute
 from i2p_lib.book.recorded import recorded
-from i2p_lib.paper import compare
-from i2p_lib.paper.pages import record
+from i2p_lib.markup import duration
+from i2p_lib.paper import attach, attached, compare
 
 HOSTILE = '<script>alert(1)</script> & ``` {raw} $x$ | "quoted"'
+
+ATTACHES = """
+from i2p_lib import paper
+paper.attach("table3", paper.compare("table3"), profile)
+"""
 
 
 @pytest.fixture
@@ -26,7 +34,7 @@ def small_book(tiny: Project) -> Project:
     )
     (tiny.root / "book" / "references.bib").write_text("")
     text = "(table3)=\n## Table 3\n\nWith $x^2$."
-    write_notebook(tiny.root / "notebooks" / "03_few_shot.ipynb", text, "print(profile)")
+    write_notebook(tiny.root / "notebooks" / "03_few_shot.ipynb", text, "print(profile)", ATTACHES)
     chapter = Chapter.of(tiny, "03_few_shot", tiny.profile("tiny"))
     execute(chapter, {"profile": "tiny"}, tiny.root)
     return tiny
@@ -43,8 +51,8 @@ def test_a_book_with_a_broken_link_is_not_published(small_book: Project) -> None
 
 def test_the_table_of_contents_names_every_notebook(project_root: Path) -> None:
     project = Project(project_root, project_root / "_build")
-    chapters = [n.removeprefix("chapters/") for n in toc_files(project) if "chapters/" in n]
-    assert chapters == list(project.sources())
+    in_git = sorted((project_root / "notebooks").glob("*.ipynb"))
+    assert list(project.sources().values()) == in_git
 
 
 def test_a_chapter_that_was_not_executed_stops_the_book(small_book: Project) -> None:
@@ -62,16 +70,47 @@ def test_a_page_shows_the_parameters_that_ran(small_book: Project) -> None:
     assert 'profile = \\"tiny\\"' in text and 'profile = \\"smoke\\"' not in text
 
 
-def test_hostile_text_is_escaped_on_the_generated_pages(small_book: Project) -> None:
+def test_what_a_chapter_attached_reaches_the_overview_and_no_page_shows_it_raw(
+    small_book: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed = {}
+    monkeypatch.setattr(pages, "overview", lambda *given: handed.update(given[2]) or "# Overview")
+    staged = small_book.build / "book_src"
+    stage(small_book, small_book.profile("tiny"), staged)
+    assert list(handed) == ["table3"] and len(handed["table3"].table) == 18
+    assert "vnd.image2point" not in (staged / "chapters" / "03_few_shot.ipynb").read_text()
+
+
+def test_the_projects_scripts_make_their_pages_or_stop_the_book(small_book: Project) -> None:
+    staged, profile = small_book.build / "book_src", small_book.profile("tiny")
+    script = small_book.root / "measured" / "pages.py"
+    script.parent.mkdir()
+    script.write_text("import pathlib, sys\npathlib.Path(sys.argv[1], 'made.md').write_text('# M')")
+    stage(small_book, profile, staged)
+    assert (staged / "made.md").read_text() == "# M"
+    script.write_text("raise SystemExit('nothing was measured')")
+    with pytest.raises(BookError, match="measured.pages stopped .exit 1.:\nnothing was measured"):
+        stage(small_book, profile, staged)
+
+
+def test_a_chapter_without_its_notebook_stops_the_book(small_book: Project) -> None:
+    (small_book.root / "notebooks" / "03_few_shot.ipynb").unlink()
+    with pytest.raises(FileNotFoundError, match="_toc.yml names chapters/03_few_shot"):
+        stage(small_book, small_book.profile("tiny"), small_book.build / "book_src")
+
+
+def test_hostile_text_is_escaped_on_the_generated_pages(
+    small_book: Project, cell_outputs: list
+) -> None:
     profile_file = small_book.root / "notebooks" / "profiles" / "tiny.yml"
     profile_file.write_text(f"description: {HOSTILE!r}\nexperiments: {{}}\n")
     ours = pd.DataFrame([{
         "dataset": HOSTILE, "model": HOSTILE, "method": "scratch", "pretraining": "none",
         "metric": "top1", "value": 50.0,
     }])  # fmt: skip
-    record("table1", compare("table1", ours), "tiny", note=HOSTILE, build=small_book.build)
-    profile = small_book.profile("tiny")
-    for text in (pages.overview(small_book, profile), pages.execution(profile, [])):
+    attach("table1", compare("table1", ours), "tiny")
+    profile, found = small_book.profile("tiny"), attached(cell_outputs, "tiny")
+    for text in (pages.overview(small_book, profile, found), pages.execution(profile, [])):
         assert "<script>" not in text
         assert "&lt;script&gt;" in text
         assert all(line in ("```{raw} html", "```") for line in text.splitlines() if "```" in line
@@ -81,21 +120,21 @@ def test_hostile_text_is_escaped_on_the_generated_pages(small_book: Project) -> 
 def test_an_item_links_to_its_label_and_an_absent_result_says_what_it_needs(
     small_book: Project,
 ) -> None:
-    text = pages.overview(small_book, small_book.profile("tiny"))
+    text = pages.overview(small_book, small_book.profile("tiny"), {})
     assert 'href="chapters/03_few_shot.html#table3"' in text
     assert "needs ModelNet40" in text
     assert "i2p-not-run" in text
 
 
 def test_the_overview_unfolds_every_row_with_our_number_where_there_is_one(
-    small_book: Project, monkeypatch: pytest.MonkeyPatch
+    small_book: Project, cell_outputs: list
 ) -> None:
-    monkeypatch.setenv("I2P_BUILD", str(small_book.build))
     ours = pd.DataFrame([{
         "dataset": "made_up", "model": "resnet18", "method": "scratch", "pretraining": "none",
         "shots": 5, "metric": "top1", "value": 43.21}])  # fmt: skip
-    record("table3", compare("table3", ours), "tiny")
-    text = pages.overview(small_book, small_book.profile("tiny"))
+    attach("table3", compare("table3", ours), "tiny")
+    found = attached(cell_outputs, "tiny")
+    text = pages.overview(small_book, small_book.profile("tiny"), found)
     assert "Few-shot ModelNet40 (18 rows, 1 with our number)" in text and "43.2" in text
     assert "ModelNet40 with all weights finetuned (17 rows, 0 with our number)" in text
     assert text.count("<details") == text.count("</details>") == 8  # the items with known numbers
@@ -125,10 +164,11 @@ def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) 
     path = tmp_path / "a.ipynb"
     write_notebook(
         path,
-        "import i2p_lib as i2p\nfrom i2p_lib.paper import compare\nfrom i2p_lib import plots",
+        "import i2p_lib as i2p\nfrom i2p_lib.paper import compare\nfrom i2p_lib.show import plots",
         "%matplotlib inline\ni2p.freeze\ncompare('x')\nplots.use_style()\nprint()",
+        "%%bash\nls -l",
     )
-    assert pages.functions_used(path) == [
+    assert functions_used(code_tree(nbformat.read(path, as_version=4))) == [
         "i2p_lib.freeze",
         "i2p_lib.paper.compare",
         "i2p_lib.show.plots.use_style",
@@ -175,6 +215,6 @@ def test_the_page_check_lets_ordinary_pages_pass(tmp_path: Path) -> None:
 
 
 def test_times_are_said_as_people_say_them() -> None:
-    assert [pages.duration(s) for s in (0.4, 59.4, 60, 3599, 3700)] == [
+    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3700)] == [
         "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 1 min",
     ]  # fmt: skip

@@ -1,13 +1,20 @@
 """A chapter is published when it ran whole, in order and without error, or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
-from made_notebooks import write_notebook
+from made_notebooks import write_contents, write_notebook
+from nbclient import NotebookClient
 
 from i2p_lib.book import notebooks
-from i2p_lib.book.notebooks import Chapter, NotebookFailed, Project, chapter_state, execute
+from i2p_lib.book.cells import code_tree, modules_used
+from i2p_lib.book.chapters import Chapter, Project, chapter_state, digest_parts
+from i2p_lib.book.notebooks import NotebookFailed, execute
+from i2p_lib.paper import attached
+from i2p_lib.runs.sources import closure
 
 PARAMETERS = {"profile": "tiny"}
 
@@ -100,27 +107,124 @@ def test_a_changed_source_makes_the_copy_stale_and_says_why(tiny: Project) -> No
     assert (state, why) == ("stale", "changed since: parameters")
 
 
-RECORDS = """
-import os, pathlib
-items = pathlib.Path(os.environ["I2P_BUILD"], "items", "tiny")
-items.mkdir(parents=True)
-(items / "table1.json").write_text("{}")
+ATTACHES = """
+from i2p_lib import paper
+paper.attach("table4", paper.compare("table4"), profile)
 """
 
 
-def test_a_result_that_is_gone_makes_the_copy_stale(tiny: Project) -> None:
-    chapter = chapter_of(tiny, RECORDS)
-    assert run(tiny, chapter)["items"] == ["table1.json"]
-    assert (chapter.items / "table1.json").read_text() == "{}"
-    (chapter.items / "table1.json").unlink()
-    assert chapter_state(chapter, PARAMETERS) == ("stale", "its results are gone: table1.json")
+def found_in(notebook: Path) -> dict:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return attached([output for c in cells for output in c.get("outputs", [])], "tiny")
 
 
-def test_results_of_a_chapter_that_failed_are_not_published(tiny: Project) -> None:
-    chapter = chapter_of(tiny, RECORDS, "1 / 0")
-    with pytest.raises(NotebookFailed):
+def test_what_a_chapter_finds_is_in_its_executed_copy_and_nowhere_else(tiny: Project) -> None:
+    chapter = chapter_of(tiny, ATTACHES)
+    run(tiny, chapter)
+    assert list(found_in(chapter.executed)) == ["table4"]
+    written = {path.name for path in tiny.build.rglob("*") if path.is_file()}
+    assert written == {"00_method.ipynb", "00_method.json"}
+
+
+def test_a_chapter_with_a_damaged_comparison_is_not_published(tiny: Project) -> None:
+    chapter = chapter_of(tiny, ATTACHES.replace("profile)", "'other')"))
+    with pytest.raises(NotebookFailed, match="it says profile 'other', expected 'tiny'"):
         run(tiny, chapter)
-    assert not chapter.items.exists()
+    assert not chapter.executed.exists() and chapter.failed.is_file()
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_notebook_executed_by_hand_writes_nothing_but_itself(
+    tiny: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I2P_BUILD", str(tiny.build))
+    chapter = chapter_of(tiny, ATTACHES)
+    run(tiny, chapter)
+    before = everything(tiny.root.parent)
+    edited = nbformat.read(chapter.source, as_version=4)
+    edited.cells[2].source = ATTACHES.replace("table4", "table5")
+    here = str(chapter.source.parent)
+    NotebookClient(edited, resources={"metadata": {"path": here}}).execute()
+    nbformat.write(edited, chapter.source)
+    mine = chapter.source.with_name("out.ipynb")
+    papermill.execute_notebook(str(chapter.source), str(mine), PARAMETERS, cwd=here,
+                               kernel_name="python3", progress_bar=False)  # fmt: skip
+    assert list(found_in(mine)) == ["table5"], "by hand it shows what it found, too"
+    after = everything(tiny.root.parent)
+    changed = {name for name in before.keys() | after if before.get(name) != after.get(name)}
+    assert changed == {f"project/notebooks/{name}.ipynb" for name in ("00_method", "out")}
+    assert chapter_state(Chapter.of(tiny, "00_method", chapter.profile), PARAMETERS)[0] == "stale"
+
+
+def library(folder: Path, **modules: str) -> Path:
+    """Write a small package in the place of the library."""
+    package = folder / "i2p_lib"
+    package.mkdir(exist_ok=True)
+    for name, text in modules.items():
+        (package / f"{name}.py").write_text(text)
+    return package
+
+
+def test_a_chapter_rests_on_what_its_cells_import_and_no_more(
+    tiny: Project, tmp_path: Path
+) -> None:
+    package = library(
+        tmp_path, shared="x = 1", own="from i2p_lib.shared import x", other="import i2p_lib.shared",
+        pages="import i2p_lib.own", values="FILE = 'unread'\nREAD = \"read.csv\"",
+    )  # fmt: skip
+    (package / "read.csv").write_text("a\n1\n")
+    (package / "unread.csv").write_text("a\n1\n")
+    project = replace(tiny, package=package)
+    write_notebook(tiny.root / "notebooks" / "00_method.ipynb", "from i2p_lib import own, values")
+    write_notebook(tiny.root / "notebooks" / "01_transfer.ipynb", "import i2p_lib.other as other")
+
+    def parts() -> list[dict[str, str]]:
+        chapters = [Chapter.of(project, name, project.profile("tiny"))
+                    for name in ("00_method", "01_transfer")]  # fmt: skip
+        return [digest_parts(chapter, PARAMETERS) for chapter in chapters]
+
+    def changed_by(file: str, text: str) -> list[set[str]]:
+        before = parts()
+        (package / file).write_text(text)
+        return [{name for name in old.keys() | new if old.get(name) != new.get(name)}
+                for old, new in zip(before, parts(), strict=True)]  # fmt: skip
+
+    assert changed_by("own.py", "import i2p_lib.shared as b") == [{"i2p_lib/own.py"}, set()]
+    assert changed_by("other.py", "from i2p_lib.shared import x") == [set(), {"i2p_lib/other.py"}]
+    assert changed_by("shared.py", "x = 2") == [{"i2p_lib/shared.py"}] * 2
+    assert changed_by("read.csv", "a\n2\n") == [{"file read.csv"}, set()]
+    for file, text in (("pages.py", "z = 3"), ("unread.csv", "a\n2\n"), ("shared.py", "x=2  # so")):
+        assert changed_by(file, text) == [set(), set()], file
+
+
+def test_a_chapter_reads_the_runs_that_it_names_and_trains_those_that_are_listed(
+    tiny: Project,
+) -> None:
+    profile_file = tiny.root / "notebooks" / "profiles" / "tiny.yml"
+    text = "experiments:\n" + "".join(f"  {n}: [{{seed: {i}}}]\n" for i, n in enumerate("ab"))
+    profile_file.write_text(text)
+    chapter = chapter_of(tiny, "runs = lab.run('b')")
+    assert [spec.seed for spec in chapter.specs()] == [1] and chapter.experiments() == ["b"]
+    profile_file.write_text(f"{text}chapters:\n  00_method: [a]\n")
+    chapter = chapter_of(tiny, "runs = lab.run('b')")
+    assert [spec.seed for spec in chapter.specs()] == [0] and chapter.experiments() == ["a", "b"]
+    before = digest_parts(chapter, PARAMETERS)
+    profile_file.write_text(text.replace("seed: 1", "seed: 2") + "chapters:\n  00_method: [a]\n")
+    after = digest_parts(chapter_of(tiny, "runs = lab.run('b')"), PARAMETERS)
+    assert {name for name in before if before[name] != after[name]} == {"runs of b"}
+
+
+def test_no_chapter_rests_on_how_pages_are_made(project_root: Path) -> None:
+    project = Project(project_root, project_root / "_build")
+    for source in project.sources().values():
+        modules = modules_used(code_tree(nbformat.read(source, as_version=4)))
+        found = closure(modules)
+        assert "show/report.py" in found or "runs/profiles.py" in found
+        assert not [file for file in found if file.startswith(("book/", "cli", "doctor"))]
 
 
 def test_a_damaged_executed_copy_counts_as_missing(tiny: Project) -> None:
@@ -142,9 +246,10 @@ def test_being_killed_publishes_nothing(tiny: Project, monkeypatch: pytest.Monke
 
 
 def test_chapters_are_found_by_name_and_number(tiny: Project) -> None:
-    for name in ("00_method", "03_few_shot"):
+    write_contents(tiny.root, "00_method", "03_few_shot", "notes")
+    for name in ("3d_view", "2026_notes", "03_few_shot-Copy1"):  # the reader's own
         write_notebook(tiny.root / "notebooks" / f"{name}.ipynb", "x = 1")
-    assert tiny.chapters() == ["00_method", "03_few_shot"]
+    assert tiny.chapters() == ["00_method", "03_few_shot", "notes"]
     assert tiny.chapters(["3", "notebooks/00_method.ipynb"]) == ["00_method", "03_few_shot"]
     with pytest.raises(ValueError, match="did you mean '03_few_shot'"):
         tiny.chapters(["03_fewshot"])

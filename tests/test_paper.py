@@ -11,6 +11,7 @@ import pytest
 from i2p_lib import paper
 from i2p_lib.data import dataset_names
 from i2p_lib.paper import items as paper_items
+from i2p_lib.paper.record import MIME
 from i2p_lib.runs.spec import RunSpec
 
 
@@ -244,38 +245,35 @@ def test_many_values_that_the_paper_lacks_are_folded_away():
     assert "<details" not in few and few.count("shuffled") == 8
 
 
-def test_a_record_comes_back_as_it_was(tmp_path, monkeypatch):
-    """Promise: what a chapter records is what the overview reads, in the paper's order."""
-    monkeypatch.setenv("I2P_BUILD", str(tmp_path))
+def test_what_is_attached_comes_back_as_it_was(cell_outputs):
+    """Promise: what a chapter attaches is what the overview reads; of two the last counts."""
+    paper.attach("table3", paper.compare("table3"), "demo")
     table = paper.compare("table3", ours(values=[50, 52], shots=5))
-    path = paper.record("table3", table, "demo", "a note <b>", figures=["fig-a", "fig-b"])
-    paper.record("fig1", paper.compare("fig1"), "demo")
-    assert path == tmp_path / "items" / "demo" / "table3.json"
-    found = paper.recorded_items("demo")
-    assert list(found) == ["fig1", "table3"] and paper.recorded_items("smoke") == {}
+    paper.attach("table3", table, "demo", ["fig-a", "fig-b"])
+    paper.attach("fig1", paper.compare("fig1"), "demo")
+    found = paper.attached([*cell_outputs, {"output_type": "stream", "text": "x"}], "demo")
+    assert list(found) == ["table3", "fig1"] and paper.attached([], "demo") == {}
     pd.testing.assert_frame_equal(found["table3"].table, table)
-    assert found["table3"].figures == ("fig-a", "fig-b") and found["table3"].note == "a note <b>"
+    assert found["table3"].figures == ("fig-a", "fig-b")
     assert found["fig1"].table.empty
     assert paper.verdict_counts(found["table3"].table) == {"differs": 1, "not run": 17}
 
 
-def test_recording_again_replaces_and_a_failure_keeps_the_old(tmp_path):
-    """Promise: a record is whole or absent, and leaves no temporary file."""
-    table = paper.compare("table4")
-    paper.record("table4", table, "demo", "old", build=tmp_path)
-    with pytest.raises(TypeError):
-        paper.record("table4", table, "demo", object(), build=tmp_path)
-    assert paper.recorded_items("demo", tmp_path)["table4"].note == "old"
-    paper.record("table4", table, "demo", "new", build=tmp_path)
-    assert paper.recorded_items("demo", tmp_path)["table4"].note == "new"
-    assert len(list((tmp_path / "items" / "demo").iterdir())) == 1
+def test_outside_a_notebook_nothing_is_attached(tmp_path, monkeypatch):
+    """Promise: comparing leaves no file anywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("I2P_BUILD", str(tmp_path / "build"))
+    assert paper.attach("table4", paper.compare("table4"), "demo") is None
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("profile", ["../x", "", "a/b", ".hidden"])
-def test_a_profile_is_a_plain_name(tmp_path, profile):
-    """Promise: a profile's name cannot lead out of the build folder."""
-    with pytest.raises(ValueError, match="profile's name"):
-        paper.record("fig1", paper.compare("fig1"), profile, build=tmp_path)
+def test_only_what_compare_made_is_attached(cell_outputs):
+    """Promise: an unknown item or another table is an error in the cell that has it."""
+    with pytest.raises(ValueError, match="unknown item 'table9'"):
+        paper.attach("table9", paper.compare("table4"), "demo")
+    with pytest.raises(ValueError, match="compare\\(\\)"):
+        paper.attach("table4", pd.DataFrame({"a": [1]}), "demo")
+    assert cell_outputs == []
 
 
 def _drop_verdict(content):
@@ -285,8 +283,8 @@ def _drop_verdict(content):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda c: c.pop("note"),
-        lambda c: c.update(item="table1"),
+        lambda c: c.pop("figures"),
+        lambda c: c.update(item="table99"),
         lambda c: c.update(profile="paper"),
         lambda c: c.update(rows=5),
         _drop_verdict,
@@ -294,22 +292,23 @@ def _drop_verdict(content):
         lambda c: c["rows"][0].update(paper="many"),
     ],
 )
-def test_a_damaged_record_is_refused(tmp_path, damage):
-    """Promise: the overview never shows a record that compare() did not make."""
-    path = paper.record("table4", paper.compare("table4"), "demo", build=tmp_path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    damage(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match="table4.json is no good record"):
-        paper.recorded_items("demo", tmp_path)
-    path.write_text('{"item": "tab', encoding="utf-8")
-    with pytest.raises(ValueError, match="run its chapter again"):
-        paper.recorded_items("demo", tmp_path)
+def test_a_damaged_comparison_is_refused(cell_outputs, damage):
+    """Promise: the overview never shows a comparison that compare() did not make."""
+    paper.attach("table4", paper.compare("table4"), "demo")
+    damage(cell_outputs[0]["data"][MIME])
+    with pytest.raises(ValueError, match="damaged comparison .*; run its chapter again"):
+        paper.attached(cell_outputs, "demo")
+    cell_outputs[0]["data"][MIME] = "half"
+    with pytest.raises(ValueError, match="damaged comparison"):
+        paper.attached(cell_outputs, "demo")
 
 
-def test_records_hold_plain_json(tmp_path):
+def test_what_is_attached_is_plain_json_and_shows_nothing(cell_outputs):
     """Promise: missing numbers are null; NaN, which JSON does not know, is never written."""
-    path = paper.record("table4", paper.compare("table4"), "demo", build=tmp_path)
-    rows = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)["rows"]
+    paper.attach("table4", paper.compare("table4"), "demo")
+    text = json.dumps(cell_outputs[0]["data"], allow_nan=False)
+    data = json.loads(text, parse_constant=pytest.fail)
+    rows = data[MIME]["rows"]
     assert rows[0]["ours"] is None and rows[0]["paper"] == 81.2 and rows[0]["seeds"] == 0
     assert not np.isnan([r["paper"] for r in rows]).any()
+    assert {kind: text for kind, text in data.items() if kind != MIME} == {"text/html": ""}

@@ -51,7 +51,7 @@ def test_every_tensor_is_accounted_for(lite):
 
 def test_the_packaged_fractal_weights_name_fractals_that_they_never_saw():
     """Promise: they load strictly, offline, and are far better than chance on held-out shapes."""
-    from i2p_lib.data import fractals
+    import fractals
 
     net = weights.image_model("resnet18", weights="fractal").eval()
     assert {row.state for row in net.i2p_transfer.rows} == {"copied"}

@@ -214,14 +214,13 @@ def test_a_planted_unit_stands_out_of_its_shuffled_labels(pairs):
     assert len(table) == (values.any(0)).sum()
 
 
-def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, tmp_path, monkeypatch):
+def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, cell_outputs):
     """Promise: every number of both sections is there, recorded with a verdict, and drawn."""
-    monkeypatch.setenv("I2P_BUILD", str(tmp_path))
     units, distances = why_units.unit_table(pairs), why.feature_distances(pairs, photos)
     rows = why.distance_rows(distances, pairs, photos)
     report.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
     report.versus_paper("fig4", why_units.dissection_rows(units, pairs), "smoke")
-    recorded = paper.recorded_items("smoke", tmp_path)
+    recorded = paper.attached(cell_outputs, "smoke")
     assert paper.verdict_counts(recorded["fig4"].table) == {paper.NOT_IN_PAPER: 4}
     counts = paper.verdict_counts(recorded["table5"].table)
     assert counts == {paper.OTHER_SETTING: 5, paper.NOT_IN_PAPER: 5, paper.NOT_RUN: 10}

@@ -1,5 +1,6 @@
 """Collapse before training and on the images' side, and what is said of it."""
 
+import fractals
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from i2p_lib.analysis import why_collapse, why_source
 from i2p_lib.analysis.collapse import cdnv
-from i2p_lib.data import fractals
+from i2p_lib.data.fractal_images import SPLITS, FractalImages
 from i2p_lib.runs import run
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show import discussion_plots, plots, report
@@ -86,8 +87,11 @@ def test_accuracy_that_has_nothing_to_do_with_collapse_forecasts_nothing():
 
 def test_the_images_side_is_measured_on_held_out_fractals():
     """Promise: the numbers are those of the features returned, and better than random weights."""
-    categories = fractals.find_categories(3, why_source.SEED)
-    table, features = why_source.source_collapse(categories, each=6)
+    categories, drawn = fractals.find_categories(3, seed=1), {}
+    for split in SPLITS:
+        labels, images = zip(*fractals.fractal_images(categories, 6, 96, 2, split), strict=True)
+        drawn[split] = FractalImages(np.stack(images), np.array(labels), (2, 2, 2))
+    table, features = why_source.source_collapse(drawn)
     last = table.query("layer == 'penultimate' and metric == 'cdnv' and split == 'held_out'")
     for weights, (values, labels) in features.items():
         assert values.shape == (18, 512)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import build_s3dis
+import build_semantic_kitti
 import numpy as np
-import pytest
 
-from i2p_lib.data.scenes import convert_scenes
 from i2p_lib.runs.spec import SegmentSpec
 
 ROOM = SegmentSpec(
@@ -56,8 +56,9 @@ def write_scans(folder: Path) -> Path:
 
 def tiny_scene_sets(root: Path) -> Path:
     """Make both sets from tiny official files below `root`; return their data folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("I2P_DATA", str(root / "data"))
-        for name, write in (("s3dis", write_rooms), ("semantic_kitti", write_scans)):
-            convert_scenes(name, write(root / "official" / name), part=True, progress=False)
+    made = (("s3dis", write_rooms, build_s3dis), ("semantic_kitti", write_scans,
+                                                  build_semantic_kitti))  # fmt: skip
+    for name, write, script in made:
+        official = write(root / "official" / name)
+        script.convert(official, root / "data" / name, part=True, progress=False)
     return root / "data"

@@ -16,7 +16,7 @@ from i2p_lib.analysis.features import backbone_convolutions
 from i2p_lib.analysis.methods import CONTROLS, method_label
 from i2p_lib.analysis.shuffling import KINDS, shuffled
 from i2p_lib.analysis.taps import PENULTIMATE, taps
-from i2p_lib.analysis.why import each_run, network_of
+from i2p_lib.analysis.why import CONTROLS, each_run, network_of
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.execute import resolve_device
 from i2p_lib.show.text import html_list

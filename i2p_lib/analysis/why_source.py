@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,12 @@ from torch import nn
 from i2p_lib.analysis.collapse import collapse_report
 from i2p_lib.analysis.few_shot import class_gap, complexity_factor, few_shot_bound, few_shot_error
 from i2p_lib.analysis.taps import PENULTIMATE, stage_names
-from i2p_lib.data import fractals
+from i2p_lib.data.fractal_images import SPLITS, FractalImages
 from i2p_lib.show.text import html_list
 from i2p_lib.weights import WeightCard, image_model
 
 MEAN, DEVIATION = 0.2, 0.5  # of grey values from 0 to 1, as in the pretraining
-SEED = 1  # that decided the categories which the weights were trained on
-CROP, SIZE = 80, 96  # pixels
+CROP = 80  # pixels
 MEASURES = {"cdnv": "CDNV", "nc1": "NC1", "nc2_equiangle": "NC2 (angles)", "nc3": "NC3",
             "nc4": "NC4"}
 
@@ -64,20 +63,19 @@ def image_layers(
 
 
 def source_collapse(
-    categories: Sequence[fractals.Category], each: int = 20
+    drawn: Mapping[str, FractalImages],
 ) -> tuple[pd.DataFrame, dict[str, Labelled]]:
     """Return the collapse of the fractal ResNet-18 on fractals, and its held-out features.
 
+    drawn: {split: its images}, such as those of "fractals_anew".
     The table has one row per network (fractal or random weights), split (train: shapes that it
     was trained on, drawn anew; held_out: shapes that it never saw), layer and metric; top1 is the
     share that the classifier of the pretraining names rightly, among all of its classes.
     The features are {network: (penultimate [N, C], labels [N])}, held-out.
     """
     rows, features = [], {}
-    for split in fractals.SPLITS:
-        drawn = list(fractals.fractal_images(list(categories), each, SIZE, SEED + 1, split))
-        labels = np.array([label for label, _ in drawn])
-        images = fractal_input(np.stack([image for _, image in drawn]))
+    for split in SPLITS:
+        labels, images = drawn[split].labels, fractal_input(drawn[split].images)
         for weights in ("fractal", "random"):
             model = image_model("resnet18", weights=weights)
             layers, logits = image_layers(model, images)
@@ -121,7 +119,7 @@ def source_sentences(table: pd.DataFrame, classes: int) -> str:
     ]
     for metric, name in MEASURES.items():
         values = [f"{last[w, s, metric]:.2f} ({w} weights, {s.replace('_', ' ')})"
-                  for w in ("fractal", "random") for s in fractals.SPLITS
+                  for w in ("fractal", "random") for s in SPLITS
                   if (w, s, metric) in last.index]  # fmt: skip
         lines.append(f"{name} of the last features: {', '.join(values)}.")
     return html_list(lines)

@@ -9,34 +9,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 
-from benchmarks.how_fast import how_fast
-from benchmarks.networks import networks
 from i2p_lib.book import pages
+from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.book.notebooks import Chapter, Project
 from i2p_lib.book.recorded import recorded
 from i2p_lib.files import atomic_write
+from i2p_lib.paper.record import Recorded, attached, is_attached
 from i2p_lib.runs.profiles import Profile
 
-GENERATED = ("overview", "networks", "how_fast", "weights", "recorded", "execution", "code")
 STAMP = "built-from.txt"
 
 
 class BookError(RuntimeError):
     """The book could not be built; the message says which page or input is at fault."""
-
-
-def toc_files(project: Project) -> list[str]:
-    """Return the pages that the table of contents names, the first page first."""
-    toc = yaml.safe_load((project.root / "book" / "_toc.yml").read_text(encoding="utf-8"))
-    sections = [section for part in toc.get("parts", []) for section in part["chapters"]]
-    return [toc["root"], *(section["file"] for section in sections + toc.get("chapters", []))]
 
 
 def build_book(project: Project, profile: Profile, force: bool = False) -> tuple[Path, bool]:
@@ -71,27 +63,48 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
     Raises BookError where an executed chapter is missing.
     """
     shutil.rmtree(staged, ignore_errors=True)
-    own = shutil.ignore_patterns("paper_values.csv")
-    shutil.copytree(project.root / "book", staged, ignore=own)
+    shutil.copytree(project.root / "book", staged)
     shutil.copy(project.root / "_config.yml", staged / "_config.yml")
     _copy_plotly(staged / "_vendor")
-    records = []
-    for name in toc_files(project):
-        folder, _, stem = name.rpartition("/")
-        if folder == "chapters":
-            records.append(_stage_chapter(project, profile, stem, staged))
-    written = {
-        "overview": pages.overview(project, profile),
-        "networks": networks(),
-        "how_fast": how_fast(staged / "figures"),
-        "execution": pages.execution(profile, records),
-        "code": pages.code(project),
-        "weights": pages.weights(),
-        "recorded": recorded(),
-    }
-    for name, text in written.items():
-        with atomic_write(staged / f"{name}.md") as temp:
-            temp.write_text(text, encoding="utf-8")
+    with _own_pages(project.root, staged):
+        chapters = [Chapter.of(project, name, profile) for name in project.sources()]
+        records, items = [], {}
+        for chapter in chapters:
+            record, found = _stage_chapter(chapter, staged)
+            records.append(record)
+            items |= found
+        written = {
+            "overview": pages.overview(project, profile, items),
+            "execution": pages.execution(profile, records),
+            "code": pages.code(project),
+            "weights": pages.weights(),
+            "recorded": recorded(),
+        }
+        for name, text in written.items():
+            with atomic_write(staged / f"{name}.md") as temp:
+                temp.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _own_pages(root: Path, staged: Path) -> Iterator[None]:
+    """Let the project's scripts make their pages meanwhile: `python -m FOLDER.pages STAGED`.
+
+    Such a script is the `pages.py` of a folder in the project's root, and no part of the package.
+    Raises BookError with what it said where one fails.
+    """
+    with ExitStack() as running:
+        makers = {
+            f"{path.parent.name}.pages": running.enter_context(subprocess.Popen(
+                [sys.executable, "-m", f"{path.parent.name}.pages", str(staged)],
+                cwd=root, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            ))
+            for path in sorted(root.glob("*/pages.py"))
+        }  # fmt: skip
+        yield
+        for name, maker in makers.items():
+            _, said = maker.communicate()
+            if maker.returncode:
+                raise BookError(f"{name} stopped (exit {maker.returncode}):\n{said.strip()}")
 
 
 def tree_digest(folder: Path) -> str:
@@ -103,26 +116,32 @@ def tree_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _stage_chapter(project: Project, profile: Profile, name: str, staged: Path) -> dict[str, Any]:
-    sources = project.sources()
-    if name not in sources:
-        raise BookError(f"book/_toc.yml names chapters/{name}: no notebooks/{name}.ipynb")
-    chapter = Chapter.of(project, name, profile)
+def _stage_chapter(
+    chapter: Chapter, staged: Path
+) -> tuple[dict[str, Any], dict[str, Recorded]]:
+    """Write an executed chapter and its source; return its provenance and what it found by item."""
     record = chapter.provenance()
+    name, profile = chapter.name, chapter.profile.name
     if record is None:
         raise BookError(
-            f"chapter {name} is not executed at profile {profile.name}; "
-            f"run: i2p run {name} --profile {profile.name}"
+            f"chapter {name} is not executed at profile {profile}; "
+            f"run: i2p run {name} --profile {profile}"
         )
     target = staged / "chapters"
     (target / "source").mkdir(parents=True, exist_ok=True)
-    shutil.copy(sources[name], target / "source" / f"{name}.ipynb")
+    shutil.copy(chapter.source, target / "source" / f"{name}.ipynb")
     notebook = nbformat.read(chapter.executed, as_version=4)
+    found = {}
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        found |= attached(outputs, profile)
+        if outputs:
+            cell.outputs = [output for output in outputs if not is_attached(output)]
     _show_injected(notebook)
     note = nbformat.v4.new_markdown_cell(pages.run_note(record), id="how-it-was-run")
     notebook.cells.insert(1, note)
     nbformat.write(notebook, target / f"{name}.ipynb")
-    return record
+    return record, found
 
 
 def _show_injected(notebook: nbformat.NotebookNode) -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
-import os
 import re
-import shutil
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,149 +18,17 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from i2p_lib.book.chapters import Chapter, digest_parts
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.machine import describe_machine, package_versions
-from i2p_lib.runs.needs import available, lacking_text
-from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.sources import PACKAGE, source_hash
-from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import Entry
+from i2p_lib.paper import attached
 from i2p_lib.train.settings import unknown_key
 
 CELL_TIMEOUT = 3600
-# modules that no chapter's output depends on
-PAGE_SOURCES = ("book/", "cli.py", "doctor.py", "environment.py", )
 
 
 class NotebookFailed(RuntimeError):
     """A chapter did not run whole; the message names the cell, the error and the kept copy."""
-
-
-@dataclass(frozen=True)
-class Project:
-    """Where the sources lie (root) and where what is built goes (build)."""
-
-    root: Path
-    build: Path
-
-    @classmethod
-    def default(cls) -> Project:
-        """Return the checkout of this package; $I2P_BUILD moves what is built (for tests)."""
-        root = PACKAGE.parent
-        return cls(root, Path(os.environ.get("I2P_BUILD") or root / "_build").resolve())
-
-    def sources(self) -> dict[str, Path]:
-        """Return {chapter: notebook}, in the order of their numbers."""
-        return {path.stem: path for path in sorted((self.root / "notebooks").glob("[0-9]*.ipynb"))}
-
-    def profile(self, name: str) -> Profile:
-        """Load a profile of this project; FileNotFoundError names close ones."""
-        own = self.root / "notebooks" / "profiles" / f"{name}.yml"
-        return load_profile(own if own.is_file() else name)
-
-    def chapters(self, wanted: list[str] | None = None) -> list[str]:
-        """Return the chapters asked for: whole names, or just their numbers ("3", "03").
-
-        Raises ValueError with close matches for an unknown one.
-        """
-        known = tuple(self.sources())
-        if not wanted:
-            return list(known)
-        numbers = {str(int(stem.split("_")[0])): stem for stem in known}
-        chosen = []
-        for name in wanted:
-            stem = numbers.get(str(int(name))) if name.isdecimal() else Path(name).stem
-            if stem not in known:
-                raise ValueError(unknown_key(name, known, "chapter"))
-            chosen.append(stem)
-        return sorted(set(chosen))
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One notebook at one profile: its source, its executed copy and that copy's provenance."""
-
-    name: str
-    source: Path
-    folder: Path
-    items: Path
-    profile: Profile
-
-    @classmethod
-    def of(cls, project: Project, name: str, profile: Profile) -> Chapter:
-        folder = project.build / "notebooks" / profile.name
-        items = project.build / "items" / profile.name
-        return cls(name, project.sources()[name], folder, items, profile)
-
-    @property
-    def executed(self) -> Path:
-        return self.folder / f"{self.name}.ipynb"
-
-    @property
-    def failed(self) -> Path:
-        return self.folder / f"{self.name}.failed.ipynb"
-
-    def provenance(self) -> dict[str, Any] | None:
-        """Return what was recorded with the executed copy, None where it is absent or damaged."""
-        try:
-            record = json.loads(self.executed.with_suffix(".json").read_text(encoding="utf-8"))
-            whole = record["sha256"] == sha256(self.executed)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        return record if whole else None
-
-    def entries(self) -> list[Entry]:
-        """Return the store entries of the chapter's runs that can be trained here."""
-        return available(self._specs())[0]
-
-    def lacks(self) -> str | None:
-        """Return why the chapter cannot be executed here: no run of it can be trained.
-
-        A chapter without runs shows the profile's data, so it lacks what all runs lack.
-        """
-        return lacking_text(self._specs() or self.profile.all_specs())
-
-    def _specs(self) -> list[AnySpec]:
-        return self.profile.all_specs(self.name) if self.name in self.profile.chapters else []
-
-
-def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return everything an executed chapter depends on, by name, as hashes.
-
-    The runs' keys cover the hashes of data and weights.
-    """
-    notebook = nbformat.read(chapter.source, as_version=4)
-    cells = [[c.cell_type, c.source, c.metadata] for c in notebook.cells]
-    parts = {
-        "notebook": _hash(cells),
-        "profile": sha256(chapter.profile.path),
-        "parameters": _hash(dict(parameters)),
-        "runs": _hash([entry.key for entry in chapter.entries()]),
-    }
-    for path in sorted([*PACKAGE.rglob("*.csv"), *PACKAGE.rglob("manifest*")]):
-        parts[f"file {path.name}"] = sha256(path)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if not name.startswith(PAGE_SOURCES):
-            parts[f"i2p_lib/{name}"] = source_hash(path.read_text(encoding="utf-8"))
-    return parts
-
-
-def chapter_state(chapter: Chapter, parameters: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (state, why): done, stale, missing or failed."""
-    if why := chapter.lacks():
-        return "missing", why
-    record, parts = chapter.provenance(), digest_parts(chapter, parameters)
-    if record is not None and record["parts"] == parts:
-        gone = [name for name in record["items"] if not (chapter.items / name).is_file()]
-        return ("stale", f"its results are gone: {', '.join(gone)}") if gone else ("done", "")
-    if chapter.failed.is_file():
-        return "failed", f"see {chapter.failed.name}"
-    if record is None:
-        return "missing", "never executed"
-    before = record["parts"]
-    changed = [k for k in sorted(before.keys() | parts) if before.get(k) != parts.get(k)]
-    return "stale", f"changed since: {', '.join(changed)}"
 
 
 def check_parameters(notebook: NotebookNode, parameters: Mapping[str, Any], where: Path) -> None:
@@ -189,23 +52,23 @@ def execute(
     Raises NotebookFailed where it did not run whole; an older executed copy then stays, and the
     copy that shows the error is kept as NN_name.failed.ipynb.
     """
-    check_parameters(nbformat.read(chapter.source, as_version=4), parameters, chapter.source)
+    check_parameters(chapter.notebook, parameters, chapter.source)
     parts = digest_parts(chapter, parameters)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         running = Path(work) / "running.ipynb"  # papermill writes in place after each cell
-        with _environment(I2P_BUILD=work):  # where the chapter records its items
-            problem = _papermill(chapter.source, running, parameters, root, timeout)
+        problem = _papermill(chapter.source, running, parameters, root, timeout)
         notebook = nbformat.read(running, as_version=4)
         problem = problem or incomplete(notebook)
-        clean(notebook, root)
-        if problem:
-            _write(notebook, chapter.failed)
-            raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
-        items = sorted((Path(work) / "items" / chapter.profile.name).glob("*.json"))
-        for item in items:
-            with atomic_write(chapter.items / item.name) as temp:
-                shutil.copyfile(item, temp)
+    clean(notebook, root)
+    try:
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        attached(outputs, chapter.profile.name)
+    except ValueError as error:
+        problem = problem or str(error)
+    if problem:
+        _write(notebook, chapter.failed)
+        raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
     _write(notebook, chapter.executed)
     record = {
         "chapter": chapter.name,
@@ -214,7 +77,6 @@ def execute(
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": describe_machine(),
         "versions": package_versions(),
-        "items": [item.name for item in items],
         "sha256": sha256(chapter.executed),
         "parts": parts,
     }
@@ -308,26 +170,7 @@ def _papermill(
     return None
 
 
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables for the kernels that start in the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _write(notebook: NotebookNode, path: Path) -> None:
     nbformat.validate(notebook)
     with atomic_write(path) as temp:
         nbformat.write(copy.deepcopy(notebook), temp)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import ast
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from docutils.nodes import make_id
 
-from i2p_lib.book.notebooks import Project
+from i2p_lib.book.cells import code_tree, functions_used
+from i2p_lib.book.chapters import Project
+from i2p_lib.markup import breakable, cell, chip, duration, fold, raw, table
 from i2p_lib.paper import (
     ITEMS,
     NOT_RUN,
     Item,
     Recorded,
-    breakable,
     compare,
     comparison_html,
-    recorded_items,
     verdict_counts,
 )
 from i2p_lib.runs.needs import available
@@ -28,45 +27,20 @@ from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import PACKAGE, Entry, read_json
 from i2p_lib.weights import WeightCard, weight_cards
 
+SCRIPTS = {
+    "data_scripts": "Scripts that make data sets and weights",
+    "benchmarks": "Scripts that measure",
+}
 
-def cell(value: Any) -> str:
-    """Return a value as the text of an HTML element, with nothing left that HTML would read.
 
-    >>> cell("<b>&")
-    '&lt;b&gt;&amp;'
+def overview(project: Project, profile: Profile, found: Mapping[str, Recorded]) -> str:
+    """Return the page of every figure and table of the paper: where, in which setting, verdict.
+
+    found: what the executed chapters have for each item, by its id.
     """
-    return html.escape(str(value), quote=True).replace("\n", " ")
-
-
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
-) -> str:
-    """Return an HTML table in a raw block; the rows' cells must be HTML already (see `cell`)."""
-
-    def line(tag: str, values: Sequence[str]) -> str:
-        marks = [' class="i2p-number"' if i in numbers else "" for i in range(len(values))]
-        inner = (f"<{tag}{m}>{v}</{tag}>" for m, v in zip(marks, values, strict=True))
-        return f"<tr>{''.join(inner)}</tr>"
-
-    body = "\n".join(line("td", row) for row in rows)
-    head = line("th", [cell(column) for column in columns])
-    return (
-        '```{raw} html\n<div class="i2p-scroll"><table class="i2p-table">\n'
-        f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>\n```\n"
-    )
-
-
-def chip(verdict: str) -> str:
-    """Return a verdict as a coloured chip."""
-    return f'<span class="i2p-chip i2p-{cell(verdict.replace(" ", "-"))}">{cell(verdict)}</span>'
-
-
-def overview(project: Project, profile: Profile) -> str:
-    """Return the page of every figure and table of the paper: where, in which setting, verdict."""
     seen = [item for item in ITEMS.values() if item.seen]
     unseen = [item for item in ITEMS.values() if not item.seen]
     columns = ["of the paper", "what it shows", "chapter", "our setting", "verdict"]
-    found = recorded_items(profile.name, project.build)
 
     def rows(items: Sequence[Item]) -> list[list[str]]:
         return [_item_row(item, found.get(item.id), project) for item in items]
@@ -94,16 +68,13 @@ def _rows_of_item(item: Item, record: Recorded | None) -> str:
     if rows.empty:
         return ""
     ours = int(rows["ours"].notna().sum())
-    title = f"{cell(item.section)}: {cell(item.title)} ({len(rows)} rows, {ours} with our number)"
-    return (
-        f"```{{raw}} html\n<details class=\"i2p-rows\"><summary>{title}</summary>\n"
-        f"{comparison_html(rows).replace('`', '&#96;')}\n</details>\n```\n\n"
-    )
+    title = f"{item.section}: {item.title} ({len(rows)} rows, {ours} with our number)"
+    return raw(fold(title, comparison_html(rows))) + "\n"
 
 
 def _about(profile: Profile) -> str:
     text = f"Profile <strong>{cell(profile.name)}</strong>: {cell(profile.description)}"
-    return f"```{{raw}} html\n<p>{text}</p>\n```\n\n"
+    return raw(f"<p>{text}</p>") + "\n"
 
 
 def _item_row(item: Item, record: Recorded | None, project: Project) -> list[str]:
@@ -113,12 +84,11 @@ def _item_row(item: Item, record: Recorded | None, project: Project) -> list[str
     link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{breakable(item.chapter)}</a>'
     head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
     counts = verdict_counts(record.table) if record else {}
-    if record and not counts and (record.note or record.figures):
-        return [*head, cell(record.note), chip("shown")]
+    if record and not counts and record.figures:
+        return [*head, "", chip("shown")]
     if not set(counts) - {NOT_RUN}:
         return [*head, f"needs {cell(item.needs)}", chip(NOT_RUN)]
     settings = [breakable(text) for text in dict.fromkeys(record.table["setting"]) if text]
-    settings += [cell(record.note)] if record.note else []
     chips = [
         f'<span class="i2p-nobreak">{chip(kind)} {count}</span>' for kind, count in counts.items()
     ]
@@ -127,7 +97,7 @@ def _item_row(item: Item, record: Recorded | None, project: Project) -> list[str
 
 def has_anchor(source: Path | None, label: str) -> bool:
     """Return whether a notebook's text carries the MyST label `(label)=`."""
-    if source is None:
+    if source is None or not source.is_file():
         return False
     cells = nbformat.read(source, as_version=4).cells
     return any(f"({label})=" in c.source for c in cells if c.cell_type == "markdown")
@@ -146,16 +116,9 @@ def code(project: Project) -> str:
     ]
     chapters = [
         [f"<code>notebooks/{cell(name)}.ipynb</code>",
-         ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(path))]
-        for name, path in sources.items()
+         ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(_tree(path)))]
+        for name, path in sources.items() if path.is_file()
     ]  # fmt: skip
-    modules = [
-        [
-            f"<code>{cell(path.relative_to(PACKAGE.parent).as_posix())}</code>",
-            cell(first_line(path)),
-        ]
-        for path in sorted(PACKAGE.rglob("*.py"))
-    ]
     return (
         "# Where the code is\n\n"
         "This page is made from the sources.\n\n"
@@ -164,8 +127,22 @@ def code(project: Project) -> str:
         "## From a notebook to the library\n\n"
         f"{table(['notebook', 'what it uses'], chapters)}\n"
         "## The library\n\n"
-        f"{table(['module', 'what belongs in it'], modules)}"
-    )
+        f"{_modules(PACKAGE)}"
+        + "".join(f"\n## {title}\n\n{_modules(project.root / folder)}"
+                  for folder, title in SCRIPTS.items() if (project.root / folder).is_dir())
+    )  # fmt: skip
+
+
+def _modules(folder: Path) -> str:
+    rows = [
+        [f"<code>{cell(path.relative_to(folder.parent).as_posix())}</code>", cell(first_line(path))]
+        for path in sorted(folder.rglob("*.py"))
+    ]
+    return table(["module", "what belongs in it"], rows)
+
+
+def _tree(source: Path) -> ast.Module:
+    return code_tree(nbformat.read(source, as_version=4))
 
 
 def weights(cards: Sequence[WeightCard] | None = None) -> str:
@@ -215,23 +192,9 @@ def run_note(record: dict[str, Any]) -> str:
     )
     name = Path(record["chapter"]).name
     return (
-        f'```{{raw}} html\n<p class="i2p-run">{cell(text)}</p>\n```\n\n'
+        raw(f'<p class="i2p-run">{cell(text)}</p>') + "\n"
         f"{{download}}`this notebook <source/{name}.ipynb>`"
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it.
-
-    >>> duration(75), duration(3.2)
-    ('1 min 15 s', '3 s')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> str:
@@ -277,32 +240,3 @@ def _seconds(entry: Entry) -> float | None:
     if not entry.done():
         return None
     return read_json(entry.folder / "metrics.json")["seconds_total"]
-
-
-def functions_used(source: Path) -> list[str]:
-    """Return the names of `i2p_lib` that a notebook's code imports or calls, sorted."""
-    notebook = nbformat.read(source, as_version=4)
-    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    lines = [line for line in code.splitlines() if not line.lstrip().startswith(("%", "!"))]
-    tree = ast.parse("\n".join(lines))
-    aliases: dict[str, str] = {}
-    used: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            aliases |= {a.asname or a.name: a.name for a in node.names if _ours(a.name)}
-        elif isinstance(node, ast.ImportFrom) and _ours(node.module or ""):
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                aliases[alias.asname or alias.name] = full
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in aliases:
-                used.add(f"{aliases[node.value.id]}.{node.attr}")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in aliases:
-                used.add(aliases[node.func.id])
-    return sorted(used)
-
-
-def _ours(module: str) -> bool:
-    return module.split(".")[0] == "i2p_lib"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.book.pages import cell, table
+from i2p_lib.markup import cell, raw, table
 from i2p_lib.runs.profiles import load_profile, profile_names
 from i2p_lib.runs.store import PACKAGE
 
@@ -43,7 +44,7 @@ def _part(file: Path) -> str:
         ])  # fmt: skip
     columns = ["data, network", "method", "rate", "shots", "epochs", "runs", f"{what} top-1 (%)"]
     return (
-        f"## {_title(file)}\n\n```{{raw}} html\n<p>{_provenance(file, runs)}</p>\n```\n\n"
+        f"## {_title(file)}\n\n{raw(f'<p>{_provenance(file, runs)}</p>')}\n"
         f"{table(columns, rows, [2, 3, 4, 5, 6])}"
     )
 

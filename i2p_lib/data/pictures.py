@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2p_lib.data.fractals import find_categories, fractal_images
+from i2p_lib.data.fractal_images import fractal_images
 
 SHIPPED = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
@@ -28,7 +28,6 @@ SHIPPED = {
 CREDITS = "china by danielbuechele and flower by vultilion, both CC BY 2.0"
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-FRACTALS, FRACTAL_SIZE, FRACTAL_SEED = 20, 96, 1  # classes, one picture each, of which seed
 LARGEST = 512  # a shorter side of twice as much is scaled down by a whole number
 
 
@@ -63,7 +62,7 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
             Of more than `most` files an even choice is taken.
     None    the photographs that the dependencies ship, five views each: the whole, and the four
             squares of half its shorter side that lie in its corners; and one view of one held-out
-            fractal of each of the first 20 classes (`i2p_lib.data.fractals`).
+            fractal of each of the first 20 classes (`i2p_lib.data.fractal_images`).
 
     Raises FileNotFoundError where there is no picture, ValueError for a file that is none.
     """
@@ -99,20 +98,17 @@ def _shipped() -> Pictures:
         )
     packages = ", ".join(dict.fromkeys(files.values()))
     names = [file.stem for file in files]
+    fractals = fractal_images("fractals", "held_out").images
     text = (
         f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
-        f"{CREDITS}), five views each, and {FRACTALS} fractals, one of each class"
+        f"{CREDITS}), five views each, and {len(fractals)} fractals, one of each class"
     )
-    views = [_views(_read(file)) for file in files] + [[image] for image in _fractals()]
-    names += [f"fractal {number}" for number in range(FRACTALS)]
+    views = [_views(_read(file)) for file in files] + [
+        [np.repeat(image[..., None], 3, axis=2)] for image in fractals
+    ]
+    names += [f"fractal {number}" for number in range(len(fractals))]
     owner = np.repeat(np.arange(len(views)), [len(v) for v in views])
     return Pictures(tuple(v for part in views for v in part), owner, owner, tuple(names), text)
-
-
-def _fractals() -> list[np.ndarray]:
-    categories = find_categories(FRACTALS, FRACTAL_SEED)
-    drawn = fractal_images(categories, 1, FRACTAL_SIZE, FRACTAL_SEED, "held_out")
-    return [np.repeat(image[..., None], 3, axis=2) for _, image in drawn]
 
 
 def _views(image: np.ndarray) -> list[np.ndarray]:

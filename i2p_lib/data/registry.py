@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import yaml
+
+from i2p_lib.data.making import data_folder
 from i2p_lib.data.modelnet import PointCloudSet, check_manifest, combined_hash, load_folder
 
-PACKAGE_DATA = Path(__file__).resolve().parent
+CARDS = Path(__file__).resolve().parent / "cards"
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a reader wants to know before using a data set.
+    """What a reader wants to know before using a data set: one file in the folder `cards`.
 
-    splits: number of clouds in the files of each; up: the axis that points up in its files;
-    embedded: whether it comes with this package; folder: the name of its folder.
+    name: that of the file; splits: number of clouds in the files of each; up: the axis that points
+    up in its files; folder: the name of its folder; embedded: whether it comes with this package;
+    made_by: the script that `i2p data get` runs, where there is one that needs no choices.
     """
 
     name: str
@@ -29,72 +32,34 @@ class DatasetCard:
     splits: dict[str, int]
     size_mb: float
     up: str
-    embedded: bool
     folder: str
     how_to_get: str
+    embedded: bool = False
+    made_by: str = ""
 
 
-CARDS = {
-    card.name: card
-    for card in (
-        DatasetCard(
-            name="home_objects",
-            title="Home objects: 510 everyday objects in 16 classes",
-            source="Sweet Home 3D furniture catalogues 1.8 (Debian sweethome3d-furniture 1.8-1)",
-            licence="CC0-1.0 and CC-BY-3.0 per object, see LICENSE.md and provenance.csv",
-            classes=16,
-            points=2048,
-            splits={"train": 308, "val": 77, "test": 125},
-            size_mb=6.4,
-            up="z",
-            embedded=True,
-            folder="home_objects",
-            how_to_get="comes with the package; data_scripts/build_home_objects.py builds it anew",
-        ),
-        DatasetCard(
-            name="modelnet40",
-            title="ModelNet40, sampled (modelnet40_ply_hdf5_2048)",
-            source="Wu et al., 3D ShapeNets, CVPR 2015; sampled by the authors of PointNet",
-            licence="research use only; the rights stay with the models' authors",
-            classes=40,
-            points=2048,
-            splits={"train": 9840, "val": 0, "test": 2468},
-            size_mb=435.0,
-            up="y",
-            embedded=False,
-            folder="modelnet40_ply_hdf5_2048",
-            how_to_get="`i2p data get modelnet40` fetches it (435 MB); without a network, "
-            "unpack modelnet40_ply_hdf5_2048.zip",
-        ),
-        DatasetCard(
-            name="kicad_parts",
-            title="KiCad parts: 2,487 electronic parts in 42 classes",
-            source="KiCad packages3D library 6.0.10 (Debian kicad-packages3d 6.0.10-1)",
-            licence="CC-BY-SA-4.0 with KiCad's exception, see LICENSE.md and provenance.csv",
-            classes=42,
-            points=2048,
-            splits={"train": 1686, "val": 312, "test": 489},
-            size_mb=31.0,
-            up="z",
-            embedded=False,
-            folder="kicad_parts",
-            how_to_get="build it with `python data_scripts/build_kicad_parts.py` "
-            "(a Debian package of 379 MB)",
-        ),
-    )
-}
+@lru_cache(maxsize=1)
+def _cards() -> dict[str, DatasetCard]:
+    return {file.stem: _read_card(file) for file in sorted(CARDS.glob("*.yml"))}
+
+
+def _read_card(file: Path) -> DatasetCard:
+    try:
+        return DatasetCard(file.stem, **yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{file} is no card of a data set: {error}") from error
 
 
 def dataset_names() -> tuple[str, ...]:
     """Return the names that `load_dataset` knows."""
-    return tuple(CARDS)
+    return tuple(_cards())
 
 
 def dataset_card(name: str) -> DatasetCard:
     """Return the card of a data set; ValueError for an unknown name."""
-    if name not in CARDS:
-        raise ValueError(f"data set: expected one of {', '.join(CARDS)}, got {name!r}")
-    return CARDS[name]
+    if name not in _cards():
+        raise ValueError(f"data set: expected one of {', '.join(_cards())}, got {name!r}")
+    return _cards()[name]
 
 
 def dataset_root(name: str, root: str | Path | None = None) -> Path:
@@ -106,14 +71,7 @@ def dataset_root(name: str, root: str | Path | None = None) -> Path:
     card = dataset_card(name)
     if root is not None:
         return Path(root).expanduser().resolve()
-    return PACKAGE_DATA / card.folder if card.embedded else data_folder(card.folder)
-
-
-def data_folder(name: str) -> Path:
-    """Return `$I2P_DATA/<name>` or, without I2P_DATA, `<project root>/data_cache/<name>`."""
-    if os.environ.get("I2P_DATA"):
-        return Path(os.environ["I2P_DATA"]).expanduser().resolve() / name
-    return _project_root() / "data_cache" / name
+    return CARDS.parent / card.folder if card.embedded else data_folder(card.folder)
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> PointCloudSet:
@@ -155,9 +113,3 @@ def _existing_root(name: str, root: str | Path | None) -> Path:
             "(or set I2P_DATA to the folder that holds it)"
         )
     return folder
-
-
-def _project_root() -> Path:
-    """Return the checkout this package lies in, or the working folder where it is installed."""
-    checkout = PACKAGE_DATA.parents[1]
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()

@@ -1,229 +1,73 @@
-"""S3DIS's layout: rooms found, converted to an HDF5 file each, checked, split and read.
+"""S3DIS's layout: its classes and parts, the cards of its sets, and the reader of rooms.
 
-The official folder, `Stanford3dDataset_v1.2_Aligned_Version`, and what becomes of it:
+`data_scripts/build_s3dis.py` makes one HDF5 file a room of the official folder:
 
-    Area_1/office_1/Annotations/chair_2.txt    `x y z red green blue` a line, one file an object
-    Area_1/office_1.h5                         points [N, 3] float32, colours [N, 3] uint8,
-                                               labels [N] int8; one file a room
-
-Known defects of the official files:
-
-    Area_5/hallway_6/Annotations/ceiling_1.txt:180389   `22.350 6.692 3.048 185\\x10187 182`: a byte
-                                                        stands for a space; it is repaired
-    Area_6/copyRoom_1/copy_Room_1.txt                   should be copyRoom_1.txt
-    Area_2/auditorium_1/auditorium_1.txt:741099         `167.\\x1000000`, a digit lost a bit
-    Area_3/hallway_2/hallway_2.txt:926335               `-9.1\\x160`, a digit lost a bit
-
-The last three are in files of whole rooms, which hold no labels and are not read.
-(Lines: public patches of the set, among others Superpoint Graph's and PointNet's issues 45, 296.)
+    Area_1/office_1.h5    points [N, 3] float32, colours [N, 3] uint8, labels [N] int8
 """
 
 from __future__ import annotations
 
-import json
-import re
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from i2p_lib.data.episodes import fixed_order
-from i2p_lib.data.s3dis_text import read_annotation
-from i2p_lib.data.scene_files import (
-    IGNORED,
-    MANIFEST,
-    do_all,
-    histogram,
-    unlike_published,
-    write_manifest,
-)
-from i2p_lib.files import atomic_write, sha256
+from i2p_lib.data.scene_files import IGNORED, SceneCard
+from i2p_lib.data.scene_transforms import PAPER_ROOMS
 
 CLASS_NAMES = (
     "ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa",
     "bookcase", "board", "clutter",
 )  # fmt: skip
 LABELS = {name: label for label, name in enumerate(CLASS_NAMES)} | {"stairs": IGNORED}
-TEST_AREA = "Area_5"
-VAL_SHARE = 0.10  # of the rooms of each other area
-
-# The official set: rooms of each area as PointNet's list of annotation folders has them (272);
-# "273 million points" in KPConv's and torch-points3d's descriptions; and how points of the
-# classes relate in the grid sample that RandLA-Net weighs its loss by (helper_tool.py), which
-# differs from the full set by the density of the scans.
 ROOMS = {"Area_1": 44, "Area_2": 40, "Area_3": 23, "Area_4": 49, "Area_5": 68, "Area_6": 48}
-POINTS = (270e6, 276e6)
-CLASS_POINTS = (3370714, 2856755, 4919229, 318158, 375640, 478001, 974733, 650464, 791496, 88727,
-                1284130, 229758, 2272837)  # fmt: skip
-_FARTHEST = 300.0  # metres from the origin; the official areas are below 100 m long
+"""Rooms of each area as PointNet's list of annotation folders has them, 272."""
 
-
-def find_rooms(source: Path) -> list[str]:
-    """Return the sorted names, such as Area_1/office_3, of the rooms in an official folder.
-
-    Raises FileNotFoundError for a folder without areas, and for a room without annotations.
-    """
-    areas = [a for a in sorted(source.glob("Area_*")) if re.fullmatch(r"Area_[1-6]", a.name)]
-    rooms = [
-        room for area in areas for room in sorted(area.iterdir())
-        if room.is_dir() and not room.name.startswith(".")
-    ]  # fmt: skip
-    if not rooms:
-        raise FileNotFoundError(
-            f"{source}: expected the folders Area_1 to Area_6 with one folder a room, found "
-            f"{', '.join(area.name for area in areas) or 'no area'}; give the folder "
-            "Stanford3dDataset_v1.2_Aligned_Version"
-        )
-    for room in rooms:
-        _annotations(room)
-    return [f"{room.parent.name}/{room.name}" for room in rooms]
-
-
-def _annotations(room: Path) -> list[Path]:
-    """Return the sorted annotation texts of a room; each names its class."""
-    folder = room / "Annotations"
-    files = sorted(f for f in folder.glob("*.txt") if not f.name.startswith("."))
-    if not files:
-        raise FileNotFoundError(
-            f"{folder}: expected texts such as chair_1.txt, found none; unpack this room again"
-        )
-    for file in files:
-        if file.stem.split("_")[0] not in LABELS:
-            raise ValueError(
-                f"{file}: class {file.stem.split('_')[0]!r} is not among those of S3DIS: "
-                f"{', '.join(LABELS)}"
-            )
-    return files
-
-
-def convert(
-    source: Path, output: Path, part: bool = False, workers: int = 1, progress: bool = True,
-    settings: dict | None = None,
-) -> dict:  # fmt: skip
-    """Convert an official folder to one HDF5 file a room in `output`; return the manifest.
-
-    The manifest is written last, so that without it the set is not whole.  A room that is there
-    and newer than its texts is not converted again.  Memory: one room for each worker.
-
-    part      True: a part of S3DIS, or other rooms in its layout; else the counts of the official
-              set must be found
-    settings  what a generator of the rooms was asked for
-
-    Raises FileNotFoundError and ValueError, naming file and line, for what is missing or wrong,
-    OSError for a disk that is full.  Rooms converted before stay.
-    """
-    rooms = find_rooms(source)
-    if not part:
-        _check_counts(source, rooms)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / MANIFEST).unlink(missing_ok=True)
-    found = do_all(partial(_convert_room, source, output), rooms, workers, progress, "rooms")
-    manifest = {
-        "layout": "s3dis",
-        "scenes_in": ".",
-        "scenes": {room: one["points"] for room, one in zip(rooms, found, strict=True)},
-        "class_points": np.sum([one["class_points"] for one in found], axis=0).tolist(),
-        "repairs": [repair for one in found for repair in one["repairs"]],
-        "settings": settings or {},
-        "files": {f"{room}.h5": one["sha256"] for room, one in zip(rooms, found, strict=True)},
-    }
-    if not part:
-        _check_content(source, manifest)
-    write_manifest(output, manifest)
-    return manifest
-
-
-def _check_counts(source: Path, rooms: list[str]) -> None:
-    counts = {area: sum(room.startswith(f"{area}/") for room in rooms) for area in ROOMS}
-    if counts != ROOMS:
-        raise ValueError(
-            f"{source}: expected {sum(ROOMS.values())} rooms, {ROOMS}, got {counts}; "
-            "unpack the set again (--part takes a part of it)"
-        )
-
-
-def _check_content(source: Path, manifest: dict) -> None:
-    total = sum(manifest["scenes"].values())
-    if not POINTS[0] <= total <= POINTS[1]:
-        raise ValueError(f"{source}: expected about 273 million points, got {total:,}")
-    unlike_published(source, CLASS_NAMES, manifest["class_points"], CLASS_POINTS, factor=3)
-
-
-def _convert_room(source: Path, output: Path, room: str) -> dict:
-    """Write the HDF5 file of a room where it is not there; return what the manifest says of it."""
-    texts = _annotations(source / room)
-    target = output / f"{room}.h5"
-    if not _up_to_date(target, texts):
-        parts, repairs = [], []
-        for text in texts:
-            points, colours, mended = read_annotation(text)
-            if (far := np.abs(points).max()) > _FARTHEST:
-                raise ValueError(f"{text}: expected coordinates in metres, got {far:g}")
-            label = LABELS[text.stem.split("_")[0]]
-            parts.append((points, colours, np.full(len(points), label, np.int8)))
-            repairs += [{"file": f"{room}/Annotations/{text.name}"} | one for one in mended]
-        try:
-            _write_room(target, parts, texts, repairs)
-        except OSError as error:
-            raise OSError(
-                f"{target} could not be written ({error}). Make room on the disk; the same "
-                "command goes on from here"
-            ) from error
-    with h5py.File(target, "r") as file:
-        labels, repairs = file["labels"][()], json.loads(file.attrs["repairs"])
-    return {
-        "points": len(labels),
-        "class_points": histogram(labels, len(CLASS_NAMES)),
-        "repairs": repairs,
-        "sha256": sha256(target),
-    }
-
-
-def _write_room(target: Path, parts: list, texts: list[Path], repairs: list[dict]) -> None:
-    """Write a room; it is composed in memory, because HDF5 cannot cope with a disk that fills."""
-    with h5py.File(target, "w", driver="core", backing_store=False) as file:
-        for name, arrays in zip(("points", "colours", "labels"), zip(*parts, strict=True),
-                                strict=True):  # fmt: skip
-            file[name] = np.concatenate(arrays)
-        file.attrs["texts"] = _listing(texts)
-        file.attrs["repairs"] = json.dumps(repairs)
-        file.flush()
-        image = file.id.get_file_image()
-    with atomic_write(target) as temp:
-        temp.write_bytes(image)
-
-
-def _up_to_date(target: Path, texts: list[Path]) -> bool:
-    if not target.is_file() or target.stat().st_mtime < max(t.stat().st_mtime for t in texts):
-        return False
-    try:
-        with h5py.File(target, "r") as file:
-            return file.attrs["texts"] == _listing(texts)
-    except (OSError, KeyError):
-        return False
-
-
-def _listing(texts: list[Path]) -> str:
-    return json.dumps({text.name: text.stat().st_size for text in texts})
-
-
-def split_scenes(names: list[str]) -> dict[str, str]:
-    """Return "train", "val" or "test" for each room, named such as Area_1/office_3.
-
-    test is Area 5; val is VAL_SHARE of the rooms of each other area, at least one of two or more,
-    chosen by a hash.
-    """
-    areas: dict[str, list[str]] = {}
-    for name in sorted(names):
-        areas.setdefault(name.split("/")[0], []).append(name)
-    splits = {}
-    for area, rooms in areas.items():
-        held = max(len(rooms) > 1, round(VAL_SHARE * len(rooms)))
-        val = {rooms[i] for i in fixed_order(np.arange(len(rooms)), f"val {area}")[:held]}
-        for room in rooms:
-            splits[room] = "test" if area == TEST_AREA else "val" if room in val else "train"
-    return splits
+VAL_SHARE = 0.10  # of the rooms of each other area
+S3DIS = SceneCard(
+    name="s3dis",
+    title="S3DIS: 272 scanned rooms in six areas of three buildings, 13 classes",
+    source="Armeni et al., 3D Semantic Parsing of Large-Scale Indoor Spaces, CVPR 2016; "
+    "Stanford3dDataset_v1.2_Aligned_Version",
+    licence="its own terms, agreed to in the form that gives access",
+    class_names=CLASS_NAMES,
+    feature_names=("red", "green", "blue"),
+    splits={
+        "train": "Areas 1, 2, 3, 4 and 6, without val",
+        "val": f"{VAL_SHARE:.0%} of the rooms of each of these areas, fixed by their names",
+        "test": "Area 5",
+    },
+    layout="s3dis",
+    simulated=False,
+    size_gb=4.5,
+    how_to_get="ask for Stanford3dDataset_v1.2_Aligned_Version.zip at "
+    "http://buildingparser.stanford.edu/dataset.html, unpack it, then "
+    "`i2p data get s3dis --from FOLDER`, the folder that holds Area_1 to Area_6",
+    made_by="data_scripts/build_s3dis.py",
+    augment=PAPER_ROOMS,
+    around_sensor=False,
+    test_part="Area_5",
+    val_share=VAL_SHARE,
+    val_last=False,
+    typical_points=400_000,
+    perfect_classes=1,  # "stairs"
+    part_sizes=ROOMS,
+)
+SIMULATED = replace(
+    S3DIS,
+    name="simulated_rooms",
+    title="Simulated rooms: S3DIS's layout and classes, composed and scanned by a program",
+    source="made here from the home objects by data_scripts/simulate_rooms.py",
+    licence="that of the home objects: CC0-1.0 and CC-BY-3.0 per object",
+    simulated=True,
+    size_gb=0.03,
+    how_to_get="`i2p data get simulated_rooms` generates it in about a minute",
+    made_by="data_scripts/simulate_rooms.py",
+    made_from=("home_objects",),
+    part_sizes={},
+)
+CARDS = (S3DIS, SIMULATED)
 
 
 def read_scene(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

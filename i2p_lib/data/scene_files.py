@@ -1,4 +1,4 @@
-"""What sets of scenes share: the manifest, written last, its hash, work on many files, counts.
+"""What sets of scenes share: the form of a card, the manifest, written last, and its hash.
 
 `manifest.json` of a set:
 
@@ -7,7 +7,6 @@
     scenes        points of each scene by its name
     class_points  labelled points of each class, and of none as the last number
     repairs       lines that were repaired: file, line, what it was, what was read
-    settings      what a generator was asked for; empty for a real set
     files         SHA-256 of each file by its name in `scenes_in`
 """
 
@@ -15,22 +14,80 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from i2p_lib.data.episodes import fixed_order
+from i2p_lib.data.scene_transforms import SceneAugment
 from i2p_lib.files import atomic_write, sha256
 
 IGNORED = -1  # the label of points that are not counted
 MANIFEST = "manifest.json"
 _STAMPS = ".verified.json"
-_KEYS = {"layout", "scenes_in", "scenes", "class_points", "repairs", "settings", "files"}
+_KEYS = {"layout", "scenes_in", "scenes", "class_points", "repairs", "files"}
+
+
+@dataclass(frozen=True)
+class SceneCard:
+    """What a reader wants to know before using a set of scenes, and how the paper treats it.
+
+    name: also that of its folder; splits: what each split holds; layout: the module that reads it.
+    made_by: the script that makes it; a simulated set is made on demand, a real one from its
+    official files (`how_to_get`).  made_from: point sets whose content it rests on.
+    augment: the released recipe's augmentation.  around_sensor: the origin is a sensor that points
+    thin out from, and voxels count from it; else they count from the scene's middle.
+    test_part: the part (area, sequence) that is the test split; val_share: how much of each other
+    part is val: its end, where `val_last`, else scenes chosen by a hash of their place.
+    part_sizes: published scenes of each part of a real set.
+    typical_points: of one scene, for a forecast without the set.
+    perfect_classes: ignored classes that the released code's mIoU counts as perfect.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    class_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    splits: dict[str, str]
+    layout: str
+    simulated: bool
+    size_gb: float
+    how_to_get: str
+    made_by: str
+    augment: SceneAugment
+    around_sensor: bool
+    test_part: str
+    val_share: float
+    val_last: bool
+    typical_points: int
+    perfect_classes: int = 0
+    made_from: tuple[str, ...] = ()
+    part_sizes: dict[str, int] = field(default_factory=dict)
+
+
+def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
+    """Return "train", "val" or "test" for each scene, named such as Area_1/office_3 or 08/000123.
+
+    Of each part but `card.test_part`, val is `card.val_share`, at least one scene of two or more.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        parts.setdefault(name.split("/")[0], []).append(name)
+    splits = {}
+    for part, scenes in parts.items():
+        held = max(len(scenes) > 1, round(card.val_share * len(scenes)))
+        order = np.arange(len(scenes))[::-1]
+        if not card.val_last:
+            order = fixed_order(order, f"val {part}")
+        val = set(order[:held].tolist())
+        for place, scene in enumerate(scenes):
+            other = "val" if place in val else "train"
+            splits[scene] = "test" if part == card.test_part else other
+    return splits
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -55,7 +112,7 @@ def read_manifest(folder: Path, layout: str) -> dict:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): make the set again") from error
-    if not isinstance(manifest, dict) or set(manifest) != _KEYS:
+    if not isinstance(manifest, dict) or not _KEYS <= set(manifest):
         raise ValueError(f"{path}: expected the keys {sorted(_KEYS)}: make the set again")
     if manifest["layout"] != layout:
         raise ValueError(f"{path}: expected the layout {layout}, got {manifest['layout']}")
@@ -117,49 +174,3 @@ def _read_stamps(folder: Path) -> dict[str, list]:
 def _write_stamps(folder: Path, stamps: dict[str, list]) -> None:
     with atomic_write(folder / _STAMPS) as temp:
         temp.write_text(json.dumps(stamps), encoding="utf-8")
-
-
-def do_all(
-    work: Callable[[Any], Any], items: Sequence, workers: int, progress: bool, unit: str
-) -> list:
-    """Return `work(item)` of all items, in order, with a bar that shows the time left.
-
-    With more than one worker `work` runs in processes and must be picklable.  At the first error,
-    or when interrupted, what has not begun is dropped.
-    """
-    bar = partial(tqdm, total=len(items), unit=unit, disable=not progress)
-    if workers <= 1:
-        return [work(item) for item in bar(items)]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return list(bar(pool.map(work, items)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def histogram(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the points of each class and, last, of none: [classes + 1] int64."""
-    counts = np.bincount(labels.astype(np.int64) - IGNORED, minlength=classes + 1)
-    return np.roll(counts, -1)
-
-
-def unlike_published(
-    source: Path, names: Sequence[str], found: Sequence[int], published: Sequence[float],
-    factor: float,
-) -> None:  # fmt: skip
-    """Raise ValueError where a class's share of the labelled points is far from a published one.
-
-    found: points of each class (one more, of no class, is not counted); factor: how far.
-    """
-    found, published = np.array(found[: len(names)], float), np.array(published, float)
-    found, published = found / found.sum(), published / published.sum()
-    off = (found > factor * published) | (published > factor * found)
-    if off.any():
-        which = ", ".join(
-            f"{names[i]} {found[i]:.3g} (published {published[i]:.3g})" for i in np.flatnonzero(off)
-        )
-        raise ValueError(
-            f"{source}: shares of points that are more than {factor} times off: {which}; the set "
-            "is not the published one (--part takes others)"
-        )

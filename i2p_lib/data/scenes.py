@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from i2p_lib.data import s3dis, semantic_kitti
-from i2p_lib.data.modelnet import combined_hash
-from i2p_lib.data.registry import data_folder
-from i2p_lib.data.scene_files import IGNORED, content_hash, read_manifest, scenes_folder
+from i2p_lib.data.making import data_folder, made
+from i2p_lib.data.registry import dataset_hash
+from i2p_lib.data.scene_files import (
+    IGNORED,
+    SceneCard,
+    content_hash,
+    read_manifest,
+    scenes_folder,
+    split_scenes,
+)
 
 __all__ = [
-    "IGNORED", "SPLITS", "Scene", "SceneCard", "convert_scenes", "describe_scenes", "load_scenes",
-    "prepare_scenes", "scene_card", "scene_hash", "scene_names", "scene_root",
+    "IGNORED", "SPLITS", "Scene", "SceneCard", "describe_scenes", "load_scenes", "prepare_scenes",
+    "scene_card", "scene_hash", "scene_names", "scene_root",
 ]  # fmt: skip
 
 SPLITS = ("train", "val", "test", "trainval")
@@ -68,107 +72,10 @@ class Scene:
         return len(self.points)
 
 
-@dataclass(frozen=True)
-class SceneCard:
-    """What a reader wants to know before using a set of scenes.
-
-    splits: what each split holds; folder: the name of its folder; layout: whose files it has.
-    """
-
-    name: str
-    title: str
-    source: str
-    licence: str
-    class_names: tuple[str, ...]
-    feature_names: tuple[str, ...]
-    splits: dict[str, str]
-    layout: str
-    simulated: bool
-    folder: str
-    size_gb: float
-    how_to_get: str
-
-
-_ROOM_SPLITS = {
-    "train": "Areas 1, 2, 3, 4 and 6, without val",
-    "val": f"{s3dis.VAL_SHARE:.0%} of the rooms of each of these areas, fixed by their names",
-    "test": "Area 5",
-}
-_STREET_SPLITS = {
-    "train": "sequences 00 to 07, 09 and 10, without val",
-    "val": f"the last {semantic_kitti.VAL_SHARE:.0%} of the scans of each of these sequences",
-    "test": "sequence 08 (the official validation sequence; 11 to 21 have no public labels)",
-}
-CARDS = {
-    card.name: card
-    for card in (
-        SceneCard(
-            name="s3dis",
-            title="S3DIS: 272 scanned rooms in six areas of three buildings, 13 classes",
-            source="Armeni et al., 3D Semantic Parsing of Large-Scale Indoor Spaces, CVPR 2016; "
-            "Stanford3dDataset_v1.2_Aligned_Version",
-            licence="its own terms, agreed to in the form that gives access",
-            class_names=s3dis.CLASS_NAMES,
-            feature_names=("red", "green", "blue"),
-            splits=_ROOM_SPLITS,
-            layout="s3dis",
-            simulated=False,
-            folder="s3dis",
-            size_gb=4.5,
-            how_to_get="ask for Stanford3dDataset_v1.2_Aligned_Version.zip at "
-            "http://buildingparser.stanford.edu/dataset.html, unpack it, then "
-            "`i2p data get s3dis --from FOLDER`, the folder that holds Area_1 to Area_6",
-        ),
-        SceneCard(
-            name="semantic_kitti",
-            title="SemanticKITTI: 23,201 labelled scans of a 64-beam lidar, 19 classes",
-            source="Behley et al., SemanticKITTI, ICCV 2019; scans of the KITTI odometry "
-            "benchmark, Geiger et al., CVPR 2012",
-            licence="CC BY-NC-SA 4.0 (labels), CC BY-NC-SA 3.0 (scans)",
-            class_names=semantic_kitti.CLASS_NAMES,
-            feature_names=("intensity",),
-            splits=_STREET_SPLITS,
-            layout="semantic_kitti",
-            simulated=False,
-            folder="semantic_kitti",
-            size_gb=80.0,
-            how_to_get="download data_odometry_velodyne.zip from "
-            "https://www.cvlibs.net/datasets/kitti/eval_odometry.php and "
-            "data_odometry_labels.zip from https://semantic-kitti.org/dataset.html, unpack both "
-            "into one folder, then `i2p data get semantic_kitti --from FOLDER`, the folder that "
-            "holds `sequences`",
-        ),
-        SceneCard(
-            name="simulated_rooms",
-            title="Simulated rooms: S3DIS's layout and classes, composed and scanned by a program",
-            source="made here from the home objects by i2p_lib.data.simulated_rooms",
-            licence="that of the home objects: CC0-1.0 and CC-BY-3.0 per object",
-            class_names=s3dis.CLASS_NAMES,
-            feature_names=("red", "green", "blue"),
-            splits=_ROOM_SPLITS,
-            layout="s3dis",
-            simulated=True,
-            folder="simulated_rooms",
-            size_gb=0.03,
-            how_to_get="`i2p data get simulated_rooms` generates it in about a minute",
-        ),
-        SceneCard(
-            name="simulated_streets",
-            title="Simulated streets: SemanticKITTI's layout and classes, ray-cast by a program",
-            source="made here by i2p_lib.data.simulated_streets",
-            licence="BSD-3-Clause, as the code that makes it",
-            class_names=semantic_kitti.CLASS_NAMES,
-            feature_names=("intensity",),
-            splits=_STREET_SPLITS,
-            layout="semantic_kitti",
-            simulated=True,
-            folder="simulated_streets",
-            size_gb=0.03,
-            how_to_get="`i2p data get simulated_streets` generates it in about a minute",
-        ),
-    )
-}
 _LAYOUTS = {"s3dis": s3dis, "semantic_kitti": semantic_kitti}
+"""Layout -> its module, which has `CARDS` and `read_scene(folder, name)`; a new set adds itself."""
+
+CARDS = {card.name: card for module in _LAYOUTS.values() for card in module.CARDS}
 
 
 def scene_names() -> tuple[str, ...]:
@@ -186,10 +93,10 @@ def scene_card(name: str) -> SceneCard:
 def scene_root(name: str, root: str | Path | None = None) -> Path:
     """Return the folder with the set's manifest, whether or not it exists.
 
-    `root` is that folder itself; without it, see `i2p_lib.data.registry.data_folder`.
+    `root` is that folder itself; without it, see `i2p_lib.data.making.data_folder`.
     """
     card = scene_card(name)
-    return data_folder(card.folder) if root is None else Path(root).expanduser().resolve()
+    return data_folder(card.name) if root is None else Path(root).expanduser().resolve()
 
 
 def load_scenes(name: str, split: str, root: str | Path | None = None) -> Sequence[Scene]:
@@ -205,7 +112,7 @@ def load_scenes(name: str, split: str, root: str | Path | None = None) -> Sequen
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     folder, manifest = _open(card, root)
-    splits = _LAYOUTS[card.layout].split_scenes(sorted(manifest["scenes"]))
+    splits = split_scenes(card, manifest["scenes"])
     wanted = ("train", "val") if split == "trainval" else (split,)
     names = sorted(scene for scene, where in splits.items() if where in wanted)
     return SceneFiles(card.layout, scenes_folder(folder, manifest), tuple(names))
@@ -251,7 +158,7 @@ def describe_scenes(name: str, root: str | Path | None = None) -> str:
     card = scene_card(name)
     manifest = _open(card, root)[1]
     points, lines = manifest["scenes"], []
-    splits = _LAYOUTS[card.layout].split_scenes(sorted(points))
+    splits = split_scenes(card, points)
     for split in SPLITS[:3]:
         members = [points[scene] for scene, where in splits.items() if where == split]
         lines.append(f"{split}: {len(members):,} scenes, {sum(members):,} points")
@@ -269,81 +176,13 @@ def describe_scenes(name: str, root: str | Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def convert_scenes(
-    name: str, source: Path, root: str | Path | None = None, part: bool = False,
-    workers: int = 1, progress: bool = True,
-) -> Path:  # fmt: skip
-    """Make S3DIS or SemanticKITTI from its official folder `source`; return the set's folder.
-
-    See `s3dis.convert` and `semantic_kitti.convert`, which say what is checked and raised.
-    Raises ValueError for a simulated set, RuntimeError while another process makes the same one.
-    """
-    card, folder = scene_card(name), scene_root(name, root)
-    if card.simulated:
-        raise ValueError(f"scenes {name}: it is generated, and takes no folder, got {source}")
-    try:
-        with _lock(folder, timeout=0):
-            _LAYOUTS[card.layout].convert(Path(source), folder, part, workers, progress)
-    except Timeout:
-        raise RuntimeError(f"another process is making {folder} now; wait for it") from None
-    return folder
-
-
 def prepare_scenes(name: str, progress: bool = True) -> Path:
     """Return the folder of a set of scenes; a simulated one is made where it is not there.
 
-    It is generated, converted and checked once: of processes that ask at once one works and the
-    others wait; an interrupted one goes on; the set has its name only when it is whole, and is
-    made anew where its generator or its settings changed.
-
+    See `i2p_lib.data.making.made`: it is made once, and anew where its script changed.
     Raises FileNotFoundError (how to get it) for a real set that is not here.
     """
-    card, folder = scene_card(name), scene_root(name)
+    card = scene_card(name)
     if not card.simulated:
         return _open(card, None)[0]
-    with _lock(folder, timeout=-1):
-        if not _is_made(card, folder):
-            _simulate(card, folder, progress)
-    return folder
-
-
-def _lock(folder: Path, timeout: float) -> FileLock:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
-
-
-SETTINGS = {"simulated_rooms": {"seed": 0}, "simulated_streets": {"seed": 0}}
-"""What the generators of the simulated sets are asked for; the rest is their default."""
-
-
-def _settings(card: SceneCard) -> dict:
-    """Return what a simulated set is made with: its settings, and a hash of its generator."""
-    kind = card.name.removeprefix("simulated_").rstrip("s")
-    sources = list(Path(__file__).parent.glob(f"*{kind}*.py"))
-    return SETTINGS[card.name] | {"generator": combined_hash(sources)[:16]}
-
-
-def _is_made(card: SceneCard, folder: Path) -> bool:
-    try:
-        return read_manifest(folder, card.layout)["settings"] == _settings(card)
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _simulate(card: SceneCard, folder: Path, progress: bool) -> None:
-    """Generate a set beside `folder`, convert it as a real one, and give it its name."""
-    settings = _settings(card)
-    work = folder.parent / f".{folder.name}-{settings['generator']}"
-    made, whole = work / "official", work / "set"
-    if card.layout == "s3dis":
-        from i2p_lib.data.simulated_rooms import simulate_rooms as simulate
-    else:
-        from i2p_lib.data.simulated_streets import simulate_streets as simulate
-
-        whole = made  # scans are read where they are made
-    simulate(made, **SETTINGS[card.name], progress=progress)
-    _LAYOUTS[card.layout].convert(made, whole, True, 1, progress, settings)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(whole, folder)
-    shutil.rmtree(work)
+    return made(name, card.made_by, [dataset_hash(one) for one in card.made_from], progress)

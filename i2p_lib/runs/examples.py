@@ -8,7 +8,7 @@ from functools import lru_cache, singledispatch
 import numpy as np
 import torch
 
-from i2p_lib.data import dataset_card, dataset_root, load_dataset, s3dis, semantic_kitti
+from i2p_lib.data import dataset_card, dataset_root, load_dataset
 from i2p_lib.data.scenes import Scene, load_scenes, scene_card
 from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec
 from i2p_lib.train.classify import Classify
@@ -17,15 +17,7 @@ from i2p_lib.train.segment import Segment, build_encoding, splits_of
 from i2p_lib.train.task import Task
 
 STAND_IN = "home_objects"
-STAND_IN_POINTS = {"s3dis": 400_000, "semantic_kitti": 100_000}
 CPU_CLOUDS = 2  # a CPU's time grows with the clouds; a GPU is measured with the run's own batch
-PUBLISHED = {
-    "s3dis": (s3dis.ROOMS, s3dis.TEST_AREA, s3dis.VAL_SHARE),
-    "semantic_kitti": (
-        semantic_kitti.SCANS, semantic_kitti.TEST_SEQUENCE, semantic_kitti.VAL_SHARE
-    ),
-}  # fmt: skip
-"""Set -> its scenes by area or sequence, the part that is the test split, and the share of val."""
 
 
 @singledispatch
@@ -48,11 +40,12 @@ def _(spec: RunSpec) -> dict[str, int]:
 def _(spec: SegmentSpec) -> dict[str, int]:
     if _scenes_here(spec.scenes):
         return {"test": 0} | {name: len(split) for name, split in splits_of(spec).items()}
-    if spec.scenes not in PUBLISHED:
+    card = scene_card(spec.scenes)
+    if not card.part_sizes:
         raise ValueError(f"{spec.scenes} is not here, so its size is not known")
-    published, name, share = PUBLISHED[spec.scenes]
-    whole, test = sum(published.values()) - published[name], published[name]
-    val = round(share * whole)
+    test = card.part_sizes[card.test_part]
+    whole = sum(card.part_sizes.values()) - test
+    val = round(card.val_share * whole)
     return _limited(spec, {"trainval": whole, "train": whole - val, "val": val, "test": test})
 
 
@@ -149,11 +142,11 @@ def thinned(scene: Scene, step: int) -> Scene:
 def stand_in(name: str) -> Scene:
     """Return a scene of about the extent of those of a set that is not here, to time a step on.
 
-    Rooms: the six faces of a box.  Streets: ground whose density falls with the distance.
+    The six faces of a box or, around a sensor, ground whose density falls with the distance.
     """
     card, random = scene_card(name), np.random.default_rng(0)
-    count = STAND_IN_POINTS[card.layout]
-    if card.layout == "s3dis":
+    count = card.typical_points
+    if not card.around_sensor:
         sides = np.array((7.0, 6.0, 3.0))
         points, face = random.uniform(0, 1, (count, 3)) * sides, random.integers(0, 6, count)
         points[np.arange(count), face // 2] = sides[face // 2] * (face % 2)

@@ -16,7 +16,7 @@ def versus_paper(
     item: str, runs: pd.DataFrame | None, profile: str, figures: Sequence[str] = (),
     stand_in: Mapping[str, str] = STAND_INS,
 ) -> str:  # fmt: skip
-    """Return an item's values beside the paper's as HTML; also recorded for the overview page.
+    """Return an item's values beside the paper's as HTML; also attached to the output of the cell.
 
     runs: a table of runs, or rows that `paper.compare` takes; None or no rows where nothing ran.
     figures: labels of the figures that show the item.  stand_in: our network -> the paper's, in
@@ -26,5 +26,5 @@ def versus_paper(
     if rows is not None and "regime" in rows:
         rows = paper.rows_of_runs(rows)
     table = paper.compare(item, rows, stand_in=stand_in)
-    paper.record(item, table, profile, figures=figures)
+    paper.attach(item, table, profile, figures)
     return paper.comparison_html(table)

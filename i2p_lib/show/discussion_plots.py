@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.analysis.taps import PENULTIMATE
 from i2p_lib.show.drawings import front_view
+from i2p_lib.show.plots import METHODS, plain_log, with_method
 from i2p_lib.show.style import COLOURS as METHODS
 from i2p_lib.show.style import plain_log
 

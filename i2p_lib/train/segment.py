@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
 from i2p_lib.analysis import segmentation
-from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS, SceneAugment, augment_scene
+from i2p_lib.data.scene_transforms import SceneAugment, augment_scene
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.encodings import Encoding, encoding_for
@@ -183,10 +183,10 @@ def splits_of(spec: SegmentSpec) -> dict[str, Sequence[Scene]]:
 
 
 def build_encoding(spec: SegmentSpec) -> Encoding:
-    """Return the encoding of a spec; voxels of rooms count from the scene's middle."""
+    """Return the encoding of a spec; voxels count from the scene's middle, or from its sensor."""
     settings = spec.encoding_settings
     if spec.family == "unet":
-        settings["centre"] = scene_card(spec.scenes).layout == "s3dis"
+        settings["centre"] = not scene_card(spec.scenes).around_sensor
     return encoding_for(spec.model, **settings)
 
 
@@ -211,7 +211,6 @@ def build_network(spec: SegmentSpec, num_classes: int | None = None) -> nn.Modul
 def task_of(spec: SegmentSpec, device: torch.device = CPU) -> Segment:
     """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
     card = scene_card(spec.scenes)
-    rules = PAPER_ROOMS if card.layout == "s3dis" else PAPER_STREETS
-    augment = None if spec.augment == "none" else rules
+    augment = None if spec.augment == "none" else card.augment
     encoding = build_encoding(spec)
     return Segment(spec, splits_of(spec), card.class_names, encoding, augment, device)

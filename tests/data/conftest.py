@@ -1,7 +1,6 @@
 """Fixtures of the data tests: a tiny data set in ModelNet40's layout, and the build scripts."""
 
 import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,16 +11,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def data_script(project_root: Path) -> Callable[[str], ModuleType]:
+def data_script() -> Callable[[str], ModuleType]:
     """Return the import of a script of data_scripts by its name."""
-
-    def load(name: str) -> ModuleType:
-        folder = str(project_root / "data_scripts")
-        if folder not in sys.path:
-            sys.path.insert(0, folder)  # where Python puts it when the script is run
-        return importlib.import_module(name)
-
-    return load
+    return importlib.import_module
 
 
 @pytest.fixture

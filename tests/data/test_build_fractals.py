@@ -1,11 +1,10 @@
 """The database of fractal images: what is in the file, and that bad settings leave none."""
 
+import fractals
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
-
-from i2p_lib.data import fractals
 
 TINY = ["--categories", "2", "--each", "4", "--held-out", "2", "--size", "24", "--seed", "1"]
 

@@ -1,9 +1,8 @@
 """Fractal images: the chaos game lands where mathematics says, and a seed fixes every pixel."""
 
+import fractals
 import numpy as np
 import pytest
-
-from i2p_lib.data import fractals
 
 # x and y halved, towards three corners: the points whose coordinates share no binary digit.
 SIERPINSKI = np.array([[0.5, 0, 0, 0.5, e, f] for e, f in [(0, 0), (0.5, 0), (0, 0.5)]])

@@ -6,14 +6,15 @@ import stat
 import zipfile
 from pathlib import Path
 
+import get_modelnet40 as modelnet40
 import h5py
 import numpy as np
 import pytest
 from file_server import FileServer
+from get_modelnet40 import ARCHIVE, get_modelnet40, unpack
 from scene_folders import full_disk, make_archive
 
-from i2p_lib.data import load_dataset, modelnet40
-from i2p_lib.data.modelnet40 import ARCHIVE, get_modelnet40, unpack
+from i2p_lib.data import load_dataset
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from i2p_lib.data import (
 
 
 def test_the_names_are_those_of_the_interface():
-    assert dataset_names() == ("home_objects", "modelnet40", "kicad_parts")
+    assert dataset_names() == ("home_objects", "kicad_parts", "modelnet40")
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

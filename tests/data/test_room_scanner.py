@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-
-from i2p_lib.data import room_scanner as scanner
-from i2p_lib.data.room_plan import Box, Plan, turn
-from i2p_lib.data.room_scanner import Look
+from rooms import scanner
+from rooms.plan import Box, Plan, turn
+from rooms.scanner import Look
 
 HIGH = 2.8
 GREY = Look((0.5, 0.5, 0.5))

@@ -2,14 +2,16 @@
 
 import json
 
+import build_s3dis as script
 import h5py
 import numpy as np
 import pytest
+from _s3dis_text import read_annotation
 from scene_folders import TEXTS, full_disk, make_s3dis
 
 from i2p_lib.data import s3dis
-from i2p_lib.data.s3dis_text import read_annotation
-from i2p_lib.data.scenes import convert_scenes, describe_scenes, load_scenes
+from i2p_lib.data.scene_files import split_scenes
+from i2p_lib.data.scenes import describe_scenes, load_scenes, scene_card
 
 HALLWAY = "Area_5/hallway_6/Annotations/ceiling_1.txt"
 
@@ -20,7 +22,7 @@ def source(tmp_path):
 
 
 def convert(source, output, **more):
-    return s3dis.convert(source, output, part=True, progress=False, **more)
+    return script.convert(source, output, part=True, progress=False, **more)
 
 
 def write(path, lines: bytes):
@@ -81,7 +83,8 @@ def test_a_text_without_points_is_refused(tmp_path):
 
 def test_rooms_become_scenes_with_the_labels_of_their_files(source, tmp_path):
     """Promise: each point of each annotation, its colour over 255, its class; stairs ignored."""
-    root = convert_scenes("s3dis", source, tmp_path / "set", part=True, progress=False)
+    root = tmp_path / "set"
+    convert(source, root)
     [scene] = load_scenes("s3dis", "test", root)
     assert scene.name == "Area_5/hallway_6"
     expected = np.vstack([np.loadtxt(source / "Area_5/hallway_6/Annotations" / f"{text}.txt")
@@ -178,31 +181,31 @@ def test_a_part_is_not_taken_for_the_official_set(source, tmp_path):
     """Promise: 272 rooms in six areas, before any text is read."""
     assert sum(s3dis.ROOMS.values()) == 272
     with pytest.raises(ValueError, match="expected 272 rooms"):
-        s3dis.convert(source, tmp_path / "set", progress=False)
+        script.convert(source, tmp_path / "set", progress=False)
     assert not (tmp_path / "set").exists()
 
 
 def test_the_official_counts_with_other_points_are_refused(tmp_path, monkeypatch):
     """Promise: the number of points and the classes' shares are held against the record."""
     source = make_s3dis(tmp_path / "official", {"Area_1": ("office_1",)})
-    monkeypatch.setattr(s3dis, "ROOMS", {"Area_1": 1})
+    monkeypatch.setattr(script, "ROOMS", {"Area_1": 1})
     with pytest.raises(ValueError, match="273 million"):
-        s3dis.convert(source, tmp_path / "set", progress=False)
-    monkeypatch.setattr(s3dis, "POINTS", (100, 110))
+        script.convert(source, tmp_path / "set", progress=False)
+    monkeypatch.setattr(script, "POINTS", (100, 110))
     with pytest.raises(ValueError, match=r"more than 3 times off: floor 0 \(published 0\.154"):
-        s3dis.convert(source, tmp_path / "set", progress=False)
+        script.convert(source, tmp_path / "set", progress=False)
     assert not (tmp_path / "set/manifest.json").exists()
 
 
 def test_val_is_a_tenth_of_each_area_and_test_is_area_5():
     rooms = [f"{area}/r_{n}" for area, count in s3dis.ROOMS.items() for n in range(count)]
-    splits = s3dis.split_scenes(rooms)
+    splits = split_scenes(scene_card("s3dis"), rooms)
     assert sum(where == "test" for where in splits.values()) == 68
     held = {area: sum(splits[room] == "val" for room in rooms if room.startswith(area))
             for area in s3dis.ROOMS}  # fmt: skip
     assert held == {"Area_1": 4, "Area_2": 4, "Area_3": 2, "Area_4": 5, "Area_5": 0, "Area_6": 5}
-    assert s3dis.split_scenes(rooms[::-1]) == splits
-    assert s3dis.split_scenes(["Area_1/a"]) == {"Area_1/a": "train"}
+    assert split_scenes(scene_card("s3dis"), rooms[::-1]) == splits
+    assert split_scenes(scene_card("s3dis"), ["Area_1/a"]) == {"Area_1/a": "train"}
 
 
 def test_a_damaged_room_is_named_when_it_is_read(source, tmp_path):
@@ -222,9 +225,8 @@ def test_a_damaged_room_is_named_when_it_is_read(source, tmp_path):
 
 
 def test_manifest_lists_every_file_and_point(source, tmp_path):
-    convert(source, tmp_path / "set", settings={"seed": 3})
+    convert(source, tmp_path / "set")
     manifest = json.loads((tmp_path / "set/manifest.json").read_text())
     assert set(manifest["files"]) == {"Area_1/office_1.h5", "Area_5/hallway_6.h5"}
     assert manifest["scenes"] == {"Area_1/office_1": 105, "Area_5/hallway_6": 105}
     assert sum(manifest["class_points"]) == 210 and manifest["class_points"][-1] == 10
-    assert manifest["settings"] == {"seed": 3}

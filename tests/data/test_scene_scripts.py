@@ -52,7 +52,7 @@ def test_being_stopped_is_no_error_message(data_script, monkeypatch, tmp_path, c
         raise KeyboardInterrupt
 
     script = data_script("build_s3dis")
-    monkeypatch.setattr(data_script("_scenes"), "convert_scenes", interrupted)
+    monkeypatch.setattr(script, "convert", interrupted)
     assert script.main([str(tmp_path)]) == 130
     assert "goes on from here" in capsys.readouterr().err
 
@@ -62,7 +62,7 @@ def test_modelnet40_comes_from_an_archive_by_script_and_by_command(
 ):
     archive = make_archive(tmp_path / "a.zip")
     script = data_script("get_modelnet40")
-    words = ["--archive", str(archive), "--output", str(tmp_path / "set")]
+    words = [str(archive), "--output", str(tmp_path / "set")]
     assert script.main(words) == 1
     assert "is not the published file: expected MD5" in capsys.readouterr().err
     assert script.main([*words, "--part"]) == 0

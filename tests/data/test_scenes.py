@@ -1,17 +1,18 @@
 """Scenes: one way in for real and simulated sets, and a hash that costs little the second time."""
 
-import json
 import os
 from pathlib import Path
 
+import build_s3dis
 import numpy as np
 import pytest
-from scene_folders import make_kitti, make_s3dis
+from scene_folders import make_s3dis
 
-from i2p_lib.data import scene_files, scenes
+from i2p_lib.data import making, scene_files, scenes
+from i2p_lib.data.get import get_data
+from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS
 from i2p_lib.data.scenes import (
     Scene,
-    convert_scenes,
     load_scenes,
     prepare_scenes,
     scene_card,
@@ -21,11 +22,14 @@ from i2p_lib.data.scenes import (
 )
 
 
+def convert(source: Path, output: Path) -> Path:
+    build_s3dis.convert(source, output, part=True, progress=False)
+    return output
+
+
 @pytest.fixture
 def root(tmp_path) -> Path:
-    make_s3dis(tmp_path / "official")
-    return convert_scenes("s3dis", tmp_path / "official", tmp_path / "set", part=True,
-                          progress=False)  # fmt: skip
+    return convert(make_s3dis(tmp_path / "official"), tmp_path / "set")
 
 
 def good(**changes) -> dict:
@@ -85,12 +89,11 @@ def test_the_hash_is_of_the_content_alone(root, tmp_path):
     """Promise: a copy made elsewhere has the same hash, other content another, a hidden change
     is an error."""
     first = scene_hash("s3dis", root)
-    other = convert_scenes("s3dis", tmp_path / "official", tmp_path / "elsewhere", part=True,
-                           progress=False)  # fmt: skip
+    other = convert(tmp_path / "official", tmp_path / "elsewhere")
     assert scene_hash("s3dis", other) == first
     text = tmp_path / "official/Area_1/office_1/Annotations/wall_1.txt"
     text.write_text(text.read_text() + "1 2 3 4 5 6\n")
-    convert_scenes("s3dis", tmp_path / "official", other, part=True, progress=False)
+    convert(tmp_path / "official", other)
     assert scene_hash("s3dis", other) != first
     room = root / "Area_1/office_1.h5"
     room.write_bytes(room.read_bytes()[:-1] + b"x")
@@ -132,69 +135,73 @@ def test_a_set_of_another_layout_is_refused(root):
 
 # --- simulated sets ---------------------------------------------------------------------------
 
+STAND_IN = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths}
+import scene_folders, {build} as build
+output = Path(sys.argv[-1])
+official = output / "official" if "{build}" == "build_s3dis" else output
+if not official.exists():
+    scene_folders.{make}(official)
+build.convert(official, output, part=True)
+"""
+
 
 @pytest.fixture(params=["simulated_rooms", "simulated_streets"])
-def generator(request, monkeypatch, tmp_path):
-    """Return the name of a set and the calls of its generator, which is a small stand-in: what
-    the true generators write is tested with them, here it is what becomes of it."""
-    name, calls = request.param, []
-    monkeypatch.setenv("I2P_DATA", str(tmp_path))
-    module = pytest.importorskip(f"i2p_lib.data.{name}")
-
-    def simulate(folder, seed, progress):
-        calls.append(seed)
-        make = make_s3dis if name == "simulated_rooms" else make_kitti
-        if not Path(folder).exists():
-            make(Path(folder))
-
-    monkeypatch.setattr(module, name.replace("simulated", "simulate"), simulate)
-    return name, calls
+def simulated(request, monkeypatch, tmp_path, project_root):
+    """Return the name of a set whose script is a small stand-in: what the true ones write is
+    tested with them, here it is what becomes of it."""
+    name, kind = request.param, request.param.removeprefix("simulated_")
+    parts = {"rooms": ("build_s3dis", "make_s3dis"),
+             "streets": ("build_semantic_kitti", "make_kitti")}[kind]  # fmt: skip
+    paths = [str(project_root / folder) for folder in (".", "data_scripts", "tests/data")]
+    script = tmp_path / "project" / "data_scripts" / f"simulate_{kind}.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(STAND_IN.format(paths=paths, build=parts[0], make=parts[1]))
+    monkeypatch.setattr(making, "project_root", lambda: tmp_path / "project")
+    monkeypatch.setenv("I2P_DATA", str(tmp_path / "data"))
+    return name
 
 
-def test_a_simulated_set_is_made_once_and_read_like_a_real_one(generator):
-    name, calls = generator
-    with pytest.raises(FileNotFoundError, match=f"i2p data get {name}"):
-        load_scenes(name, "train")
-    folder = prepare_scenes(name, progress=False)
-    assert folder == scene_root(name) == prepare_scenes(name, progress=False)
-    assert calls == [0]
-    card = scene_card(name)
+def test_a_simulated_set_is_made_and_read_like_a_real_one(simulated):
+    with pytest.raises(FileNotFoundError, match=f"i2p data get {simulated}"):
+        load_scenes(simulated, "train")
+    folder = prepare_scenes(simulated, progress=False)
+    assert folder == scene_root(simulated)
+    card = scene_card(simulated)
     for split in ("train", "val", "test"):
-        scene = load_scenes(name, split)[0]
+        scene = load_scenes(simulated, split)[0]
         assert scene.features.shape[1] == len(card.feature_names)
         assert scene.labels.max() < len(card.class_names)
-    assert not list(folder.parent.glob(f".{name}-*"))  # nothing of its making stays
-    first = scene_hash(name)
+    first = scene_hash(simulated)
     folder.rename(folder.parent / "moved")
-    assert scene_hash(name, folder.parent / "moved") == first
+    assert scene_hash(simulated, folder.parent / "moved") == first
 
 
-def test_other_settings_make_the_set_anew(generator, monkeypatch):
-    name, calls = generator
-    folder = prepare_scenes(name, progress=False)
-    monkeypatch.setitem(scenes.SETTINGS, name, {"seed": 5})
-    prepare_scenes(name, progress=False)
-    assert calls == [0, 5]
-    assert json.loads((folder / "manifest.json").read_text())["settings"]["seed"] == 5
-
-
-def test_an_interrupted_making_leaves_no_set_and_goes_on(generator, monkeypatch):
-    """Promise: until it is whole the set is absent; what was generated is used."""
-    name, calls = generator
-    layout = scenes._LAYOUTS[scene_card(name).layout]
-    with monkeypatch.context() as patch:
-        patch.setattr(layout, "write_manifest", _stop)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_scenes(name, progress=False)
-    assert not scene_root(name).exists()
-    prepare_scenes(name, progress=False)
-    assert len(load_scenes(name, "test"))
-
-
-def _stop(*_):
-    raise KeyboardInterrupt
+def test_a_run_rests_on_the_content_of_a_set_and_not_on_its_script(simulated, tmp_path):
+    """Promise: a changed script that makes the same scenes leaves the hash of every key."""
+    prepare_scenes(simulated, progress=False)
+    before = scene_hash(simulated), (scene_root(simulated) / making.NOTE).read_text()
+    (script,) = tmp_path.glob("project/data_scripts/*.py")
+    script.write_text(script.read_text() + "# changed")
+    prepare_scenes(simulated, progress=False)
+    after = scene_hash(simulated), (scene_root(simulated) / making.NOTE).read_text()
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 def test_a_simulated_set_takes_no_folder(tmp_path):
     with pytest.raises(ValueError, match="it is generated"):
-        convert_scenes("simulated_rooms", tmp_path, tmp_path / "set")
+        get_data("simulated_rooms", tmp_path)
+
+
+# --- what a set says of itself ----------------------------------------------------------------
+
+
+def test_a_set_says_how_the_released_code_treats_it():
+    """Promise: rooms are augmented as rooms, scans as scans; simulated sets as what they stand
+    for; and a third set as its own card says, not as a street."""
+    for name, augment, sensor in (("s3dis", PAPER_ROOMS, False),
+                                  ("semantic_kitti", PAPER_STREETS, True)):  # fmt: skip
+        cards = [card for card in map(scene_card, scene_names()) if card.layout == name]
+        assert [(card.augment, card.around_sensor) for card in cards] == [(augment, sensor)] * 2

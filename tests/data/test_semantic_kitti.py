@@ -2,12 +2,14 @@
 
 import json
 
+import build_semantic_kitti as script
 import numpy as np
 import pytest
 from scene_folders import full_disk, make_kitti
 
 from i2p_lib.data import semantic_kitti
-from i2p_lib.data.scenes import convert_scenes, load_scenes, scene_hash
+from i2p_lib.data.scene_files import split_scenes
+from i2p_lib.data.scenes import load_scenes, scene_card, scene_hash
 
 SCAN, LABELS = (f"sequences/08/{kind}" for kind in ("velodyne/000001.bin", "labels/000001.label"))
 
@@ -18,12 +20,13 @@ def source(tmp_path):
 
 
 def convert(source, output, **more):
-    return semantic_kitti.convert(source, output, part=True, progress=False, **more)
+    return script.convert(source, output, part=True, progress=False, **more)
 
 
 def test_a_scan_is_its_bytes_and_its_mapped_labels(source, tmp_path):
     """Promise: points and intensity bit for bit, the 34 raw labels as the official map says."""
-    root = convert_scenes("semantic_kitti", source, tmp_path / "set", part=True, progress=False)
+    root = tmp_path / "set"
+    convert(source, root)
     scene = load_scenes("semantic_kitti", "test", root)[1]
     raw = np.fromfile(source / SCAN, np.float32).reshape(-1, 4)
     np.testing.assert_array_equal(np.hstack([scene.points, scene.features]), raw)
@@ -43,8 +46,8 @@ def test_a_scan_is_its_bytes_and_its_mapped_labels(source, tmp_path):
 
 def test_the_published_numbers_agree_with_each_other():
     assert sum(semantic_kitti.SCANS.values()) == 23_201 and semantic_kitti.SCANS["08"] == 4_071
-    assert set(semantic_kitti.CONTENT) == set(semantic_kitti.LEARNING_MAP)
-    assert sum(semantic_kitti.CONTENT.values()) == pytest.approx(1, abs=1e-4)
+    assert set(script.CONTENT) == set(semantic_kitti.LEARNING_MAP)
+    assert sum(script.CONTENT.values()) == pytest.approx(1, abs=1e-4)
     assert set(semantic_kitti.LEARNING_MAP.values()) == set(range(-1, 19))
 
 
@@ -90,7 +93,7 @@ def test_a_scan_that_changed_after_the_check_is_named_when_it_is_read(source, tm
 
 def test_a_check_that_was_stopped_goes_on(source, tmp_path, monkeypatch):
     """Promise: what was checked is not read again, what changed is; notes go with the end."""
-    monkeypatch.setattr(semantic_kitti, "_TOGETHER", 2)
+    monkeypatch.setattr(script, "_TOGETHER", 2)
     kept = (source / SCAN).read_bytes()
     (source / SCAN).write_bytes(b"")
     with pytest.raises(ValueError, match="000001.bin"):
@@ -99,7 +102,7 @@ def test_a_check_that_was_stopped_goes_on(source, tmp_path, monkeypatch):
     read = []
     real = semantic_kitti.read_scene
     monkeypatch.setattr(
-        semantic_kitti, "read_scene", lambda folder, name: read.append(name) or real(folder, name)
+        script, "read_scene", lambda folder, name: read.append(name) or real(folder, name)
     )
     manifest = convert(source, tmp_path / "set")
     assert read == ["08/000000", "08/000001", "08/000002"] and len(manifest["scenes"]) == 9
@@ -123,24 +126,24 @@ def test_scans_stay_where_they_are(source, tmp_path):
 
 def test_a_part_is_not_taken_for_the_official_set(source, tmp_path):
     with pytest.raises(ValueError, match="expected 23,201 labelled scans"):
-        semantic_kitti.convert(source, tmp_path / "set", progress=False)
+        script.convert(source, tmp_path / "set", progress=False)
     assert not (tmp_path / "set").exists()
 
 
 def test_the_official_counts_with_other_classes_are_refused(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(semantic_kitti, "SCANS", {"00": 4, "04": 2, "08": 3})
+    monkeypatch.setattr(script, "SCANS", {"00": 4, "04": 2, "08": 3})
     with pytest.raises(ValueError, match="more than 2 times off: .*road 0.0682 .published 0.205"):
-        semantic_kitti.convert(source, tmp_path / "set", progress=False)
+        script.convert(source, tmp_path / "set", progress=False)
 
 
 def test_val_is_the_end_of_each_sequence_and_test_is_08():
     """Promise: scans that follow each other are not torn apart."""
     names = [f"{seq}/{n:06d}" for seq, count in semantic_kitti.SCANS.items() for n in range(count)]
-    splits = semantic_kitti.split_scenes(names)
+    splits = split_scenes(scene_card("semantic_kitti"), names)
     assert sum(where == "test" for where in splits.values()) == 4_071
     first = [where for name, where in sorted(splits.items()) if name.startswith("04/")]
     assert first == ["train"] * 244 + ["val"] * 27
-    assert semantic_kitti.split_scenes(["00/000000"]) == {"00/000000": "train"}
+    assert split_scenes(scene_card("semantic_kitti"), ["00/000000"]) == {"00/000000": "train"}
 
 
 def test_two_scans_are_never_held_at_once(source, tmp_path):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simulate_rooms as script
+from rooms.furniture import KINDS, catalogue
+from rooms.plan import Box, Item, Plan, apart, turn
+from rooms.room import furnished_room
+from simulate_rooms import room_names, simulate_rooms
 
-from i2p_lib.data import load_dataset, simulated_rooms
-from i2p_lib.data.room_furniture import KINDS, catalogue
-from i2p_lib.data.room_plan import Box, Item, Plan, apart, turn
-from i2p_lib.data.simulated_rooms import furnished_room, room_names, simulate_rooms
+from i2p_lib.data import load_dataset
 
 S3DIS = {"ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa",
          "bookcase", "board", "clutter"}  # fmt: skip
@@ -24,7 +26,7 @@ def plans() -> dict[tuple[int, str], Plan]:
     return {
         (area, name): furnished_room(kind, 0, area, number)[0]
         for area in (1, 4, 5)
-        for number, (kind, name) in enumerate(room_names(simulated_rooms.ROOMS_PER_AREA))
+        for number, (kind, name) in enumerate(room_names(script.ROOMS_PER_AREA))
     }
 
 
@@ -241,7 +243,7 @@ def test_a_seed_fixes_every_byte(folder, tmp_path):
 
 def test_an_interrupted_call_leaves_whole_rooms_and_goes_on(folder, tmp_path, monkeypatch):
     """Promise: nothing half written has a room's name; what was whole is not written again."""
-    write = simulated_rooms.write_room
+    write = script.write_room
 
     def fails(home, *rest):
         write(home, *rest)
@@ -249,7 +251,7 @@ def test_an_interrupted_call_leaves_whole_rooms_and_goes_on(folder, tmp_path, mo
             (home / "hallway_1.txt").write_bytes(b"half")
             raise OSError(28, "No space left on device", str(home))
 
-    monkeypatch.setattr(simulated_rooms, "write_room", fails)
+    monkeypatch.setattr(script, "write_room", fails)
     with pytest.raises(OSError, match="No space left"):
         simulate_rooms(tmp_path, (1,), 3, progress=False)
     assert [path.name for path in tmp_path.glob("Area_*/*")] == ["office_1"]
@@ -271,7 +273,7 @@ def test_lines_are_what_numpy_writes(tmp_path):
     points = generator.normal(0, 20, (500, 3))
     colours = generator.integers(0, 256, (500, 3)).astype(np.uint8)
     np.savetxt(tmp_path / "numpy.txt", np.hstack([points, colours]), fmt="%.3f %.3f %.3f %d %d %d")
-    assert simulated_rooms.lines(points, colours) == (tmp_path / "numpy.txt").read_bytes()
+    assert script.lines(points, colours) == (tmp_path / "numpy.txt").read_bytes()
 
 
 @pytest.mark.parametrize("settings, message", [

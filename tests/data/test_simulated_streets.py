@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import simulate_streets as streets
+from streets.lidar import cast_rays, elevations, enter_shape
+from streets.world import SECOND, STRIDE, build_street
 
-from i2p_lib.data import simulated_streets as streets
 from i2p_lib.data.semantic_kitti import CLASS_NAMES, LEARNING_MAP
-from i2p_lib.data.street_lidar import cast_rays, elevations, enter_shape
-from i2p_lib.data.street_world import SECOND, STRIDE, build_street
 
 SMALL = {"scans": {"00": 2, "08": 1}, "beams": 16, "azimuth": 90, "progress": False}
 MOVING = 252  # raw labels from here on are of what moves

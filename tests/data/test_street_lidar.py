@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-
-from i2p_lib.data import street_lidar as lidar
-from i2p_lib.data.street_objects import Surface, ball, box, limb, solids, turned
+from streets import lidar
+from streets.objects import Surface, ball, box, limb, solids, turned
 
 HARD = Surface(0.5)
 

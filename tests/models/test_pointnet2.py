@@ -1,11 +1,11 @@
 """PointNet++ is the paper's network, keeps its symmetries, and takes what pixels have taught."""
 
+import fractals
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from i2p_lib.data import fractals
 from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.models.pointnet2 import (
     PointNet2,

@@ -120,7 +120,8 @@ def machine() -> dict[str, str]:
 
 def main() -> None:
     """Train the plan into a fresh store and write the record."""
-    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
+    root = HERE.parents[1]
+    sys.path[:0] = [str(root), str(HERE.parent), str(root / "data_scripts")]
     from tiny_scenes import tiny_scene_sets
 
     from i2p_lib.runs import run

@@ -138,8 +138,7 @@ def test_there_is_a_colour_for_every_class():
     assert turning.UNCOUNTED not in turning.PALETTE
 
 
-def test_the_comparison_is_drawn_as_html(rooms, tmp_path, monkeypatch):
-    monkeypatch.setenv("I2P_BUILD", str(tmp_path))
+def test_the_comparison_is_drawn_as_html(rooms):
     _, results = rooms
     runs = segmentation.runs_table(results)
     drawn = comparison.versus_paper("table2", runs, "tiny", stand_in=segmentation.STAND_INS)

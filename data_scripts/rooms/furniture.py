@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from rooms.plan import Box, Item, Model, Plan
+from rooms.scanner import Look, discs
 
 from i2p_lib.data.registry import dataset_root, load_dataset
-from i2p_lib.data.room_plan import Box, Item, Model, Plan
-from i2p_lib.data.room_scanner import Look, discs
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,35 @@
-"""Simulated driving scenes: seeded streets, scanned on a drive, in SemanticKITTI's layout.
+"""Simulate driving scenes: seeded streets, scanned on a drive, in SemanticKITTI's layout.
 
 A sequence is one world; its scans are ten metres and one second apart, about every tenth scan of
 the real set, because neighbouring scans teach little and a demo has few.  Rare classes (people,
 riders, bicycles, trucks, trailers) are more frequent than in the real set, so that forty scans
-hold all 19 classes.
+hold all 19 classes.  Scans are read where they are made; their manifest is that of
+build_semantic_kitti.py.  `i2p data get simulated_streets` calls this, once.
+
+examples:
+  python data_scripts/simulate_streets.py --output /tmp/streets
+  python data_scripts/simulate_streets.py --output /tmp/dense --azimuth 2048
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import build_semantic_kitti
 import numpy as np
+from _scenes import status_of
+from streets.lidar import scan
+from streets.world import SECOND, build_street
 from tqdm.auto import tqdm
 
-from i2p_lib.data import street_lidar, street_objects, street_world
-from i2p_lib.data.street_lidar import scan
-from i2p_lib.data.street_world import SECOND, build_street
+from i2p_lib.data.making import sources_hash
 
 DEMO_SCANS = {f"{number:02d}": 10 if number == 8 else 3 for number in range(11)}
 DEMO_AZIMUTH = 512  # a turn of the real sensor has about 2,000
@@ -48,9 +56,9 @@ def simulate_streets(
             "expected sequences of two digits with 1 scan or more, 2 beams and 4 azimuth steps or "
             f"more, got scans={dict(scans)}, beams={beams}, azimuth={azimuth}"
         )
-    sequences = Path(folder) / "sequences"
+    sequences, sources = Path(folder) / "sequences", sources_hash(Path(__file__).resolve())
     settings = {name: {"simulated": True, "sequence": name, "scans": count, "beams": beams,
-                       "azimuth": azimuth, "seed": seed, "generator": _generator()}
+                       "azimuth": azimuth, "seed": seed, "generator": sources}
                 for name, count in scans.items()}  # fmt: skip
     missing = [name for name in scans if not _is_made(sequences / name, settings[name])]
     sequences.mkdir(parents=True, exist_ok=True)
@@ -59,13 +67,6 @@ def simulate_streets(
         for name in missing:
             _write_sequence(sequences / name, settings[name], bar)
     return Path(folder)
-
-
-def _generator() -> str:
-    """Return a fingerprint of the code that makes the scenes."""
-    files = [module.__file__ for module in (street_lidar, street_objects, street_world)]
-    code = b"".join(Path(file).read_bytes() for file in [*files, __file__])
-    return hashlib.sha256(code).hexdigest()[:16]
 
 
 def _is_made(sequence: Path, settings: dict) -> bool:
@@ -103,3 +104,25 @@ def _write_sequence(sequence: Path, settings: dict, bar: tqdm) -> None:
         temp.rename(sequence)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--azimuth", type=int, default=DEMO_AZIMUTH,
+                        help="steps of one turn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        simulate_streets(options.output, azimuth=options.azimuth, seed=options.seed)
+        build_semantic_kitti.convert(options.output, options.output, part=True)
+
+    return status_of(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

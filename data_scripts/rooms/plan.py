@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from rooms.scanner import Look, Part, Surfaces
 from scipy.spatial import cKDTree
-
-from i2p_lib.data.room_scanner import Look, Part, Surfaces
 
 GAP = 0.03  # metres that stay free between things side by side
 TRIES = 30
@@ -43,7 +42,7 @@ class Box:
 class Model:
     """A thing of true size, standing at the origin with its front towards -y.
 
-    cloud: [N, 3] metres, z from 0; normals [N, 3]; radii [N]: see `room_scanner.discs`.
+    cloud: [N, 3] metres, z from 0; normals [N, 3]; radii [N]: see `rooms.scanner.discs`.
     """
 
     name: str

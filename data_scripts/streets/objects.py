@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-
-from i2p_lib.data.street_lidar import BOX, CYLINDER, ELLIPSOID, Solids
+from streets.lidar import BOX, CYLINDER, ELLIPSOID, Solids
 
 CAR, BICYCLE, BUS, MOTORCYCLE, TRUCK, OTHER_VEHICLE = 10, 11, 13, 15, 18, 20
 PERSON, BICYCLIST, MOTORCYCLIST = 30, 31, 32

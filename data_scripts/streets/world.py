@@ -11,9 +11,8 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-
-from i2p_lib.data import street_objects as made
-from i2p_lib.data.street_lidar import (
+from streets import objects as made
+from streets.lidar import (
     HEIGHT,
     OTHER_GROUND,
     PARKING,
@@ -23,7 +22,7 @@ from i2p_lib.data.street_lidar import (
     Solids,
     ground_at,
 )
-from i2p_lib.data.street_objects import solids, turned
+from streets.objects import solids, turned
 
 STRIDE, SECOND = 10.0, 1.0  # from scan to scan, along x and in time
 _SIGHT = 95.0  # metres of street before the first and behind the last scan

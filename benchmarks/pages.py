@@ -1,0 +1,23 @@
+"""The book's pages of what was measured here: `python -m benchmarks.pages FOLDER` writes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.how_fast import how_fast
+from benchmarks.networks import networks
+from i2p_lib.files import atomic_write
+
+
+def main(folder: Path) -> None:
+    """Write how_fast.md and networks.md into a folder, and their figures below it."""
+    for name, text in (("how_fast", how_fast(folder / "figures")), ("networks", networks())):
+        with atomic_write(folder / f"{name}.md") as temp:
+            temp.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m benchmarks.pages FOLDER")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,151 @@
+"""Sets that a script of data_scripts makes: run as a process of its own, whole or not there."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from i2p_lib.files import atomic_write, sha256
+
+PACKAGE = Path(__file__).resolve().parents[1]
+NOTE = "made_by.json"
+"""What a made set rests on: its command, the hash of the command's sources, that of its content."""
+
+
+def project_root() -> Path:
+    """Return the checkout this package lies in, or the working folder where it is installed."""
+    checkout = PACKAGE.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def data_folder(name: str) -> Path:
+    """Return `$I2P_DATA/<name>` or, without I2P_DATA, `<project root>/data_cache/<name>`."""
+    given = os.environ.get("I2P_DATA")
+    return (Path(given).expanduser().resolve() if given else project_root() / "data_cache") / name
+
+
+def folder_lock(folder: Path, timeout: float = -1) -> FileLock:
+    """Return the lock that whoever makes a set holds: a hidden file beside its folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
+
+
+def made(
+    name: str, command: str, inputs: Sequence[str] = (), progress: bool = True
+) -> Path:
+    """Return the folder of a set that a script makes from nothing; made where it is not there.
+
+    name     of the folder, see `data_folder`
+    command  script and settings, such as "data_scripts/simulate_rooms.py --seed 0"; it gets
+             `--output FOLDER`, and may go on with what an interrupted call left there
+    inputs   hashes of other sets that the script reads
+
+    Of processes that ask at once one works and the others wait.  The set has its name only when it
+    is whole, and is made anew where command, sources or inputs changed; then NOTE says which.
+    Where the script is not here a set that it made is taken as it is.
+
+    Raises FileNotFoundError where neither is here, and RuntimeError as `run_script` does.
+    """
+    folder, script = data_folder(name), project_root() / command.split()[0]
+    with folder_lock(folder):
+        note = _read_note(folder)
+        if note and not script.is_file():
+            return folder
+        sources = sources_hash(script, command, *inputs)
+        if note.get("sources") == sources:
+            return folder
+        work = folder.parent / f".{folder.name}-{sources[:16]}"
+        for old in folder.parent.glob(f".{folder.name}-*"):
+            if old != work:
+                shutil.rmtree(old)
+        run_script(command, ["--output", str(work)], progress)
+        note = {"command": command, "sources": sources, "content": folder_hash(work)}
+        with atomic_write(work / NOTE) as temp:
+            temp.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(work, folder)
+    return folder
+
+
+def _read_note(folder: Path) -> dict:
+    try:
+        return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def sources_hash(script: Path, *more: str) -> str:
+    """Return a SHA-256 over a script, what it imports from its own folder, and the texts `more`.
+
+    Raises FileNotFoundError, with what to do, where there is no such script.
+    """
+    if not script.is_file():
+        raise FileNotFoundError(
+            f"{script} is not there, and nothing that it made: work in a checkout of the book, "
+            "which has the folder data_scripts, or copy a made set into the data folder"
+        )
+    home, waiting, found = script.parent, [script], {}
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.is_file():
+            continue
+        found[file] = f"{file.relative_to(home).as_posix()} {sha256(file)}"
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+            waiting += [home.joinpath(*one.split(".")).with_suffix(".py") for one in names]
+    return hashlib.sha256("\n".join([*sorted(found.values()), *more]).encode()).hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """Return one SHA-256 over the names and contents of a folder's files, but hidden ones."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
+    lines = [f"{f.relative_to(folder).as_posix()} {sha256(f)}" for f in files if f.name != NOTE]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def run_script(command: str, words: Sequence[str], progress: bool = True) -> None:
+    """Run a script of the project from its root, in this Python; its progress is shown here.
+
+    Raises RuntimeError with the script's own message where it fails, KeyboardInterrupt where it
+    was stopped, and FileNotFoundError where it is not there.
+    """
+    root, (script, *settings) = project_root(), command.split()
+    sources_hash(root / script)  # says what to do where it is not there
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    if not progress:
+        environment["TQDM_DISABLE"] = "1"
+    process = subprocess.Popen([sys.executable, script, *settings, *words], cwd=root,
+                               env=environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    said = []
+    try:  # lines end with \n, or with \r where a progress bar is drawn anew
+        for line in io.TextIOWrapper(process.stderr, "utf-8", "replace", newline=""):
+            said = [*said[-20:], line.strip()]
+            if progress and not line.startswith("error: "):
+                sys.stderr.write(line)
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        raise RuntimeError(errors[-1] if errors else f"{script} failed: " + "\n".join(said[-5:]))

@@ -1,0 +1,190 @@
+"""Our numbers beside the paper's: matching rows, and the one rule of the verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from i2p_lib.paper.items import (
+    COMPARISON_COLUMNS,
+    DIFFERS,
+    KEY,
+    NOT_IN_PAPER,
+    NOT_RUN,
+    OTHER_SETTING,
+    PERCENT,
+    REPRODUCED,
+    known_item,
+    paper_values,
+    typed_comparison,
+)
+
+_DATA_NAMES = {
+    "modelnet40": "ModelNet40",
+    "s3dis_area5": "S3DIS",
+    "semantic_kitti_08": "SemanticKITTI",
+}
+_WEIGHT_NAMES = {
+    "imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k", "cityscapes": "Cityscapes",
+    "stylized_imagenet": "Stylized-ImageNet", "tiny_imagenet": "Tiny-ImageNet",
+    "fractaldb1k": "FractalDB-1k", "fractaldb10k": "FractalDB-10k",
+}  # fmt: skip
+# Names of other libraries -> the paper's names of the same networks.
+_PAPER_MODELS = {
+    "wide_resnet101_2": "resnet101x2", "hrnet_w48": "hrnetv2_w48",
+    "point_vit_b16": "vit_b_16", "point_vit_l16": "vit_l_16",
+}  # fmt: skip
+# The authors trained these image networks themselves and released no file.
+_UNPUBLISHED = {("pointnet2_ssg", "imagenet1k"), ("simpleview", "imagenet1k")}
+
+
+def tolerance(paper: float, paper_std: float, ours_std: float, metric: str) -> float:
+    """Return the largest difference that still counts as reproduced.
+
+    Two standard deviations of the difference, paper's and ours taken together (an unknown one
+    counts as zero), but at least 1.0 point for accuracies and mIoU, and at least a tenth of the
+    paper's value for other metrics (epochs, distances).
+    """
+    known = [s for s in (paper_std, ours_std) if s is not None and math.isfinite(s)]
+    least = 1.0 if metric in PERCENT else abs(paper) / 10
+    return max(2 * math.hypot(*known), least)
+
+
+def verdict(
+    paper: float | None,
+    ours: float | None,
+    same_setting: bool,
+    metric: str = "top1",
+    paper_std: float = math.nan,
+    ours_std: float = math.nan,
+    needs: str = "",
+    shown: bool = False,
+) -> str:
+    """Return the verdict on one number.  This is the rule, the only place where it is written.
+
+    "not run: needs ..."  we have no number
+    "not in the paper"    the paper has no number that could be read
+    "other setting"       data, model, pretraining or recipe are not the paper's, whatever the gap;
+                          also where the paper has `shown` a bar that nobody could read
+    "reproduced"          same setting, and |ours - paper| <= `tolerance`
+    "differs"             same setting, and farther apart
+    """
+    if ours is None or math.isnan(ours):
+        return f"{NOT_RUN}: needs {needs}" if needs else NOT_RUN
+    if paper is None or math.isnan(paper):
+        return OTHER_SETTING if shown and not same_setting else NOT_IN_PAPER
+    if not same_setting:
+        return OTHER_SETTING
+    # The small term keeps 91.3 - 90.3 within 1.0 in binary arithmetic.
+    within = abs(ours - paper) <= tolerance(paper, paper_std, ours_std, metric) + 1e-9
+    return REPRODUCED if within else DIFFERS
+
+
+def compare(
+    item: str, ours: pd.DataFrame | None = None, stand_in: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Return the paper's values of an item with ours beside them (columns COMPARISON_COLUMNS).
+
+    ours      one row per seed: dataset, model, method, pretraining, metric, value, and where it
+              applies shots.  Accuracies and mIoU in per cent.  A column as_in_paper (bool) says
+              where data, voxels, epochs, optimizer and protocol are the paper's; without it they
+              are taken not to be.  `rows_of_runs` makes such rows from a table of runs.
+    stand_in  our model, data or pretraining -> the paper's, in whose line ours is printed when
+              the setting is another one: {"efficientnet_lite0": "resnet50"}.  Data that are not
+              named stand in for any.
+
+    First come the paper's rows in its order, then our rows that it has no value for.  The
+    difference is given for the same setting alone: between other data it would mean nothing.
+    Raises ValueError for an unknown item, missing columns, or accuracies that look like fractions.
+    """
+    known_item(item)
+    theirs = paper_values().query("item == @item")
+    groups = _grouped(ours)
+    stand_in = stand_in or {}
+    rows: list[dict] = []
+    used: set[int] = set()
+    for row in theirs.to_dict("records"):
+        exact = [i for i, g in enumerate(groups) if _matches(g, row, {}, KEY)]
+        same = [i for i in exact if groups[i]["as_in_paper"]]
+        loose = [i for i, g in enumerate(groups)
+                 if _matches(g, row, stand_in, KEY if g["dataset"] in stand_in else KEY[1:])]
+        found = same or exact or loose
+        used |= set(found)
+        rows += [_line(row, groups[i], i in same) for i in found] or [_line(row, None, False)]
+    rows += [_line(None, g, False) for i, g in enumerate(groups) if i not in used]
+    return typed_comparison(pd.DataFrame(rows, columns=COMPARISON_COLUMNS))
+
+
+def _grouped(ours: pd.DataFrame | None) -> list[dict]:
+    """Return one dictionary per setting of ours: key, as_in_paper, mean, std and seeds."""
+    if ours is None or ours.empty:
+        return []
+    missing = {"dataset", "model", "method", "pretraining", "metric", "value"} - {*ours.columns}
+    if missing:
+        raise ValueError(f"our values lack the columns {sorted(missing)}; got {[*ours.columns]}")
+    table = ours.assign(value=ours["value"].astype(float))
+    table["shots"] = ours["shots"] if "shots" in ours else None
+    table["as_in_paper"] = ours["as_in_paper"].astype(bool) if "as_in_paper" in ours else False
+    table["model"] = ours["model"].replace(_PAPER_MODELS)
+    percent = table.loc[table["metric"].isin(PERCENT), "value"]
+    if not table["value"].map(math.isfinite).all():
+        raise ValueError("our values hold one that is not finite; leave failed runs out")
+    if len(percent) and percent.max() <= 1:
+        raise ValueError("accuracies and mIoU are wanted in per cent, got fractions of 1")
+    # groupby would count each missing number of shots as a value of its own kind
+    table["shots"] = pd.to_numeric(table["shots"]).fillna(-1).astype(int)
+    groups = []
+    for key, part in table.groupby([*KEY, "as_in_paper"], sort=False):
+        group = dict(zip([*KEY, "as_in_paper"], key, strict=True))
+        group["shots"] = None if group["shots"] < 0 else group["shots"]
+        spread = part["value"].std(ddof=1) if len(part) > 1 else math.nan
+        groups.append(group | {"mean": part["value"].mean(), "std": spread, "seeds": len(part)})
+    return groups
+
+
+def _matches(group: dict, row: dict, stand_in: Mapping[str, str], names: list[str]) -> bool:
+    replaced = ("dataset", "model", "pretraining")
+    group = group | {name: stand_in.get(group[name], group[name]) for name in replaced}
+    shots = None if pd.isna(row["shots"]) else int(row["shots"])
+    return all(group[name] == (row | {"shots": shots})[name] for name in names)
+
+
+def _line(row: dict | None, group: dict | None, same: bool) -> dict:
+    """Return one row of a comparison from the paper's row, ours, or both."""
+    key = {name: (row or group)[name] for name in KEY}
+    paper, paper_std = (row["value"], row["std"]) if row else (math.nan, math.nan)
+    ours, ours_std, seeds, setting = math.nan, math.nan, 0, ""
+    if group:
+        ours, ours_std, seeds = group["mean"], group["std"], group["seeds"]
+        setting = "as in the paper" if same else _setting(row, group)
+    judged = verdict(
+        paper, ours, same, key["metric"], paper_std, ours_std, _needs(row) if row else "",
+        shown=row is not None,
+    )
+    return key | {
+        "paper": paper, "paper_std": paper_std, "ours": ours, "ours_std": ours_std,
+        "seeds": seeds, "difference": ours - paper if same else math.nan,
+        "setting": setting, "verdict": judged,
+    }  # fmt: skip
+
+
+def _setting(row: dict | None, group: dict) -> str:
+    """Say what is other than the paper's in a row of ours."""
+    if row and all(group[name] == row[name] for name in ("dataset", "model")):
+        return "other recipe"
+    own = row and group["pretraining"] != row["pretraining"]
+    weights = f", {group['pretraining']} weights" if own else ""
+    return f"{group['dataset']}, {group['model']}{weights}"
+
+
+def _needs(row: dict) -> str:
+    """Say what the paper's own number asks for: its data and its image weights."""
+    data = _DATA_NAMES.get(row["dataset"], row["dataset"])
+    if row["pretraining"] == "none":
+        return data
+    if (row["model"], row["pretraining"]) in _UNPUBLISHED:
+        return f"{data}, image weights that were never released"
+    weights = _WEIGHT_NAMES.get(row["pretraining"], row["pretraining"])
+    return f"{data}, {weights} weights"

@@ -1,0 +1,118 @@
+"""What a chapter found for an item of the paper: attached to a cell's output, and read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from i2p_lib.paper.items import (
+    COMPARISON_COLUMNS,
+    DIFFERS,
+    NOT_IN_PAPER,
+    NOT_RUN,
+    OTHER_SETTING,
+    REPRODUCED,
+    known_item,
+    typed_comparison,
+)
+
+VERDICTS = (REPRODUCED, DIFFERS, OTHER_SETTING, NOT_IN_PAPER, NOT_RUN)
+MIME = "application/vnd.image2point.comparison+json"
+_FIELDS = {"item", "profile", "figures", "rows"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a chapter found for one item: the comparison, and the labels of its figures."""
+
+    item: str
+    profile: str
+    figures: tuple[str, ...]
+    table: pd.DataFrame
+
+
+def verdict_kind(text: str) -> str:
+    """Return the verdict without its reason: "not run: needs S3DIS" -> "not run"."""
+    kind = text.partition(":")[0]
+    if kind not in VERDICTS:
+        raise ValueError(f"unknown verdict {text!r}; expected one of {list(VERDICTS)}")
+    return kind
+
+
+def verdict_counts(comparison: pd.DataFrame) -> dict[str, int]:
+    """Return how many rows of a comparison have each verdict, in the order of `VERDICTS`."""
+    kinds = [verdict_kind(text) for text in comparison["verdict"]]
+    return {kind: kinds.count(kind) for kind in VERDICTS if kind in kinds}
+
+
+def attach(
+    item: str, comparison: pd.DataFrame, profile: str, figures: Sequence[str] = ()
+) -> None:
+    """Attach a comparison (`compare`) to the output of the running cell; it shows nothing.
+
+    The book's overview is made from what is attached in executed chapters, so a comparison cannot
+    be there without its chapter.  Outside a notebook nothing happens.  Raises ValueError for an
+    unknown item or a table that `compare` did not make.
+    """
+    from IPython import get_ipython
+
+    known_item(item)
+    check_columns(comparison)
+    verdict_counts(comparison)
+    rows = [{name: _plain(value) for name, value in row.items()}
+            for row in comparison.astype(object).to_dict("records")]  # fmt: skip
+    content = {"item": item, "profile": profile, "figures": list(figures), "rows": rows}
+    if shell := get_ipython():  # the empty HTML is what a program shows that lacks our kind
+        shell.display_pub.publish({MIME: content, "text/html": ""})
+
+
+def attached(outputs: Sequence[Mapping[str, Any]], profile: str) -> dict[str, Recorded]:
+    """Return what is attached in the outputs of a profile's notebook, by item; the last counts.
+
+    Raises ValueError for a damaged one, another profile's, or an unknown item.
+    """
+    contents = [output["data"][MIME] for output in outputs if is_attached(output)]
+    return {found.item: found for found in (_read(content, profile) for content in contents)}
+
+
+def is_attached(output: Mapping[str, Any]) -> bool:
+    """Return whether an output of a cell is a comparison that was attached."""
+    return MIME in output.get("data", {})
+
+
+def _read(content: Any, profile: str) -> Recorded:
+    try:
+        if not isinstance(content, Mapping) or set(content) != _FIELDS:
+            raise ValueError(f"expected an object with the fields {sorted(_FIELDS)}")
+        if content["profile"] != profile:
+            raise ValueError(f"it says profile {content['profile']!r}, expected {profile!r}")
+        known_item(content["item"])
+        rows = content["rows"]
+        if any(set(row) != set(COMPARISON_COLUMNS) for row in rows):
+            raise ValueError(f"expected rows with the columns {COMPARISON_COLUMNS}")
+        table = typed_comparison(pd.DataFrame(rows, columns=COMPARISON_COLUMNS))
+        verdict_counts(table)
+        return Recorded(content["item"], profile, tuple(content["figures"]), table)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the notebook holds a damaged comparison ({error}); run its chapter again"
+        ) from error
+
+
+def check_columns(comparison: pd.DataFrame) -> None:
+    """Raise ValueError unless a table has the columns of `compare`, in their order."""
+    if list(comparison.columns) != COMPARISON_COLUMNS:
+        raise ValueError(
+            f"expected a table from compare() with the columns {COMPARISON_COLUMNS}, "
+            f"got {list(comparison.columns)}"
+        )
+
+
+def _plain(value: object) -> object:
+    """Return a JSON value; what is missing becomes null."""
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
