@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import goals as speed
 from benchmarks import plots as speed_plots
-from i2p_lib.book.pages import cell, chip, duration, table
 from i2p_lib.markup import cell, chip, duration, fold, html_table, raw, table
-from i2p_lib.show.plots import use_style
 from i2p_lib.show.style import use_style
 
 RESULTS = Path(__file__).with_name("results")

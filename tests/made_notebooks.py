@@ -1,4 +1,4 @@
-"""Small notebooks that tests make, their table of contents, and what chapters define."""
+"""Small notebooks and contents that tests make, and the functions of a chapter's own cells."""
 
 import ast
 from pathlib import Path
@@ -22,6 +22,13 @@ def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"
     nbformat.write(notebook, path)
 
 
+def write_contents(root: Path, *chapters: str) -> None:
+    """Write a table of contents of these chapters in the project's root."""
+    files = [{"file": f"chapters/{name}"} for name in chapters]
+    toc = {"format": "jb-book", "root": "index", "chapters": files}
+    (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
+
+
 def chapter_functions(path: Path) -> SimpleNamespace:
     """Run the imports and function definitions of a chapter's cells; return the names they make."""
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
@@ -30,10 +37,3 @@ def chapter_functions(path: Path) -> SimpleNamespace:
     names: dict = {}
     exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), names)
     return SimpleNamespace(**names)
-
-
-def write_contents(root: Path, *chapters: str) -> None:
-    """Write a table of contents of these chapters in the project's root."""
-    files = [{"file": f"chapters/{name}"} for name in chapters]
-    toc = {"format": "jb-book", "root": "index", "chapters": files}
-    (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")

@@ -160,7 +160,7 @@ def test_features_too_large_for_half_precision_are_kept_whole():
     assert execute._compact(torch.tensor([1])).dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", store.RESULTS)
+@pytest.mark.parametrize("name", execute.RESULTS)
 def test_a_changed_result_file_is_refused_by_name(copied, name):
     path = Entry.of(SPEC, copied).folder / name
     content = path.read_bytes()

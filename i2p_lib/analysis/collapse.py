@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -156,6 +158,30 @@ def collapse_report(
             )
         report["nc4"] = float((answers.argmax(1) != classes[nearest]).double().mean())
     return report
+
+
+def layer_reports(
+    layers: Mapping[str, Array], labels: Array, weight: Array | None = None,
+    logits: Array | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return `collapse_report` of every layer: one row per layer and metric, with its value.
+
+    layers {name: features [N, d]}; weight and logits are the classifier's, which sees the last
+    of them.  Classes with a single sample have no variance and are left out; no rows where fewer
+    than two others remain.
+    """
+    columns = ["layer", "metric", "value"]
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if (counts > 1).sum() < 2:
+        return pd.DataFrame(columns=columns)
+    kept, rows = counts[codes] > 1, []
+    for place, (name, values) in enumerate(layers.items(), start=1):
+        extra = {}
+        if place == len(layers) and weight is not None:
+            extra = {"weight": weight, "logits": None if logits is None else logits[kept]}
+        report = collapse_report(values[kept], labels[kept], **extra)
+        rows += [(name, metric, value) for metric, value in report.items()]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _validated(features: Array, labels: Array) -> tuple[Tensor, Tensor, Tensor]:

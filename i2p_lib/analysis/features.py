@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.analysis.taps import pooled
 from i2p_lib.sparse import SparseGlobalPool, SparseTensor
 from i2p_lib.weights import image_input
 
 VALUES = 15_000  # the paper's number of element-wise samples of each layer
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # of an image ResNet
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,22 @@ class Seen:
     values: dict[str, np.ndarray]
     owner: np.ndarray
     units: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a finetuned network computed of clouds, and its image network of pictures.
+
+    The image network is the one that the other was inflated from, untrained where its weights are
+    random.  key, method and seed are the run's; labels int64 [N] are the clouds'.
+    """
+
+    key: str
+    method: str
+    seed: int
+    image: Seen
+    cloud: Seen
+    labels: np.ndarray
 
 
 def backbone_convolutions(net: nn.Module) -> list[str]:
@@ -108,9 +123,35 @@ def observe(
 @torch.inference_mode()
 def unit_maps(net: nn.Module, x: SparseTensor | Tensor, units: str) -> SparseTensor | Tensor:
     """Return the units of the last stage at every position: [B, C, H, W], or on sparse sites."""
-    with _input_of(net.get_submodule(units)) as seen:
+    seen: list = []
+    pool = net.get_submodule(units)
+    handle = pool.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
         net(x)
+    finally:
+        handle.remove()
     return seen[0]
+
+
+@torch.inference_mode()
+def image_layers(
+    model: nn.Module, images: Tensor
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return ({stage: pooled [N, C]}, logits [N, K]) of an image ResNet in eval mode.
+
+    The last entry, "penultimate", is what the classifier gets.  images [N, 3, H, W].
+    """
+    seen: dict[str, list] = {name: [] for name in [*STAGES, "penultimate"]}
+    handles = [model.get_submodule(name).register_forward_hook(
+        lambda module, args, out, name=name: seen[name].append(_means(out))) for name in STAGES]
+    handles.append(model.fc.register_forward_pre_hook(
+        lambda module, args: seen["penultimate"].append(args[0])))  # fmt: skip
+    try:
+        logits = torch.cat([model(part) for part in images.split(64)]).numpy()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts).numpy() for name, parts in seen.items()}, logits
 
 
 def image_batches(
@@ -122,19 +163,10 @@ def image_batches(
         yield torch.cat(part).to(device)
 
 
-@contextmanager
-def _input_of(module: nn.Module) -> Iterator[list]:
-    seen: list = []
-    handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def _means(maps: SparseTensor | Tensor) -> Tensor:
-    values = pooled(maps) if isinstance(maps, SparseTensor) else maps.float().mean((2, 3))
-    return values.float().cpu()
+    if isinstance(maps, SparseTensor):
+        return maps.replace(maps.feats.float()).global_mean().cpu()
+    return maps.float().mean((2, 3)).cpu()
 
 
 def _elements(out: SparseTensor | Tensor, shares: Tensor, places: Tensor) -> Tensor:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from i2p_lib.analysis import collapse
 
 
 def few_shot_error(
-    features: np.ndarray, labels: np.ndarray, shots: int, episodes: int, rng: np.random.Generator
+    features: np.ndarray, labels: np.ndarray, shots: float, episodes: int, rng: np.random.Generator
 ) -> float:
     """Return the error of nearest centres, each the mean of a few samples of its class.
 
     features [N, d], labels int [N]; every episode draws `shots` samples of each class with
     replacement, and all samples are then named; the mean over classes and episodes, in 0..1.
+    With infinitely many shots the centres are the class means, and all episodes are alike.
     Raises ValueError as `collapse.class_moments` does, or for fewer than one shot or episode.
     """
     if shots < 1 or episodes < 1:
         raise ValueError(f"expected 1 shot and 1 episode or more, got {shots} and {episodes}")
-    collapse.class_moments(features, labels)  # refuses what has no classes
+    means = collapse.class_moments(features, labels).means.cpu().numpy()
     values = np.asarray(features, dtype=np.float64)
     classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rows = [np.flatnonzero(codes == c) for c in range(len(classes))]
     errors = []
     for _ in range(episodes):
-        centres = np.stack([values[rng.choice(mine, shots)].mean(0) for mine in rows])
+        centres = means
+        if shots < math.inf:
+            centres = np.stack([values[rng.choice(mine, shots)].mean(0) for mine in rows])
         wrong = collapse.nearest_centre(values, centres) != codes
         errors.append((np.bincount(codes, wrong) / counts).mean())
     return float(np.mean(errors))
@@ -56,6 +62,36 @@ def few_shot_bound(features: np.ndarray, labels: np.ndarray, shots: float = math
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = np.square(reach[others] / gaps[others])
     return float(np.nan_to_num(pairs, nan=np.inf, posinf=np.inf).sum() / len(means))
+
+
+def bound_table(
+    seen: Sequence[tuple[np.ndarray, np.ndarray]], shots: Sequence[int], runs: pd.DataFrame
+) -> pd.DataFrame:
+    """Return measured few-shot errors beside the bound, by model, weights and shots.
+
+    seen   (features, labels) of each network before training, by its number
+    runs   columns start (that number), model, weights, axis, normalize, group and top1
+    error and bound are of nearest centres on these features, means over the starts; trained is
+    the error of the runs whose group is "n-shot", NaN where there are none.  Starts whose filters
+    were inflated otherwise than most (axis, normalize) are left out.
+    """
+    starts = runs.drop_duplicates("start").set_index("start").sort_index()
+    usual = Counter(zip(starts["axis"], starts["normalize"], strict=True)).most_common(1)[0][0]
+    accuracy = runs.groupby(["model", "weights", "group"])["top1"].mean()
+    rng, rows = np.random.default_rng(0), []
+    for start, about in starts.iterrows():
+        if (about["axis"], about["normalize"]) != usual:
+            continue
+        where = about["model"], about["weights"]
+        for n in shots:
+            rows.append({
+                "model": where[0], "weights": where[1], "shots": n,
+                "error": few_shot_error(*seen[start], n, 20, rng),
+                "bound": few_shot_bound(*seen[start], n),
+                "trained": 1 - accuracy.get((*where, f"{n}-shot"), np.nan),
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.groupby(["model", "weights", "shots"], sort=False).mean().reset_index()
 
 
 def class_gap(features: np.ndarray, labels: np.ndarray) -> float:

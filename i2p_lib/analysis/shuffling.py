@@ -1,4 +1,4 @@
-"""Clouds with one kind of cue destroyed: the arrangement of their cells, or the detail in them."""
+"""Patch shuffling: clouds whose patches lost their arrangement, or the detail in them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ KINDS = ("arrangement", "detail")
 
 
 def shuffled(points: Tensor, size: float, kind: str, generator: torch.Generator) -> Tensor:
-    """Return clouds [B, P, 3] with the cues of one kind destroyed, at cells of edge `size`.
+    """Return clouds [B, P, 3] with the cues of one kind destroyed, at patches of edge `size`.
 
-    kind  "arrangement": `shuffle_cells`, local patches stay and the whole is destroyed;
-          "detail": `shuffle_in_cells`, the reverse
+    kind  "arrangement": `shuffle_patches`, each patch stays and the whole is destroyed;
+          "detail": `scatter_in_patches`, the reverse
     Raises ValueError for another kind, another shape, or a size that is not positive.
     """
     if kind not in KINDS:
@@ -22,18 +22,18 @@ def shuffled(points: Tensor, size: float, kind: str, generator: torch.Generator)
     if points.ndim != 3 or points.shape[2] != 3:
         raise ValueError(f"expected clouds [B, P, 3], got {list(points.shape)}")
     if not (math.isfinite(size) and size > 0):
-        raise ValueError(f"expected cells of a positive size, got {size}")
-    change = shuffle_cells if kind == "arrangement" else shuffle_in_cells
+        raise ValueError(f"expected patches of a positive size, got {size}")
+    change = shuffle_patches if kind == "arrangement" else scatter_in_patches
     return torch.stack([change(cloud, size, generator) for cloud in points])
 
 
-def shuffle_cells(cloud: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Return a cloud [P, 3] whose cells have been dealt out anew, contents and all.
+def shuffle_patches(cloud: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Return a cloud [P, 3] whose patches, the cells of a grid, have changed places at random.
 
-    The cells of the smallest centred cube that holds the cloud, empty ones included, change places
-    at random.  A point keeps its place in its cell and its cell's other points, so every patch is
-    as before, and none is where it was but by chance.  Where `size` is a multiple of a voxel's, so
-    is every shift.
+    The cells of the smallest centred cube that holds the cloud, empty ones included, are dealt
+    out anew.  A point keeps its place in its patch and its patch's other points, so every patch
+    is as before, and none is where it was but by chance.  Where `size` is a multiple of a voxel's,
+    so is every shift.
     """
     cells = torch.floor(cloud / size).long()
     half = int(torch.maximum(cells.max() + 1, -cells.min()))
@@ -44,8 +44,8 @@ def shuffle_cells(cloud: Tensor, size: float, generator: torch.Generator) -> Ten
     return cloud + (places - cells) * size
 
 
-def shuffle_in_cells(cloud: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Return a cloud [P, 3] whose points have been scattered evenly in their own cells.
+def scatter_in_patches(cloud: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Return a cloud [P, 3] whose points have been scattered evenly in their own patches' cells.
 
     Every cell keeps its number of points, so the whole stays as far as cells of this size show
     it, and no patch is left.

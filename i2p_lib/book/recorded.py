@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from i2p_lib.analysis.methods import with_method
-from i2p_lib.book.pages import cell, table
 from i2p_lib.markup import cell, raw, table
 from i2p_lib.runs.profiles import load_profile, profile_names
 from i2p_lib.runs.store import PACKAGE

@@ -9,7 +9,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from i2p_lib import paper
-from i2p_lib.analysis.methods import method_label, with_method
+from i2p_lib.analysis.methods import CONTROLS, method_label, with_method
 from i2p_lib.runs import RunResult
 from i2p_lib.show import tables, text
 
@@ -83,3 +83,21 @@ def collapse_lines(probes: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
             lines.append(f"Over the {len(table)} runs, CDNV {moment} and final test accuracy have "
                          f"the rank correlation {rho:+.2f} (p = {p:.2g}).")
     return lines
+
+
+def collapse_answer(probes: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Say whether image weights collapse clouds before training, and each method after it."""
+    start, end = (final_cdnv(probes, runs, epoch) for epoch in (0, None))
+    before, after = (t.groupby("method", observed=True)["cdnv"].mean() for t in (start, end))
+    random = start["weights"] == "random"
+    lines = []
+    if random.any() and not random.all():
+        images, none = start["cdnv"][~random].mean(), start["cdnv"][random].mean()
+        lines.append(f"Before training, test clouds have a CDNV of {images:.2f} in networks of "
+                     f"image weights, and of {none:.2f} in networks of random weights.")
+    for method, control in CONTROLS.items():
+        if {method, control} <= set(after.index):
+            lines.append(f"Training takes {method} from {before[method]:.2f} to "
+                         f"{after[method]:.2f}, and {control} from {before[control]:.2f} to "
+                         f"{after[control]:.2f}.")
+    return lines + [line for line in collapse_lines(probes, runs) if "CDNV after training" in line]

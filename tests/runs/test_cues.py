@@ -1,4 +1,4 @@
-"""Destroyed cues and short sight on finished runs: what is measured is what is said."""
+"""Patch shuffling and receptive-field ablation of finished runs: what is measured is said."""
 
 import math
 
@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import i2p_lib as i2p
-from i2p_lib.analysis import why_shapes
 from i2p_lib.analysis.features import backbone_convolutions
+from i2p_lib.analysis.receptive_field import ablate, spatial_kernels
 from i2p_lib.analysis.shuffling import shuffled
-from i2p_lib.runs import run
+from i2p_lib.runs import cues, inside, run
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.show import discussion_plots
+from i2p_lib.show import discussion
+from i2p_lib.show import inside as shown
 from i2p_lib.sparse import Sites, SparseTensor
 from i2p_lib.train.clouds import Split, evaluate, load_splits
 from i2p_lib.train.task import generator
@@ -59,7 +60,7 @@ def seen_by_one_site(net, side):
 def test_the_receptive_field_is_what_the_gradient_reaches(small_net, kept, field):
     """Promise: stated and real sight are the same; 8 merged cells and the input's 3 at least."""
     net = small_net()
-    assert why_shapes.short_sighted(net, kept) == field
+    assert ablate(net, kept) == field
     assert seen_by_one_site(net, 32) == [field] * 3
 
 
@@ -67,16 +68,16 @@ def test_whole_kernels_stay_as_they_are_and_the_whole_field_is_the_networks(smal
     """Promise: with all kernels kept nothing changes, and the field is the sum of its strides."""
     net = small_net()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    count = why_shapes.spatial_kernels(net)
+    count = len(spatial_kernels(net))
     assert count == len(backbone_convolutions(net)) == 16
-    field = why_shapes.short_sighted(net, count)
+    field = ablate(net, count)
     assert field == 1 + 2 + 4 * 2 + (2 + 3 * 4) + (4 + 3 * 8) + (8 + 3 * 16)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
     """Promise: each number is a plain evaluation of the run's network on those clouds."""
-    table = why_shapes.shuffled_accuracy(found, cells=(1, 4))
+    table = cues.shuffled_accuracy(found, patches=(1, 4))
     assert len(table) == 2 * 2 * 2
     for result in found:
         splits = load_splits(SPEC)
@@ -84,42 +85,46 @@ def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
                           generator(0, "shuffle", "detail", 4))
         split = Split(clouds, splits.test.labels)
         expected = evaluate(result.network(), split, result.spec).top1
-        row = table.query("key == @result.key[:16] and kind == 'detail' and cell == 4").iloc[0]
+        row = table.query("key == @result.key[:16] and kind == 'detail' and patch == 4").iloc[0]
         assert row["top1"] == expected and row["whole"] == result.metrics["top1"]
-    again = why_shapes.shuffled_accuracy(found[1:], cells=(1, 4))
+    again = cues.shuffled_accuracy(found[1:], patches=(1, 4))
     assert again["top1"].tolist() == table["top1"][4:].tolist(), "side by side or alone"
 
 
-def test_short_sighted_accuracy_is_that_of_nearest_centres(found):
+def test_ablated_accuracy_is_that_of_nearest_centres(found):
     """Promise: scikit-learn's classifier on features of the same cut network says the same."""
     from sklearn.neighbors import NearestCentroid
 
-    table = why_shapes.short_sighted_accuracy(found[:1], shares=(0.0, 1.0))
+    table = cues.ablated_accuracy(found[:1], shares=(0.0, 1.0))
     assert table["field"].is_monotonic_increasing and len(table) == 2
     net = found[0].network()
-    why_shapes.short_sighted(net, math.ceil(0.0))
+    ablate(net, math.ceil(0.0))
     splits = load_splits(SPEC)
-    train, test = (why_shapes._features(net, split, found[0], torch.device("cpu")).numpy()
+    opened = inside.Opened(found[0], torch.device("cpu"))
+    train, test = (cues.batch_norm_features(opened, net, split.points).numpy()
                    for split in (splits.train, splits.test))
     named = NearestCentroid().fit(train, splits.train.labels).predict(test)
     assert table["top1"][0] == pytest.approx(np.mean(named == splits.test.labels.numpy()))
 
 
 def test_sentences_rows_and_plots_come_from_the_table(found):
-    table = why_shapes.shuffled_accuracy(found, cells=(2,)).assign(whole=0.9)
+    table = cues.shuffled_accuracy(found, patches=(2,)).assign(whole=0.9)
     table["top1"] = np.where(table["kind"] == "detail", 0.8, 0.3)
-    text = why_shapes.shape_sentences(table, 1 / 16)
-    assert "FIP-IO, cells of 2 voxels: 60 points lost with the arrangement destroyed, 10" in text
+    text = ' '.join(discussion.shape_lines(table, 1 / 16))
+    assert "FIP-IO, patches of 2 voxels: 60 points lost with the arrangement destroyed, 10" in text
     assert "more by arrangement in 1 of 1 runs" in text
     assert "FIP-IO against control IO: with the detail destroyed +0 points are lost" in text
-    rows = why_shapes.shape_rows(table, found)
+    values = 100 * table.pivot(index="key", columns=["kind", "patch"], values="top1")
+    values.columns = [f"top1_{kind}_shuffled_at_{patch}_voxels" for kind, patch in values]
+    rows = shown.rows_by_run(found, values)
     assert set(rows["metric"]) == {"top1_arrangement_shuffled_at_2_voxels",
                                    "top1_detail_shuffled_at_2_voxels"}
     assert sorted(rows["value"]) == pytest.approx([30, 30, 80, 80])
-    assert len(discussion_plots.shuffled_lines(table, 1 / 16).axes) == 2
+    assert len(discussion.shuffled_lines(table, 1 / 16).axes) == 2
     sight = table.assign(field=[10, 20, 10, 20], share=[0, 1, 0, 1])
-    assert "with a receptive field of 20 voxels" in why_shapes.sight_sentences(sight)
-    assert len(discussion_plots.sight_lines(sight, 1 / 16).axes) == 1
-    example = why_shapes.shuffled_example(found[0], cells=(1, 2))
-    assert len(discussion_plots.shuffled_clouds(*example, 0.25).axes) == 6
+    assert len(discussion.field_lines(sight, 1 / 16).axes) == 1
+    clouds = load_splits(SPEC).test.points[:1]
+    versions = [(kind, patch, shuffled[0].numpy()) for kind, patch, shuffled in
+                cues.shuffled_versions(clouds, (1, 2), 0.25)]
+    assert len(discussion.shuffled_clouds(clouds[0].numpy(), versions, 0.25).axes) == 6
     plt.close("all")

@@ -1,11 +1,11 @@
-"""Shuffled clouds: what is kept, and what is destroyed."""
+"""Patch shuffling: what is kept of a cloud, and what is destroyed."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from i2p_lib.analysis.shuffling import KINDS, shuffle_cells, shuffle_in_cells, shuffled
+from i2p_lib.analysis.shuffling import KINDS, scatter_in_patches, shuffle_patches, shuffled
 
 SIZE = 0.25  # a power of two, so that shifts are exact
 
@@ -28,10 +28,10 @@ def contents(points):
     return found
 
 
-def test_dealing_out_cells_keeps_every_patch_and_no_arrangement():
+def test_patch_shuffling_keeps_every_patch_and_no_arrangement():
     """Promise: the multiset of patches is as before, and the cells lie elsewhere."""
     before = cloud()
-    after = shuffle_cells(before, SIZE, generator())
+    after = shuffle_patches(before, SIZE, generator())
     old, new = contents(before), contents(after)
     def patches(found):
         return Counter(frozenset(part.items()) for part in found.values())
@@ -45,7 +45,7 @@ def test_dealing_out_cells_keeps_every_patch_and_no_arrangement():
 
 def test_points_of_one_cell_stay_together_and_in_their_order():
     before = cloud()
-    shift = shuffle_cells(before, SIZE, generator()) - before
+    shift = shuffle_patches(before, SIZE, generator()) - before
     cells = torch.floor(before / SIZE)
     for cell in cells.unique(dim=0):
         mine = shift[(cells == cell).all(1)]
@@ -58,14 +58,14 @@ def test_all_arrangements_of_cells_are_alike_likely():
     """Promise: a cell comes to lie in each of the eight octants equally often."""
     one = torch.tensor([[0.5, 0.5, 0.5]])
     draw = generator()
-    seen = Counter(tuple(shuffle_cells(one, 1.0, draw)[0].sign().tolist()) for _ in range(800))
+    seen = Counter(tuple(shuffle_patches(one, 1.0, draw)[0].sign().tolist()) for _ in range(800))
     assert len(seen) == 8 and min(seen.values()) > 60
 
 
 def test_scattering_in_cells_keeps_the_counts_of_all_cells_and_no_detail():
     """Promise: each point stays in its own cell, and fills it evenly."""
     before = torch.cat([cloud(), 0.01 * cloud(400, 3) + 0.125])  # a clump in one cell
-    after = shuffle_in_cells(before, SIZE, generator())
+    after = scatter_in_patches(before, SIZE, generator())
     torch.testing.assert_close(torch.floor(after / SIZE), torch.floor(before / SIZE))
     clump = after[300:]
     assert float(before[300:].std()) < 0.01

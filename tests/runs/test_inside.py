@@ -1,4 +1,4 @@
-"""Looking inside finished runs: what is sampled, and what Table 5 and Figure 4 make of it."""
+"""Finished runs, opened: what is sampled, and what Table 5 and Figure 4 make of it."""
 
 from dataclasses import replace
 
@@ -11,12 +11,16 @@ from torch import nn
 
 import i2p_lib as i2p
 from i2p_lib import paper
-from i2p_lib.analysis import why, why_units
+from i2p_lib.analysis.dissection import unit_table
+from i2p_lib.analysis.distances import feature_distances, paper_places
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
+from i2p_lib.analysis.few_shot import bound_table
 from i2p_lib.data.pictures import Pictures
-from i2p_lib.runs import run
+from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.show import report, why_plots
+from i2p_lib.show import discussion, plots, report
+from i2p_lib.show import inside as shown
+from i2p_lib.train.clouds import CPU
 
 matplotlib.use("agg")
 SPEC = RunSpec(
@@ -42,8 +46,18 @@ def found(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    """Three runs of two starting networks, probed before and after training."""
+    store = tmp_path_factory.mktemp("probed")
+    spec = SPEC.but(points=64, voxel_size=0.25, train_limit=32, regime="io", lr=1e-2,
+                    probe_epochs=(0, 1))
+    specs = [spec, spec.but(regime="all"), spec.but(weights="random")]
+    return [run(spec, store=store, progress=False) for spec in specs]
+
+
+@pytest.fixture(scope="module")
 def pairs(found, photos):
-    return why.look_inside(found, photos)
+    return inside.look_inside(found, photos)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +79,8 @@ def test_the_papers_sixteen_layers_of_a_resnet18_are_counted(cloud_net):
     """Promise: the input layer and the shortcuts are none of the layers; the rest are all."""
     names = backbone_convolutions(cloud_net)
     assert len(names) == 16 and names[0] == "layer1.0.conv1" and names[-1] == "layer4.1.conv2"
-    assert why.paper_places(16) == {f"wasserstein1_layer{k}": k for k in (1, 4, 8, 16)}
-    assert list(why.paper_places(48).values()) == [3, 12, 24, 48]
+    assert paper_places(16) == {f"wasserstein1_layer{k}": k for k in (1, 4, 8, 16)}
+    assert list(paper_places(48).values()) == [3, 12, 24, 48]
 
 
 def test_what_is_kept_are_elements_of_each_samples_own_output(cloud_net):
@@ -122,18 +136,18 @@ def test_a_run_is_looked_into_beside_the_network_it_came_from(found, pairs, phot
         np.testing.assert_allclose(
             pair.cloud.units, result.features()["test_features"], atol=2e-2, rtol=2e-3
         )
-    again = why.look_inside(found[:1], photos)[0]
+    again = inside.look_inside(found[:1], photos)[0]
     assert all((again.cloud.values[k] == v).all() for k, v in pairs[0].cloud.values.items())
 
 
 def test_a_run_in_bfloat16_is_looked_into_in_bfloat16(found, pairs, photos):
     """Promise: the precision of a run is kept, and its pictures are drawn."""
     result = replace(found[0], spec=SPEC.but(amp="bf16"))
-    (pair,) = why.look_inside([result], photos)
+    (pair,) = inside.look_inside([result], photos)
     single = pairs[0].cloud.units
     assert 0 < np.abs(pair.cloud.units - single).max() < 0.2 * single.max()
-    units = why_units.unit_table([pair])
-    (grid,) = why_units.unit_pictures([pair], units, photos, "FIP-IO+BN", rows=1)
+    units = unit_table([pair])
+    (grid,) = inside.unit_pictures([result], [pair], units, photos, "FIP-IO+BN", rows=1)
     assert len(grid.clouds) == 4
 
 
@@ -143,24 +157,24 @@ def shifted(pair, shift):
     return replace(pair, cloud=Seen(values, pair.image.owner, pair.cloud.units))
 
 
-def test_features_moved_by_a_known_length_have_that_distance(pairs, photos):
+def test_features_moved_by_a_known_length_have_that_distance(found, pairs, photos):
     """Promise: by layer, in both scales, in the mean, and in the paper's rows."""
     pair = shifted(pairs[0], 2.0)
-    distances = why.feature_distances([pair], photos)
+    distances = feature_distances([pair], photos.owner)
     own = distances.methods.query("scale == 'own unit'").set_index("place")["distance"]
     np.testing.assert_allclose(own[1:], 2.0 * np.arange(1, 49), rtol=1e-6)
     assert own[0] == pytest.approx(49)
     relative = distances.methods.query("scale == 'relative'").set_index("place")["distance"]
     spread = np.array([v.std() for v in pair.image.values.values()])
     np.testing.assert_allclose(relative[1:], own[1:] / spread, rtol=1e-5)
-    rows = why.distance_rows(distances, [pair], photos).set_index("metric")["value"]
+    rows = shown.distance_rows(distances, found, photos).set_index("metric")["value"]
     expected = {"wasserstein1_mean_of_16_layers": 49, "wasserstein1_layer1": 6,
                 "wasserstein1_layer4": 24, "wasserstein1_layer8": 48, "wasserstein1_layer16": 96}
     assert rows.to_dict() == pytest.approx(expected)
 
 
 def test_equal_features_lie_no_farther_than_halves_of_the_photographs(pairs, photos):
-    same = why.feature_distances([shifted(pairs[0], 0.0)], photos).methods
+    same = feature_distances([shifted(pairs[0], 0.0)], photos.owner).methods
     assert (same["distance"].abs() < 1e-12).all() and (same["floor"] > 0).all()
     assert (same["low"] <= same["high"]).all()
 
@@ -169,74 +183,92 @@ def test_other_layers_and_no_run_are_refused(pairs, photos):
     values = dict(list(pairs[0].cloud.values.items())[1:])
     broken = replace(pairs[0], cloud=replace(pairs[0].cloud, values=values))
     with pytest.raises(ValueError, match="other layers: \\['blocks.0.0.conv_dw'\\]"):
-        why.feature_distances([broken], photos)
+        feature_distances([broken], photos.owner)
     with pytest.raises(ValueError, match="got none"):
-        why.feature_distances(why.look_inside([], photos), photos)
+        feature_distances(inside.look_inside([], photos), photos.owner)
 
 
-def test_only_imagenets_thousand_classes_in_the_papers_recipe_count_as_the_papers(pairs, photos):
+def test_only_imagenets_thousand_classes_in_the_papers_recipe_count_as_the_papers(
+    found, pairs, photos
+):
     """Promise: other pictures never carry a verdict of the same setting."""
-    distances = why.feature_distances(pairs[:1], photos)
+    distances = feature_distances(pairs[:1], photos.owner)
     recipe = {k: v[0] if isinstance(v, tuple) else v for k, v in paper.PAPER_RECIPE.items()}
     recipe |= {"epochs": 100, "train_limit": None, "test_limit": None}
-    result = replace(pairs[0].result, spec=SPEC.but(**recipe))
-    pair = replace(pairs[0], result=result)
+    result = replace(found[0], spec=SPEC.but(**recipe))
     many = replace(photos, label_names=tuple(map(str, range(1000))))
-    assert not why.distance_rows(distances, [pair], photos)["as_in_paper"].any()
-    assert why.distance_rows(distances, [pair], many)["as_in_paper"].all()
-    assert not why.distance_rows(distances, pairs[:1], many)["as_in_paper"].any()
-
-
-@pytest.mark.parametrize("spread", [0.02, 0.3, 1.0, 3.0])
-def test_the_nearest_centre_error_never_exceeds_its_bound(spread):
-    """Promise: the inequality holds on any data, and collapsed classes make it say something."""
-    random = np.random.default_rng(0)
-    for classes in (2, 5):
-        labels = np.repeat(np.arange(classes), 30)
-        features = np.eye(classes)[labels] + spread * random.standard_t(3, (len(labels), classes))
-        bound, error = why.centre_bound(features, labels)
-        assert 0 <= error <= bound
-        assert (bound < 1) == (spread < 0.1)
-
-
-def test_two_classes_of_two_points_have_the_bound_of_the_definition():
-    features = np.array([[-1.0], [1.0], [9.0], [11.0]])  # Var 1, distance 10
-    assert why.centre_bound(features, np.array([0, 0, 1, 1])) == pytest.approx((0.04, 0))
+    assert not shown.distance_rows(distances, [result], photos)["as_in_paper"].any()
+    assert shown.distance_rows(distances, [result], many)["as_in_paper"].all()
+    assert not shown.distance_rows(distances, found[:1], many)["as_in_paper"].any()
 
 
 def test_a_planted_unit_stands_out_of_its_shuffled_labels(pairs):
     """Promise: what a unit shows beyond shuffled labels is the classes', and is found."""
     values = pairs[0].cloud.units.copy()
     values[:, 3] = pairs[0].labels == pairs[0].labels[0]
-    table = why_units.unit_table([replace(pairs[0], cloud=replace(pairs[0].cloud, units=values))])
+    table = unit_table([replace(pairs[0], cloud=replace(pairs[0].cloud, units=values))])
     planted = table.set_index("unit").loc[3]
     assert planted["selectivity"] == 1 > planted["selectivity_shuffled"]
     assert len(table) == (values.any(0)).sum()
 
 
-def test_tables_sentences_and_pictures_come_from_the_runs(pairs, photos, cell_outputs):
+def test_tables_sentences_and_pictures_come_from_the_runs(
+    found, pairs, photos, cell_outputs
+):
     """Promise: every number of both sections is there, recorded with a verdict, and drawn."""
-    units, distances = why_units.unit_table(pairs), why.feature_distances(pairs, photos)
-    rows = why.distance_rows(distances, pairs, photos)
+    units, distances = unit_table(pairs), feature_distances(pairs, photos.owner)
+    rows = shown.distance_rows(distances, found, photos)
+    means = units.groupby("key")[["entropy", "selectivity"]].mean()
     report.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
-    report.versus_paper("fig4", why_units.dissection_rows(units, pairs), "smoke")
+    report.versus_paper("fig4", shown.rows_by_run(found, means), "smoke")
     recorded = paper.attached(cell_outputs, "smoke")
     assert paper.verdict_counts(recorded["fig4"].table) == {paper.NOT_IN_PAPER: 4}
     counts = paper.verdict_counts(recorded["table5"].table)
     assert counts == {paper.OTHER_SETTING: 5, paper.NOT_IN_PAPER: 5, paper.NOT_RUN: 10}
-    assert "control IO+BN to its own in" in why.distance_sentences(distances)
-    assert "FIP-IO+BN against control IO+BN: entropy" in why_units.dissection_sentences(units)
-    assert "control IO+BN: error" in why.bound_sentences([pair.result for pair in pairs])
-    grid = why_units.unit_pictures(pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
+    assert "control IO+BN to its own in" in ' '.join(shown.distance_lines(distances))
+    assert "FIP-IO+BN against control IO+BN: entropy" in ' '.join(shown.dissection_lines(units))
+    grid = inside.unit_pictures(found, pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
     assert [len(g.pictures) for g in grid] == [2, 2] and [len(g.clouds) for g in grid] == [2, 2]
     picture, light = grid[0].pictures[0]
+    names = inside.Opened(found[0], CPU).splits.class_names
     assert picture.shape == (160, 160, 3) and light.ndim == 2
     cloud, values, name = grid[0].clouds[0]
-    assert cloud.shape == (128, 3) and values.shape == (128,) and name in pairs[0].class_names
-    panels = len(why_plots.layer_distances(distances).axes), len(why_plots.unit_grid(grid).axes)
+    assert cloud.shape == (128, 3) and values.shape == (128,) and name in names
+    panels = len(shown.layer_distances(distances).axes), len(shown.unit_grid(grid).axes)
     assert panels == (3, 10)
-    left, _ = why_plots.unit_measures(units).axes
+    left, _ = shown.unit_measures(units).axes
     assert len(left.lines) == 3  # two methods and chance
-    assert why_units.unit_pictures(pairs, units, photos, "FIP-ALL") == []
-    assert why_plots.unit_grid([]).axes[0].texts
+    assert inside.unit_pictures(found, pairs, units, photos, "FIP-ALL") == []
+    assert shown.unit_grid([]).axes[0].texts
+    plt.close("all")
+
+
+def test_collapse_measured_on_the_stored_network_is_what_was_probed(probed):
+    """Promise: runs that were not probed get the numbers that probing would have given them."""
+    now = inside.layer_probes(probed[:1]).set_index(["split", "layer", "metric"])["value"]
+    then = probed[0].probes().query("epoch == 1").set_index(["split", "layer", "metric"])["value"]
+    assert set(now.index) == set(then.index)
+    np.testing.assert_allclose(now.loc[then.index], then, rtol=1e-4, atol=1e-6)
+
+
+def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
+    """Promise: one start for two regimes of the same weights and seed; its CDNV was probed."""
+    starts = inside.starting_features(probed)
+    assert len(starts) == 2
+    table = inside.forecasts(probed, starts)
+    assert table["start"].tolist() == [0, 0, 1] and table["group"].tolist() == ["IO", "ALL", "IO"]
+    for result, value in zip(probed, table["cdnv"], strict=True):
+        probed = result.probes().query(
+            "epoch == 0 and split == 'test' and layer == 'penultimate' and metric == 'cdnv'")
+        assert value == pytest.approx(probed["value"].item(), rel=1e-4)
+    shots = bound_table(list(starts.values()), [1, 5], table.assign(group="5-shot"))
+    assert (shots["error"] <= shots["bound"]).all() and shots["trained"].notna().sum() == 2
+    assert len(discussion.bound_lines(shots).axes) == 2
+    plt.close("all")
+
+
+def test_layer_profiles_have_a_column_for_each_split(probed):
+    probes = inside.layer_probes(probed)
+    figure = plots.layer_profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
+    assert [axis.get_title() for axis in figure.axes] == ["train clouds", "test clouds"] * 2
     plt.close("all")

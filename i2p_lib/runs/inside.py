@@ -1,0 +1,308 @@
+"""Finished runs, opened: what their networks compute of clouds, and of pictures before them.
+
+One way in: `each_run` opens runs side by side and gives each of them, as an `Opened`, to a
+function that sends clouds through its networks.  What comes out is measured in `analysis`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from i2p_lib.analysis import collapse, features
+from i2p_lib.analysis.dissection import top_samples
+from i2p_lib.analysis.features import Pair, Seen, backbone_convolutions, unit_layer, unit_maps
+from i2p_lib.analysis.methods import method_label
+from i2p_lib.analysis.taps import PENULTIMATE, classifier_weight, stage_names, taps
+from i2p_lib.data.pictures import Pictures
+from i2p_lib.models import is_point_model
+from i2p_lib.runs.execute import one_thread, resolve_device
+from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.tables import RunResult
+from i2p_lib.sparse import SparseTensor
+from i2p_lib.train import clouds
+from i2p_lib.train.loop import batches
+from i2p_lib.train.task import generator
+from i2p_lib.weights import image_model
+
+START = ("model", "weights", "seed", "axis", "normalize", "recipe", "voxel_size", "data", "points")
+"""The settings that decide what a network computes before it is trained."""
+
+WORKERS = 2  # runs looked at side by side, each on one thread
+_BUILDING = threading.Lock()  # random networks are drawn from torch's one global generator
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run on a device: its clouds, and its networks in eval mode, from any thread."""
+
+    result: RunResult
+    place: torch.device
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.result.spec
+
+    @property
+    def method(self) -> str:
+        return method_label(self.spec.weights, self.spec.regime)
+
+    @cached_property
+    def splits(self) -> clouds.Splits:
+        return clouds.load_splits(self.spec, self.place)
+
+    def network(self, trained: bool = True) -> nn.Module:
+        """Return the run's network after training, or before it."""
+        with _BUILDING:
+            if trained:
+                return self.result.network().to(self.place)
+            net = self.spec.module.build_network(self.spec, self.result.metrics["classes"])
+        return net.eval().to(self.place)
+
+    def image_network(self) -> nn.Module:
+        """Return the image network that the run's network was inflated from.
+
+        Its weights lie in memory channels last, which a CPU convolves faster.
+        """
+        with _BUILDING:
+            model = image_model(self.spec.model, weights=self.spec.weights, seed=self.spec.seed)
+        return model.eval().to(self.place, memory_format=torch.channels_last)
+
+    def inputs(self, net: nn.Module, points: torch.Tensor) -> Iterator[SparseTensor]:
+        """Yield clouds [N, P, 3] as the network takes them, a batch at a time."""
+        for part in batches(torch.arange(len(points)), self.spec.batch_size):
+            yield clouds.net_input(net, points[part], self.spec)
+
+    def scores(self, net: nn.Module, split: clouds.Split) -> clouds.Scores:
+        """Evaluate a network on clouds, as the run was evaluated."""
+        return clouds.evaluate(net, split, self.spec)
+
+    def precision(self) -> torch.autocast:
+        """Compute in the block as the run did."""
+        return torch.autocast(self.place.type, torch.bfloat16, enabled=self.spec.amp == "bf16")
+
+    def layers(
+        self, net: nn.Module, split: clouds.Split
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return ({layer: [N, C]}, logits [N, K]) of clouds: the stages, then the penultimate."""
+        with taps(net, stage_names(net)) as seen:
+            logits = self.scores(net, split).logits.numpy()
+        return {name: torch.cat(parts).numpy() for name, parts in seen.items()}, logits
+
+    def about(self) -> dict:
+        """Return the columns that name the run in a table."""
+        names = ("model", "weights", "regime", "seed")
+        return {"key": self.result.key[:16], "method": self.method,
+                "whole": self.result.metrics["top1"]} | {n: getattr(self.spec, n) for n in names}
+
+
+def each_run(
+    found: Sequence[RunResult], work: Callable[[Opened], _Found], device: str = "cpu"
+) -> list[_Found]:
+    """Return `work` of each run, in their order; some run side by side, each on one thread."""
+    place = torch.device(resolve_device(device))
+    with one_thread(), ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(lambda result: work(Opened(result, place)), found))
+
+
+def run_rows(
+    found: Sequence[RunResult], work: Callable[[Opened], list[dict]], device: str
+) -> pd.DataFrame:
+    """Return the rows that `work` gives of each run as one table, each beside its run's name."""
+
+    def named(run: Opened) -> list[dict]:
+        return [run.about() | row for row in work(run)]
+
+    return pd.DataFrame([row for part in each_run(found, named, device) for row in part])
+
+
+def layer_probes(found: Sequence[RunResult], device: str = "cpu") -> pd.DataFrame:
+    """Return the collapse of finished runs by layer after training, measured on their networks.
+
+    For runs that were not probed while they trained: the columns are those of `runs.probes` that
+    the plots need.  A split without two classes of two clouds each gives no rows.
+    """
+
+    def measure(run: Opened) -> pd.DataFrame:
+        net, parts = run.network(), []
+        for name in ("train", "test"):
+            split = getattr(run.splits, name)
+            layers, logits = run.layers(net, split)
+            labels, weight = split.labels.numpy(), classifier_weight(net)
+            report = collapse.layer_reports(layers, labels, weight, logits)
+            parts += [report.assign(split=name)] if len(report) else []
+        settings = {name: getattr(run.spec, name) for name in ("shots", "episode")}
+        return pd.concat(parts).assign(epoch=run.spec.epochs, **run.about(), **settings)
+
+    return pd.concat(each_run(found, measure, device), ignore_index=True).drop(columns="method")
+
+
+def starting_features(
+    found: Sequence[RunResult], device: str = "cpu"
+) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+    """Return {start: (features, labels)} of the test clouds before any training on points.
+
+    Runs with the same `START` settings have the same network then, which is looked at once.
+    """
+    first: dict[tuple, RunResult] = {}
+    for result in found:
+        first.setdefault(start_of(result), result)
+
+    def measure(run: Opened) -> tuple[np.ndarray, np.ndarray]:
+        layers, _ = run.layers(run.network(trained=False), run.splits.test)
+        return layers[PENULTIMATE], run.splits.test.labels.numpy()
+
+    return dict(zip(first, each_run(list(first.values()), measure, device), strict=True))
+
+
+def start_of(result: RunResult) -> tuple:
+    """Return the values of the settings that decide a run's network before training."""
+    return tuple(getattr(result.spec, name) for name in START)
+
+
+def forecasts(
+    found: Sequence[RunResult], starts: dict[tuple, tuple[np.ndarray, np.ndarray]]
+) -> pd.DataFrame:
+    """Return one row per run: its settings, cdnv of its starting features, top1 after training.
+
+    start numbers the starting networks; group names what was trained: the regime, or the shots.
+    """
+    numbers = {start: place for place, start in enumerate(starts)}
+    before = [collapse.cdnv(*seen) for seen in starts.values()]
+    rows = []
+    for result in found:
+        spec, start = result.spec, numbers[start_of(result)]
+        group = spec.regime.upper() if spec.shots is None else f"{spec.shots}-shot"
+        about = Opened(result, torch.device("cpu")).about()
+        rows.append(about | {
+            "group": group, "start": start, "axis": spec.axis, "normalize": spec.normalize,
+            "cdnv": before[start], "top1": about.pop("whole"),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def look_inside(
+    found: Sequence[RunResult], pictures: Pictures, device: str = "cpu"
+) -> list[Pair]:
+    """Run each finished network on its test clouds, and its image network on pictures.
+
+    Of several networks the first one's runs are taken; moving statistics are left out.
+    Returns an empty list where no run is of an inflated network.
+    """
+    inflated = [r for r in found if not is_point_model(r.spec.model) and r.spec.regime != "io+ms"]
+    chosen = [r for r in inflated if r.spec.model == inflated[0].spec.model]
+
+    def source(result: RunResult) -> tuple:
+        spec = result.spec
+        return spec.weights, spec.seed if spec.weights == "random" else None
+
+    def see_pictures(run: Opened) -> Seen:
+        net, model = run.network(), run.image_network()
+        views = features.image_batches(model, pictures.views, run.place)
+        return features.observe(model, views, len(pictures), backbone_convolutions(net),
+                                unit_layer(net), generator(0, "pictures"))  # fmt: skip
+
+    def see_clouds(run: Opened) -> Pair:
+        net, test = run.network(), run.splits.test
+        with run.precision():
+            cloud = features.observe(net, run.inputs(net, test.points), len(test),
+                                     backbone_convolutions(net), unit_layer(net),
+                                     generator(0, "clouds"))  # fmt: skip
+        image, key = images[source(run.result)], run.result.key[:16]
+        return Pair(key, run.method, run.spec.seed, image, cloud, test.labels.numpy())
+
+    sources = {source(r): r for r in chosen}
+    seen = each_run(list(sources.values()), see_pictures, device)
+    images = dict(zip(sources, seen, strict=True))
+    return each_run(chosen, see_clouds, device)
+
+
+@dataclass(frozen=True)
+class UnitPictures:
+    """What activates one unit most: pictures [S, S, 3] in 0..1 with maps [h, w], clouds [P, 3]
+    with an activation [P] for each point, and the clouds' class names."""
+
+    unit: int
+    entropy: float
+    selectivity: float
+    pictures: list[tuple[np.ndarray, np.ndarray]]
+    clouds: list[tuple[np.ndarray, np.ndarray, str]]
+
+
+def unit_pictures(
+    found: Sequence[RunResult], pairs: Sequence[Pair], units: pd.DataFrame, pictures: Pictures,
+    method: str, device: str = "cpu", rows: int = 6, shown: int = 4,
+) -> list[UnitPictures]:  # fmt: skip
+    """Return the top pictures and clouds of a few units of a method's first run.
+
+    Half of the units have the lowest class entropy on clouds, the other half a middling one;
+    of each picture the strongest view is taken.  units: as `dissection.unit_table` of the pairs.
+    """
+    pair = next((p for p in pairs if p.method == method), None)
+    if pair is None:
+        return []
+    table = units[units["key"] == pair.key]
+    table = table[pair.image.units.any(0)[table["unit"]]]
+    table = table.sort_values(["entropy", "selectivity"], ascending=[True, False])
+    middle = len(table) // 2
+    table = pd.concat([table[: rows // 2], table[middle : middle + rows - rows // 2]])
+
+    def draw(run: Opened) -> list[UnitPictures]:
+        net, model = run.network(), run.image_network()
+        return [
+            UnitPictures(
+                row.unit, row.entropy, row.selectivity,
+                _top_pictures(run, model, unit_layer(net), pair, row.unit, pictures, shown),
+                _top_clouds(run, net, pair, row.unit, shown),
+            )
+            for row in table.itertuples()
+        ]  # fmt: skip
+
+    return each_run([r for r in found if r.key[:16] == pair.key], draw, device)[0]
+
+
+def _top_pictures(run, model, layer, pair, unit, pictures, shown):
+    order = top_samples(pair.image.units[:, [unit]], len(pictures))[0]
+    _, first = np.unique(pictures.owner[order], return_index=True)
+    best = [pictures.views[i] for i in order[np.sort(first)][:shown]]
+    views = torch.cat(list(features.image_batches(model, best, run.place)))
+    maps = unit_maps(model, views, layer)[:, unit].float().cpu().numpy()
+    return [(_square(view), values) for view, values in zip(best, maps, strict=True)]
+
+
+def _square(view: np.ndarray, side: int = 160) -> np.ndarray:
+    """Return the middle of a view that the image network sees, [side, side, 3] in 0..1."""
+    from PIL import Image
+
+    size = int(0.875 * min(view.shape[:2]))
+    top, left = ((n - size) // 2 for n in view.shape[:2])
+    middle = Image.fromarray(view[top : top + size, left : left + size])
+    return np.asarray(middle.resize((side, side)), dtype=np.float32) / 255
+
+
+def _top_clouds(run, net, pair, unit, shown):
+    best = top_samples(pair.cloud.units[:, [unit]], shown)[0]
+    points = run.splits.test.points[torch.from_numpy(best).to(run.place)]
+    with run.precision():
+        maps = unit_maps(net, clouds.net_input(net, points, run.spec), unit_layer(net))
+    names = [run.splits.class_names[label].replace("_", " ") for label in pair.labels[best]]
+    values = _at_points(maps, points, run.spec.voxel_size, unit)
+    return list(zip(points.cpu().numpy(), values, names, strict=True))
+
+
+def _at_points(maps: SparseTensor, points: torch.Tensor, voxel_size: float, unit: int) -> list:
+    """Return a unit's activation at each point of each cloud: that of the cell it lies in."""
+    cells = torch.floor(points / voxel_size).div(maps.sites.stride, rounding_mode="floor").long()
+    found = {tuple(site): value for site, value in
+             zip(maps.sites.coords.tolist(), maps.feats[:, unit].tolist(), strict=True)}
+    return [np.array([found[b, *cell] for cell in cloud]) for b, cloud in enumerate(cells.tolist())]

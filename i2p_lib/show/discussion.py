@@ -1,0 +1,239 @@
+"""The discussion, shown: destroyed cues, receptive fields, fractals, forecasts and bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from i2p_lib.analysis.methods import CONTROLS, with_method
+from i2p_lib.show.drawings import draw_cloud
+from i2p_lib.show.lines import means_and_runs
+from i2p_lib.show.style import COLOURS, INK, method_legend, plain_log
+from i2p_lib.show.text import spanned
+
+KINDS = {"arrangement": "arrangement destroyed, patches kept",
+         "detail": "detail destroyed, arrangement kept"}
+CHANCE = ("chance", {"linestyle": ":"})
+MARKERS = "osD^vP"
+_DARK = "#374151"
+_SOURCES = {"fractal": "#0f9d76", "random": "#6b7280"}
+
+
+def shuffled_clouds(
+    whole: np.ndarray, versions: Iterable[tuple[str, int, np.ndarray]], voxel_size: float
+) -> Figure:
+    """One cloud [P, 3], and its versions (kind, patch in voxels, cloud), a row for each kind."""
+    rows = {kind: [("whole", whole)] for kind in KINDS}
+    for kind, patch, cloud in versions:
+        rows[kind].append((f"patches of {patch} voxels ({patch * voxel_size:.2g})", cloud))
+    columns = max(map(len, rows.values()))
+    figure, axes = _panels(len(rows), columns, 2.3, 2.5)
+    for line, (kind, shown) in zip(axes, rows.items(), strict=True):
+        for axis, (name, cloud) in zip(line, shown, strict=True):
+            draw_cloud(axis, cloud, size=1.2)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(name, fontsize=9, fontweight="normal")
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(KINDS[kind].replace(", ", ",\n"), fontsize=9)
+    return figure
+
+
+def shuffled_lines(table: pd.DataFrame, chance: float) -> Figure:
+    """Test accuracy over the edge of the shuffled patches: a row per network, a column per kind.
+
+    A thick line is the mean over seeds, a dot is one run; at the right the whole clouds.
+    """
+    models, patches = list(dict.fromkeys(table["model"])), sorted(table["patch"].unique())
+    figure, axes = _panels(len(models), len(KINDS), 5.3, 3.5, 1.4, 0.4, sharex=True, sharey=True)
+    table = with_method(table).assign(place=table["patch"].map(patches.index))
+    whole = table.assign(top1=table["whole"], place=len(patches))
+    table = pd.concat([table, whole.drop_duplicates(["key", "kind"])])
+    for row, model in zip(axes, models, strict=True):
+        for axis, (kind, title) in zip(row, KINDS.items(), strict=True):
+            part = table[(table["model"] == model) & (table["kind"] == kind)]
+            _accuracy(axis, part, "place", chance)
+            axis.set(xlabel="edge of the shuffled patches (voxels)", title=f"{model}\n{title}")
+            axis.set_xticks(range(len(patches) + 1), [*map(str, patches), "whole"])
+            axis.label_outer()
+        row[0].set_ylabel("top-1 on test clouds (%)")
+    method_legend(figure, table["method"], [CHANCE])
+    return figure
+
+
+def field_lines(table: pd.DataFrame, chance: float) -> Figure:
+    """Accuracy of nearest centres over the receptive field in voxels, a panel for each network."""
+    table, models = with_method(table), list(dict.fromkeys(table["model"]))
+    figure, axes = _panels(1, len(models), 4.8, 3.8, 1.6, sharey=True)
+    for axis, model in zip(axes[0], models, strict=True):
+        _accuracy(axis, table[table["model"] == model], "field", chance)
+        axis.set(xlabel="receptive field of the last stage (voxels)", title=model)
+        plain_log(axis, "x")
+    axes[0, 0].set_ylabel("nearest centres on test clouds (%)")
+    method_legend(figure, table["method"], [CHANCE])
+    return figure
+
+
+def _panels(rows: int, columns: int, width: float, height: float, wide: float = 0,
+            high: float = 0, **shared: object) -> tuple[Figure, np.ndarray]:  # fmt: skip
+    """Panels [rows, columns] of a size in inches, and room beside them for a legend."""
+    return plt.subplots(rows, columns, squeeze=False, layout="constrained", **shared,
+                        figsize=(width * columns + wide, height * rows + high))
+
+
+def _accuracy(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> None:
+    """Draw the accuracy in per cent over a column: means, every run, and that of guessing."""
+    means_and_runs(axis, table.assign(top1=100 * table["top1"]), place, "top1")
+    axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
+    axis.set_ylim(0, None)
+
+
+def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
+    """Say which cue each method loses more by, and whether more than its control.
+
+    At the largest patches.
+    """
+    patch = table["patch"].max()
+    part = table[table["patch"] == patch].assign(lost=lambda t: 100 * (t["whole"] - t["top1"]))
+    lines = []
+    for model, runs in part.groupby("model", sort=False):
+        lost = runs.pivot_table("lost", ["method", "seed"], "kind", sort=False)
+        whole = 100 * runs.groupby("method")["whole"].mean()
+        for method, mine in lost.groupby("method", sort=False):
+            gap = mine["arrangement"] - mine["detail"]
+            more = "arrangement" if gap.mean() > 0 else "detail"
+            agree = int((np.sign(gap) == np.sign(gap.mean())).sum())
+            lines.append(
+                f"{model}, {method}, patches of {patch} voxels: {mine['arrangement'].mean():.0f} "
+                f"points lost with the arrangement destroyed, {mine['detail'].mean():.0f} with the "
+                f"detail; more by {more} in {agree} of {len(gap)} runs (whole {whole[method]:.0f} "
+                f"%, chance {100 * chance:.0f} %)."
+            )
+        for method, control in CONTROLS.items():
+            if {method, control} <= set(whole.index):
+                gap = (lost.loc[method] - lost.loc[control]).dropna()["detail"]
+                lines.append(
+                    f"{model}, {method} against {control}: with the detail destroyed "
+                    f"{gap.mean():+.0f} points are lost, more in {int((gap > 0).sum())} of "
+                    f"{len(gap)} seeds."
+                )
+    return lines
+
+
+def source_layers(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
+    """Collapse of fractals by stage of the ResNet-18, pretrained and random, a panel a metric."""
+    layers = list(dict.fromkeys(table["layer"]))
+    figure, axes = _panels(1, len(metrics), 3.9, 3.6, 1.9)
+    for axis, (metric, title) in zip(axes[0], metrics.items(), strict=True):
+        part = table[table["metric"] == metric]
+        for (weights, split), lines in part.groupby(["weights", "split"]):
+            mean = lines.set_index("layer")["value"].reindex(layers)
+            axis.plot(range(len(layers)), mean, "-" if split == "held_out" else "--", marker="o",
+                      color=_SOURCES[weights], linewidth=2.1, markersize=4)
+        axis.set_xticks(range(len(layers)), [n.replace("penultimate", "last") for n in layers])
+        axis.set_title(title, fontsize=10.5)
+        plain_log(axis, "y")
+    keys = [(f"{w} weights", {"color": c, "linewidth": 2.5}) for w, c in _SOURCES.items()]
+    keys += [("held-out shapes", {"color": _DARK}), ("trained shapes", {"linestyle": "--"})]
+    method_legend(figure, [], keys)
+    return figure
+
+
+def forecast_scatter(table: pd.DataFrame) -> Figure:
+    """Accuracy after training over the CDNV before it, a panel for each group of runs.
+
+    Colours are methods, markers pairs of network and image source.
+    """
+    groups = list(dict.fromkeys(table["group"]))
+    columns = min(3, len(groups))
+    figure, axes = _panels(-(-len(groups) // columns), columns, 3.7, 3.1, 2.2, 0.4, sharex=True,
+                           sharey=True)
+    table = with_method(table)
+    pairs = list(dict.fromkeys(zip(table["model"], table["weights"], strict=True)))
+    marks = {pair: MARKERS[i % len(MARKERS)] for i, pair in enumerate(pairs)}
+    for axis, group in zip(axes.flat, groups, strict=False):
+        part = table[table["group"] == group]
+        for (method, *pair), dots in part.groupby(["method", "model", "weights"], observed=True):
+            axis.scatter(dots["cdnv"], 100 * dots["top1"], s=46, color=COLOURS[method], zorder=3,
+                         marker=marks[tuple(pair)], edgecolor=_DARK, linewidth=0.5)
+        axis.set_title(group)
+        plain_log(axis, "x")
+    for axis in axes.flat[len(groups):]:
+        axis.set_axis_off()
+    figure.supxlabel("CDNV of the test features before training (left: more collapsed)",
+                     fontsize=10.5)
+    figure.supylabel("top-1 on test clouds after training (%)", fontsize=10.5)
+    dot = {"color": _DARK, "linestyle": "", "markersize": 7}
+    method_legend(figure, [], [(",\n".join(pair), dot | {"marker": mark})
+                               for pair, mark in marks.items()])
+    return figure
+
+
+def forecast_forest(summary: pd.DataFrame) -> Figure:
+    """Rank correlations with their intervals, one line a group: over all runs, and within pairs."""
+    figure, axis = plt.subplots(figsize=(7.6, 0.55 * len(summary) + 1.5), layout="constrained")
+    sides = {"all runs": ("rho", "", -0.14, "#2563c9"),
+             "seeds within network and source": ("within", "within_", 0.14, "#9aa1ad")}
+    for name, (middle, ends, shift, colour) in sides.items():
+        place = np.arange(len(summary)) + shift
+        axis.hlines(place, summary[f"{ends}low"], summary[f"{ends}high"], color=colour,
+                    linewidth=5, alpha=0.5)
+        axis.scatter(summary[middle], place, s=46, color=colour, zorder=3, label=name,
+                     edgecolor=_DARK, linewidth=0.6)
+    axis.axvline(0, color=INK, linestyle=":", linewidth=1.2)
+    axis.set_yticks(range(len(summary)), summary["group"])
+    axis.set(xlim=(-1.05, 1.05), ylim=(len(summary) - 0.5, -0.5),
+             xlabel="rank correlation of CDNV before training and accuracy after it")
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def forecast_lines(summary: pd.DataFrame) -> list[str]:
+    """Say whether collapse before training predicts accuracy after it."""
+    return [
+        f"{row.group}: rank correlation {row.rho:+.2f} (95 % interval "
+        f"{spanned(row.low, row.high, '+.2f')}; {row.runs} runs of {row.starts} starting networks "
+        f"from {row.sources} pairs of network and source): {_verdict(row)}. Within the pairs, "
+        f"over seeds alone: {row.within:+.2f} ({spanned(row.within_low, row.within_high, '+.2f')})."
+        for row in summary.itertuples()
+    ]
+
+
+def forecast_answer(summary: pd.DataFrame) -> str:
+    """Say in one sentence for which groups the forecast holds, and for which it does not."""
+    said: dict[str, list[str]] = {}
+    for row in summary.itertuples():
+        said.setdefault(_verdict(row), []).append(row.group)
+    return "Collapse before training and accuracy after it: " + "; ".join(
+        f"{verdict} ({', '.join(groups)})" for verdict, groups in said.items()) + "."
+
+
+def _verdict(row: object) -> str:
+    if row.high < 0:
+        return "the more collapsed, the better"
+    return "the more collapsed, the worse" if row.low > 0 else "nothing can be told"
+
+
+def bound_lines(table: pd.DataFrame) -> Figure:
+    """Measured few-shot errors and their bounds over the number of shots, a panel for each pair."""
+    pairs = list(table.groupby(["model", "weights"], sort=False))
+    figure, axes = _panels(1, len(pairs), 3.1, 3.8, 2, sharey=True)
+    styles = {"bound": ("--", "#dc2626", "bound"),
+              "error": ("-", "#2563c9", "nearest centres, untrained"),
+              "trained": ("-", "#e8871e", "trained on the shots")}
+    for axis, (pair, part) in zip(axes[0], pairs, strict=True):
+        for column, (style, colour, name) in styles.items():
+            axis.plot(part["shots"], part[column], style, color=colour, marker="o", label=name,
+                      linewidth=2.2)
+        axis.axhline(1, color=INK, linestyle=":", linewidth=1.2, label="no information")
+        axis.set(title=",\n".join(pair), xlabel="shots")
+        axis.set_xticks(sorted(table["shots"].unique()))
+        plain_log(axis, "y")
+    axes[0, 0].set_ylabel("error (1 = all wrong)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return figure

@@ -1,0 +1,60 @@
+"""Collapse on the images' side, on fractals whose classes are known."""
+
+import fractals
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from i2p_lib.analysis import source_collapse as source
+from i2p_lib.analysis.collapse import cdnv
+from i2p_lib.data.fractal_images import SPLITS, FractalImages
+from i2p_lib.show import discussion, report
+from i2p_lib.weights import weight_card
+
+matplotlib.use("agg")
+
+
+def test_the_images_side_is_measured_on_held_out_fractals():
+    """Promise: the numbers are those of the features returned, and better than random weights."""
+    categories, drawn = fractals.find_categories(3, seed=1), {}
+    for split in SPLITS:
+        labels, images = zip(*fractals.fractal_images(categories, 6, 96, 2, split), strict=True)
+        drawn[split] = FractalImages(np.stack(images), np.array(labels), ())
+    table, features = source.source_collapse(drawn)
+    last = table.query("layer == 'penultimate' and metric == 'cdnv' and split == 'held_out'")
+    for weights, (values, labels) in features.items():
+        assert values.shape == (18, 512)
+        held = last.set_index("weights")["value"]
+        assert held[weights] == pytest.approx(cdnv(values, labels))
+    assert last.set_index("weights")["value"]["fractal"] < held["random"]
+    classes, each = source.trained_on(weight_card("resnet18", "fractal"))
+    assert (classes, each) == (200, 180)
+    right = table.query("metric == 'top1'").set_index("split")["value"]
+    assert set(right.index) == {"train", "held_out"} and (right > 5 / classes).all()
+    shown = {name: report.COLLAPSE_TITLES[name] for name in ("cdnv", "nc1")}
+    assert [len(a.lines) for a in discussion.source_layers(table, shown).axes] == [4, 4]
+    plt.close("all")
+
+
+def test_fractals_are_given_as_the_pretraining_gave_them():
+    """Promise: the same crop and the same scale as the script that trained the weights."""
+    from torchvision.transforms.functional import center_crop, normalize
+
+    images = np.random.default_rng(0).integers(128, size=(2, 96, 96), dtype=np.uint8)
+    grey = center_crop(torch.from_numpy(images)[:, None] / 255, [80, 80]).expand(-1, 3, -1, -1)
+    expected = normalize(grey, [0.2] * 3, [0.5] * 3)
+    torch.testing.assert_close(source.fractal_input(images), expected)
+
+
+def test_a_card_that_does_not_say_its_images_is_refused():
+    card = weight_card("resnet18", "fractal").model_copy(update={"pretraining": "pictures"})
+    with pytest.raises(ValueError, match="does not say"):
+        source.trained_on(card)
+
+
+def test_the_facts_of_a_card_are_its_own():
+    card = weight_card("resnet18", "fractal")
+    text = report.card_facts(card)
+    assert all(part in text for part in card.note.split("; ")) and card.sha256[:16] in text
