@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from i2p_lib.data.scenes import IGNORED
+from i2p_lib.models.blocks import BlockEncoding
+from i2p_lib.models.labelled import (
+    Device,
+    Draw,
+    Encoded,
+    Encoding,
+    Labelled,
+    Scenes,
+    cloud_of,
+    evaluated,
+    labels_of,
+)
 from i2p_lib.models.range_view import (
     nearest_in_pixel,
     range_image,
@@ -20,39 +29,6 @@ from i2p_lib.models.range_view import (
 )
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.sparse.kernel_map import unique_rows
-
-Array = np.ndarray | Tensor
-
-
-class Labelled(Protocol):
-    """A scene: points [N, 3] in metres, features [N, F] in 0..1, labels [N] (or IGNORED)."""
-
-    points: Array
-    features: Array
-    labels: Array
-
-
-class Encoding(Protocol):
-    """The way from scenes into a network and back."""
-
-    def encode(
-        self,
-        scenes: Sequence[Labelled],
-        device: torch.device | str = "cpu",
-        generator: torch.Generator | None = None,
-    ) -> tuple[SparseTensor | Tensor, Tensor]:
-        """Return the network's input, and the targets [M] int64 of its M answers (or IGNORED).
-
-        generator: where something is drawn; None draws the same each time.
-        """
-
-    def predict(
-        self, net: nn.Module, scene: Labelled, device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """Return scores [N, C] of the scene's own N points, in their order."""
-
-    def channels(self, in_features: int) -> int:
-        """Return the channels of the network's input for F features of a point."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +46,26 @@ class VoxelEncoding:
     voxel_size: float = 0.05
     centre: bool = True
 
-    def encode(self, scenes, device="cpu", generator=None):
+    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
         """See ``Encoding``; answers are in the order of the sites."""
         clouds = [self._cloud(scene, device) for scene in scenes]
         x = self._voxels(clouds)
-        labels = torch.cat([_labels(scene, device) for scene in scenes])
+        labels = torch.cat([labels_of(scene, device) for scene in scenes])
         return x, most_frequent(labels, self._places(clouds), len(x.sites))
 
-    def predict(self, net, scene, device="cpu"):
+    def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """See ``Encoding``."""
         cloud = self._cloud(scene, device)
         with evaluated(net):
             answers = net(self._voxels([cloud]))
         return answers[self._places([cloud])]
 
-    def channels(self, in_features):
+    def channels(self, in_features: int) -> int:
         """See ``Encoding``."""
         return 3 + in_features
 
-    def _cloud(self, scene: Labelled, device) -> tuple[Tensor, Tensor]:
-        points, features = _cloud(scene, device)
+    def _cloud(self, scene: Labelled, device: Device) -> tuple[Tensor, Tensor]:
+        points, features = cloud_of(scene, device)
         if self.centre:
             points = points - points.double().mean(0).to(points.dtype)
         return points, torch.cat([points, features - 0.5], 1)
@@ -104,93 +80,6 @@ class VoxelEncoding:
                             torch.floor(points / self.voxel_size)], 1).long()
                  for sample, (points, _) in enumerate(clouds)]  # fmt: skip
         return unique_rows(torch.cat(cells))[1]
-
-
-@dataclass(frozen=True)
-class BlockEncoding:
-    """Upright columns of a scene with a square base, of equally many points each.
-
-    block_size     edge of the base in metres
-    block_points   points of a block
-    blocks         random blocks of each scene in one training step
-
-    A point's row: its place in metres from the middle of the base and above the scene's lowest
-    point, its features shifted to -0.5..0.5, and its relative place 0..1 in the scene.
-    In training, blocks lie around random points, and their points are drawn without repeats where
-    there are enough.  A whole scene is covered by blocks that overlap by half; the points of each
-    are parted into as many inputs as it takes, and a point's score is the mean probability over
-    all the blocks that it lies in.
-    """
-
-    block_size: float = 1.0
-    block_points: int = 4096
-    blocks: int = 4
-
-    def encode(self, scenes, device="cpu", generator=None):
-        """See ``Encoding``; answers are block by block."""
-        if generator is None:
-            generator = torch.Generator().manual_seed(0)
-        rows, targets = [], []
-        for scene in scenes:
-            points, features = _cloud(scene, "cpu")
-            labels = _labels(scene, "cpu")
-            for _ in range(self.blocks):
-                middle = points[torch.randint(len(points), (), generator=generator), :2]
-                near = (points[:, :2] - middle).abs().amax(1) <= self.block_size / 2
-                inside = near.nonzero().squeeze(1)
-                order = torch.randperm(len(inside), generator=generator)[: self.block_points]
-                extra = torch.randint(len(inside), (self.block_points - len(order),),
-                                      generator=generator)  # fmt: skip
-                chosen = inside[torch.cat([order, extra])]
-                rows.append(_block_rows(points, features, chosen, middle))
-                targets.append(labels[chosen])
-        return torch.stack(rows).to(device), torch.cat(targets).to(device)
-
-    def predict(self, net, scene, device="cpu", batch: int = 8):
-        """See ``Encoding``; `batch` inputs at a time."""
-        points, features = _cloud(scene, "cpu")
-        parts = self._parts(points)
-        total = None
-        with evaluated(net):
-            for first in range(0, len(parts), batch):
-                some = parts[first : first + batch]
-                rows = [_block_rows(points, features, chosen, middle) for chosen, _, middle in some]
-                scores = net(torch.stack(rows).to(device)).softmax(1)
-                fresh = torch.cat([fresh for _, fresh, _ in some]).to(device)
-                chosen = torch.cat([chosen for chosen, _, _ in some]).to(device)[fresh]
-                if total is None:
-                    total = scores.new_zeros(len(points), scores.shape[1])
-                total.index_add_(0, chosen, scores[fresh])
-        return total / total.sum(1, keepdim=True)
-
-    def channels(self, in_features):
-        """See ``Encoding``; the coordinates are not counted."""
-        return in_features + 3
-
-    def _parts(self, points: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Each input of a whole scene: its points, which of them are no repeats, its middle."""
-        generator = torch.Generator().manual_seed(0)
-        half, low = self.block_size / 2, points[:, :2].amin(0)
-        cell = torch.floor((points[:, :2] - low) / half).long()
-        across, along = (cell.amax(0) + 1).tolist()
-        number = cell[:, 0] * along + cell[:, 1]
-        order = torch.argsort(number, stable=True)
-        ends = torch.bincount(number, minlength=across * along).cumsum(0).tolist()
-        members = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-        parts = []
-        for i in range(max(1, across - 1)):
-            for j in range(max(1, along - 1)):
-                inside = torch.cat([members[x * along + y] for x in (i, i + 1) if x < across
-                                    for y in (j, j + 1) if y < along])  # fmt: skip
-                if not len(inside):
-                    continue
-                inside = inside[torch.randperm(len(inside), generator=generator)]
-                count = -(-len(inside) // self.block_points) * self.block_points
-                place = torch.arange(count)
-                middle = low + half * points.new_tensor([i + 1, j + 1])
-                parts += [(inside[p % len(inside)], p < len(inside), middle)
-                          for p in place.split(self.block_points)]  # fmt: skip
-        return parts
 
 
 @dataclass(frozen=True)
@@ -220,20 +109,20 @@ class RangeEncoding:
             raise ValueError(f"fov_up must lie above fov_down, got {self.fov_up} and "
                              f"{self.fov_down}")
 
-    def encode(self, scenes, device="cpu", generator=None):
+    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
         """See ``Encoding``; answers are pixel by pixel, row by row."""
         images, targets = [], []
         for scene in scenes:
-            points, features = _cloud(scene, device)
+            points, features = cloud_of(scene, device)
             nearest = self._nearest(points)[0]
             images.append(self._image(points, features, nearest))
-            labels = _labels(scene, device)[nearest.clamp_min(0)]
+            labels = labels_of(scene, device)[nearest.clamp_min(0)]
             targets.append(torch.where(nearest < 0, IGNORED, labels))
         return torch.stack(images), torch.cat(targets)
 
-    def predict(self, net, scene, device="cpu"):
+    def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """See ``Encoding``; votes for "knn"."""
-        points, features = _cloud(scene, device)
+        points, features = cloud_of(scene, device)
         nearest, row, column, distance = self._nearest(points)
         with evaluated(net):
             answers = net(self._image(points, features, nearest)[None])
@@ -244,7 +133,7 @@ class RangeEncoding:
         return vote_of_neighbours(answers.argmax(1).view(shape), ranges.view(shape), row, column,
                                   distance, answers.shape[1])  # fmt: skip
 
-    def channels(self, in_features):
+    def channels(self, in_features: int) -> int:
         """See ``Encoding``."""
         return 4 + in_features
 
@@ -261,7 +150,7 @@ class RangeEncoding:
 _ENCODINGS = {"unet": VoxelEncoding, "pointnet2_ssg": BlockEncoding, "range": RangeEncoding}
 
 
-def encoding_for(name: str, **settings) -> Encoding:
+def encoding_for(name: str, **settings: Any) -> Encoding:
     """Return the encoding for a network of that name, see ``segmenter``.
 
     settings: fields of ``VoxelEncoding`` ("unet:..."), ``BlockEncoding`` ("pointnet2_ssg") or
@@ -288,39 +177,3 @@ def most_frequent(labels: Tensor, place: Tensor, places: int) -> Tensor:
     votes = torch.bincount(key, minlength=places * classes).view(places, classes)
     most, label = votes.max(1)
     return torch.where(most > 0, label, IGNORED)
-
-
-@contextmanager
-def evaluated(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the network's own mode comes back."""
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        net.train(training)
-
-
-def _cloud(scene: Labelled, device) -> tuple[Tensor, Tensor]:
-    """Points and features as float32 tensors on the device; ValueError where they do not fit."""
-    points = torch.as_tensor(scene.points, dtype=torch.float32, device=device)
-    features = torch.as_tensor(scene.features, dtype=torch.float32, device=device)
-    fits = points.ndim == features.ndim == 2 and points.shape[1] == 3
-    if not fits or len(points) != len(features) or not len(points):
-        raise ValueError("expected a scene with points [N, 3] and features [N, F], N at least 1, "
-                         f"got {list(points.shape)} and {list(features.shape)}")
-    return points, features
-
-
-def _labels(scene: Labelled, device) -> Tensor:
-    return torch.as_tensor(scene.labels, dtype=torch.int64, device=device)
-
-
-def _block_rows(points: Tensor, features: Tensor, chosen: Tensor, middle: Tensor) -> Tensor:
-    """[P, 3 + F + 3]: see ``BlockEncoding``."""
-    low, high = points.amin(0), points.amax(0)
-    place = points[chosen]
-    local = place - torch.cat([middle, low[2:]])
-    relative = (place - low) / (high - low).clamp_min(1e-6)
-    return torch.cat([local, features[chosen] - 0.5, relative], 1)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.labelled import evaluated
 from i2p_lib.models.stages import around_stages, replace_layers, stage_names, stage_outputs
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import is_random
@@ -100,11 +101,8 @@ class RangeNetwork(nn.Module):
         return stage_outputs(self.encoder, self.stages, images)[-RESOLUTIONS:]
 
     def _trial(self, in_channels: int) -> list[Tensor]:
-        training = self.encoder.training
-        with torch.no_grad():
-            self.encoder.eval()
+        with evaluated(self.encoder):
             maps = self._maps(torch.zeros(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE))
-        self.encoder.train(training)
         sizes = [tuple(m.shape[2:]) for m in maps]
         if len(maps) < RESOLUTIONS or sizes != sorted(set(sizes), reverse=True):
             raise ValueError(f"{type(self.encoder).__name__}: expected maps of {RESOLUTIONS} "

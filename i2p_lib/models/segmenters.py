@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from i2p_lib.models.encodings import encoding_for
@@ -16,7 +18,7 @@ def segmenter(
     in_features: int,
     weights: str | None = "random",
     seed: int = 0,
-    **settings,
+    **settings: Any,
 ) -> nn.Module:
     """Return a segmentation network on the CPU; it maps what its encoding gives to logits [M, C].
 

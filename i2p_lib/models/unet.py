@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from i2p_lib.inflation import InflationError, inflate
 from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.labelled import evaluated
 from i2p_lib.models.residual import residual_stage
 from i2p_lib.models.stages import around_stages, replace_layers, stage_names, stage_outputs
 from i2p_lib.sparse import (
@@ -228,10 +229,8 @@ def _levels(
     weight = next(encoder.parameters())
     line = torch.arange(4)[:, None] * torch.tensor([[0, 1, 2, 3]])
     cloud = SparseTensor(weight.new_ones(4, entry), Sites(line, 1, STRIDES[0]))
-    training = encoder.training
-    with torch.no_grad():
-        outputs = stage_outputs(encoder.eval(), stages, cloud)
-    encoder.train(training)
+    with evaluated(encoder):
+        outputs = stage_outputs(encoder, stages, cloud)
     last = {x.stride: (name, x.feats.shape[1]) for name, x in zip(stages, outputs, strict=False)}
     if len(outputs) != len(stages) or tuple(last) != STRIDES:
         raise InflationError(f"{type(encoder).__name__}: the U-Net needs one map for each of the "

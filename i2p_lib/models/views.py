@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.models.contract import seeded
+from i2p_lib.models.labelled import evaluated
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.weights import image_model, load_weights
 from i2p_lib.weights.cards import is_random
@@ -247,10 +248,8 @@ def _adapt(image: nn.Module, size: int) -> tuple[str, str, int]:
     colours, conv.in_channels = conv.in_channels, 1
     conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
     image.set_submodule(last, nn.Identity())
-    training = image.training
-    with torch.no_grad():
-        features = image.eval()(conv.weight.new_zeros(2, 1, size, size))
-    image.train(training)
+    with evaluated(image):
+        features = image(conv.weight.new_zeros(2, 1, size, size))
     if not isinstance(features, Tensor) or tuple(features.shape) != (2, linear.in_features):
         raise ValueError(f"{type(image).__name__}: {last} is not a classifier on its features")
     return stem, last, colours

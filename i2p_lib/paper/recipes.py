@@ -29,6 +29,12 @@ SCENE_RECIPES: Mapping[tuple[str, str], Mapping[str, object]] = {
 trained is not known, so no setting of theirs counts as the paper's."""
 
 
+def settings_read(runs: pd.DataFrame) -> list[str]:
+    """Return the settings that `as_in_paper` reads of such runs."""
+    recipes = SCENE_RECIPES.values() if "scenes" in runs else [PAPER_RECIPE]
+    return list(dict.fromkeys(["epochs", *(name for recipe in recipes for name in recipe)]))
+
+
 def as_in_paper(runs: pd.DataFrame) -> pd.Series:
     """Tell of each row of a table of runs whether its settings are the paper's.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from i2p_lib.paper.items import PERCENT
-from i2p_lib.paper.recipes import PAPER_RECIPE, SCENE_RECIPES, as_in_paper
+from i2p_lib.paper.recipes import as_in_paper, settings_read
 
 # Our names of weights -> what the paper's tables call their source.
 _PRETRAINING = {"random": "none", "imagenet1k_pixels": "imagenet1k"}
 # Our names of scenes and of networks on them -> the paper's.
-_PAPER_SCENES = {"s3dis": "s3dis_area5", "semantic_kitti": "semantic_kitti_08"}
+_SCENES = {"s3dis": "s3dis_area5", "semantic_kitti": "semantic_kitti_08"}
 _SCENE_MODELS = {"unet:resnet18": "resnet18", "range:hrnet_w48": "hrnetv2_w48"}
 
 
@@ -37,14 +37,12 @@ def rows_of_runs(
     column miou (segmentation) that one, of any other top1.
     Shares become per cent.  Where a run chose its checkpoint on the test split, as the released
     code does, that epoch's score is taken.  A run counts as in the paper (as_in_paper) where
-    every setting is the released recipe's, on all of the data; see `recipes`.
+    every setting is the released recipe's, see `recipes.as_in_paper`.
     """
     score = "miou" if "miou" in runs else "top1"
     metric, column = metric or score, column or score
-    scenes = "scenes" in runs
-    read = SCENE_RECIPES["s3dis", "unet:resnet18"] if scenes else PAPER_RECIPE
-    data = "scenes" if scenes else "data"
-    wanted = [data, "model", "weights", "regime", column, *read, "epochs"]
+    data = "scenes" if "scenes" in runs else "data"
+    wanted = [data, "model", "weights", "regime", column, *settings_read(runs)]
     missing = [name for name in wanted if name not in runs]
     if missing:
         raise ValueError(f"the table of runs lacks the columns {missing}; got {[*runs.columns]}")
@@ -57,7 +55,7 @@ def rows_of_runs(
         methods = [f"{m}, {k} labels" if k else m for m, k in zip(methods, kinds, strict=True)]
     return pd.DataFrame(
         {
-            "dataset": runs[data].replace(_PAPER_SCENES),
+            "dataset": runs[data].replace(_SCENES),
             "model": runs["model"].replace(_SCENE_MODELS), "method": methods,
             "pretraining": runs["weights"].replace(_PRETRAINING),
             "shots": runs["shots"] if "shots" in runs else None, "metric": metric,

@@ -69,7 +69,7 @@ def shown_scene(
             kept[name][part] for part in ("points", "labels", "predictions")
         )
         shown = np.full(len(points), True)
-        if layout == "semantic_kitti":
+        if scene_card(scenes).around_sensor:
             shown = np.hypot(points[:, 0], points[:, 1]) < NEAR
         clouds.setdefault("truth", (points[shown], labels[shown].astype(int)))
         clouds[method] = (points[shown], predictions[shown].astype(int))

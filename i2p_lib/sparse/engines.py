@@ -85,6 +85,7 @@ class Spconv(Backend):
     install = "pip install spconv on a CPU; spconv-cu126 or spconv-triton on a GPU"
 
     def version(self) -> str:
+        """See `Backend`; spconv of another version than 2.3 is refused."""
         package = _spconv()
         if package.__name__ == "spconv" and not package.__version__.startswith("2.3"):
             raise ImportError(f"expected spconv 2.3, got {package.__version__}")
@@ -93,6 +94,7 @@ class Spconv(Backend):
         return package.__version__
 
     def devices(self) -> tuple[str, ...]:
+        """See `Backend`; spconv's wheels without CUDA compute on the CPU alone."""
         if _spconv().__name__ == "spconv_triton":
             return ("cuda",)
         only_cpu = importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
@@ -160,6 +162,7 @@ class TorchSparse(Backend):
     install = "build mit-han-lab/torchsparse v2.1.0 from source, on a machine with CUDA"
 
     def version(self) -> str:
+        """See `Backend`; torchsparse of another version than 2.1 is refused."""
         if find_spec("torchsparse") is None:
             raise ImportError("not installed")
         if not torch.cuda.is_available():
@@ -170,6 +173,7 @@ class TorchSparse(Backend):
         return version
 
     def devices(self) -> tuple[str, ...]:
+        """See `Backend`."""
         return ("cuda",)
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -42,8 +43,8 @@ class _SumRows(torch.autograd.Function):
 
 
 @cache
-def add_rows() -> Callable:
-    """out[places[p]] += values[p] for each p, in order; compiled on first use."""
+def add_rows() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """Return out, places, values: out[places[p]] += values[p] in order; compiled on first use."""
     from numba import njit
 
     @njit(cache=True, nogil=True)

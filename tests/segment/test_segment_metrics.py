@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from made_notebooks import chapter_functions
 from sklearn import metrics as sklearn_metrics
 
 from i2p_lib.analysis import segmentation as metrics
+from i2p_lib.runs.store import PACKAGE
 
 
 @pytest.fixture
@@ -43,6 +45,18 @@ def test_the_iou_of_classes_that_occur_is_scikit_learns(answers):
         labels[counted], predictions[counted], labels=seen, average="macro"
     )
     assert metrics.mean_class_accuracy(confusion) == pytest.approx(recall)
+
+
+def test_the_cells_of_the_chapter_are_scikit_learns_too(answers):
+    """Promise: what chapter 7 writes from scratch is the measure of the field."""
+    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "07_segmentation.ipynb")
+    predictions, labels = (side[answers[1] >= 0] for side in answers)
+    counts = chapter.count_pairs(predictions, labels, 6)
+    assert np.array_equal(counts, sklearn_metrics.confusion_matrix(labels, predictions))
+    wanted = sklearn_metrics.jaccard_score(labels, predictions, labels=[0, 1, 2, 3, 5],
+                                           average="macro")  # fmt: skip
+    assert chapter.miou(counts) == pytest.approx(wanted)
+    assert chapter.miou(counts, absent=1) == pytest.approx((5 * wanted + 1) / 6)
 
 
 def test_the_released_rule_gives_an_absent_class_one(answers):
