@@ -17,7 +17,6 @@ examples:
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from functools import partial
@@ -27,7 +26,14 @@ import numpy as np
 from _scenes import do_all, histogram, run, unlike_published
 
 from i2p_lib.data.scene_files import IGNORED, MANIFEST, write_manifest
-from i2p_lib.data.semantic_kitti import CLASS_NAMES, LEARNING_MAP, SCANS, read_scene, scan_files
+from i2p_lib.data.semantic_kitti import (
+    CLASS_NAMES,
+    LEARNING_MAP,
+    SCANS,
+    find_scenes,
+    read_scene,
+    scan_files,
+)
 from i2p_lib.files import atomic_write, sha256
 
 # How large a part of all points has a raw label: `content` of semantic-kitti.yaml
@@ -45,37 +51,6 @@ _FARTHEST = 200.0  # metres; the sensor measures up to 120
 _TOGETHER = 100  # scans that are checked, and noted as checked, at once
 
 
-def find_scans(source: Path) -> list[str]:
-    """Return the sorted names, such as 08/000123, of the labelled scans in an official folder.
-
-    Sequences 11 to 21 have no labels and are left out.
-    Raises FileNotFoundError for a folder without labelled scans, and for a scan without its
-    labels or labels without their scan.
-    """
-    names = []
-    for sequence in sorted(source.glob("sequences/*")):
-        if sequence.name not in SCANS:
-            continue
-        scans = {f.stem for f in sequence.glob("velodyne/*.bin")}
-        labels = {f.stem for f in sequence.glob("labels/*.label")}
-        if alone := sorted(scans ^ labels):
-            has, lacks = ("scan", "labels") if alone[0] in scans else ("labels", "scan")
-            raise FileNotFoundError(
-                f"{sequence}: {len(alone)} scans and labels without the other, the first is "
-                f"{alone[0]}: its {has} is there, its {lacks} not; unpack both archives into one "
-                "folder"
-            )
-        names += [f"{sequence.name}/{scan}" for scan in sorted(scans)]
-    if not names:
-        raise FileNotFoundError(
-            f"{source}: expected sequences/00 to 10, each with velodyne/*.bin and "
-            "labels/*.label, found no labelled scan; give the folder that holds `sequences`"
-        )
-    if odd := [name for name in names if not re.fullmatch(r"\d\d/\d{6}", name)]:
-        raise ValueError(f"{source}: expected scans named by six digits, got {odd[0]}")
-    return names
-
-
 def convert(
     source: Path, output: Path, part: bool = False, workers: int = 1, progress: bool = True
 ) -> dict:  # fmt: skip
@@ -89,7 +64,7 @@ def convert(
 
     Raises FileNotFoundError and ValueError, naming the file, for what is missing or wrong.
     """
-    names = find_scans(source)
+    names = list(find_scenes(source))
     if not part:
         _check_counts(source, names)
     output.mkdir(parents=True, exist_ok=True)

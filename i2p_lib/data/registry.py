@@ -16,7 +16,7 @@ CARDS = Path(__file__).resolve().parent / "cards"
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a reader wants to know before using a data set: one file in the folder `cards`.
+    """What a reader wants to know before using a point set: one file in the folder `cards`.
 
     name: that of the file; splits: number of clouds in the files of each; up: the axis that points
     up in its files; folder: the name of its folder; embedded: whether it comes with this package;

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from i2p_lib.data import s3dis, semantic_kitti
 from i2p_lib.data.making import data_folder, made
+from i2p_lib.data.modelnet import SPLITS
 from i2p_lib.data.registry import dataset_hash
 from i2p_lib.data.scene_files import (
     IGNORED,
@@ -24,9 +26,6 @@ __all__ = [
     "IGNORED", "SPLITS", "Scene", "SceneCard", "describe_scenes", "load_scenes", "prepare_scenes",
     "scene_card", "scene_hash", "scene_names", "scene_root",
 ]  # fmt: skip
-
-SPLITS = ("train", "val", "test", "trainval")
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -76,6 +75,11 @@ _LAYOUTS = {"s3dis": s3dis, "semantic_kitti": semantic_kitti}
 """Layout -> its module, which has `CARDS` and `read_scene(folder, name)`; a new set adds itself."""
 
 CARDS = {card.name: card for module in _LAYOUTS.values() for card in module.CARDS}
+
+
+def layout_of(card: SceneCard) -> ModuleType:
+    """Return the module that reads the files of a set."""
+    return _LAYOUTS[card.layout]
 
 
 def scene_names() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ The official folder; its scans are read where they lie:
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,37 @@ SIMULATED = replace(
     part_sizes={},
 )
 CARDS = (SEMANTIC_KITTI, SIMULATED)
+
+
+def find_scenes(source: Path) -> dict[str, tuple[str, str]]:
+    """Return {name: its files} of the labelled scans, such as 08/000123, in an official folder.
+
+    Sequences 11 to 21 have no labels and are left out.
+    Raises FileNotFoundError for a folder without labelled scans, and for a scan without its
+    labels or labels without their scan.
+    """
+    names = []
+    for sequence in sorted(source.glob("sequences/*")):
+        if sequence.name not in SCANS:
+            continue
+        scans = {f.stem for f in sequence.glob("velodyne/*.bin")}
+        labels = {f.stem for f in sequence.glob("labels/*.label")}
+        if alone := sorted(scans ^ labels):
+            has, lacks = ("scan", "labels") if alone[0] in scans else ("labels", "scan")
+            raise FileNotFoundError(
+                f"{sequence}: {len(alone)} scans and labels without the other, the first is "
+                f"{alone[0]}: its {has} is there, its {lacks} not; unpack both archives into one "
+                "folder"
+            )
+        names += [f"{sequence.name}/{scan}" for scan in sorted(scans)]
+    if not names:
+        raise FileNotFoundError(
+            f"{source}: expected sequences/00 to 10, each with velodyne/*.bin and "
+            "labels/*.label, found no labelled scan; give the folder that holds `sequences`"
+        )
+    if odd := [name for name in names if not re.fullmatch(r"\d\d/\d{6}", name)]:
+        raise ValueError(f"{source}: expected scans named by six digits, got {odd[0]}")
+    return {name: scan_files(name) for name in names}
 
 
 def scan_files(name: str) -> tuple[str, str]:

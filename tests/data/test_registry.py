@@ -9,11 +9,25 @@ from i2p_lib.data import (
     dataset_names,
     dataset_root,
     load_dataset,
+    registry,
 )
 
 
 def test_the_names_are_those_of_the_interface():
-    assert dataset_names() == ("home_objects", "kicad_parts", "modelnet40")
+    assert {"home_objects", "kicad_parts", "modelnet40"} <= set(dataset_names())
+
+
+def test_a_card_is_a_file_and_one_with_an_unknown_field_is_refused(tmp_path, monkeypatch):
+    """Promise: a new point set is one file in `cards`, named as the set."""
+    registry._cards.cache_clear()
+    (tmp_path / "parts.yml").write_text((registry.CARDS / "kicad_parts.yml").read_text())
+    monkeypatch.setattr(registry, "CARDS", tmp_path)
+    assert dataset_names() == ("parts",) and dataset_card("parts").classes == 42
+    registry._cards.cache_clear()
+    (tmp_path / "parts.yml").write_text("titel: wrong")
+    with pytest.raises(ValueError, match="parts.yml is no card of a data set: .*titel"):
+        dataset_names()
+    registry._cards.cache_clear()
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

@@ -1,5 +1,6 @@
 """The three scripts and `i2p data get`: one command from the official layout to checked scenes."""
 
+import json
 import shutil
 
 import pytest
@@ -87,3 +88,16 @@ def test_one_command_brings_a_set_and_another_checks_it(name, tmp_path, capsys):
 def test_a_simulated_set_takes_no_folder(tmp_path, capsys):
     assert cli.main(["data", "get", "simulated_rooms", "--from", str(tmp_path)]) == 1
     assert "it is generated" in capsys.readouterr().err
+
+
+def test_scenes_that_need_no_conversion_are_indexed_where_they_lie(data_script, tmp_path):
+    """Promise: the manifest is that of the set's own script; scenes of wrong labels are named."""
+    official = make_kitti(tmp_path / "official")
+    data_script("build_semantic_kitti").convert(official, tmp_path / "a", part=True, progress=False)
+    script = data_script("index_scenes")
+    words = ["semantic_kitti", str(official), "--output"]
+    assert script.main([*words, str(tmp_path / "b")]) == 0
+    manifests = [json.loads((tmp_path / one / "manifest.json").read_text()) for one in "ab"]
+    assert manifests[0] == manifests[1]
+    (tmp_path / "empty").mkdir()
+    assert script.main(["semantic_kitti", str(tmp_path / "empty"), "--output", "x"]) == 1
