@@ -1,6 +1,6 @@
-"""The one table writer: numbers, escaping, and the look of every table of the chapters.
+"""The tables of the chapters, as pandas Stylers: numbers, escaping, and their look.
 
-A table that is compared with the paper's is written by `paper.pages`; all others come from here.
+Tables of pages, and those beside the paper's values, are written by `i2p_lib.markup`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from i2p_lib import paper
+from i2p_lib.markup import breakable
 
 Formats = Mapping[str, str] | str | None
 
@@ -81,4 +81,4 @@ def summary(
     formats = dict.fromkeys(columns, "{:.1f}") | {count: "{:d}"} | dict.fromkeys(whole, "{:,.0f}")
     styler = table(pd.DataFrame(columns).reset_index(), formats)
     named = [key for key in keys if not pd.api.types.is_numeric_dtype(runs[key])]
-    return styler.format(lambda name: paper.breakable(str(name)), subset=named)
+    return styler.format(lambda name: breakable(str(name)), subset=named)
