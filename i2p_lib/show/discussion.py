@@ -61,6 +61,7 @@ def shuffled_lines(table: pd.DataFrame, chance: float) -> Figure:
             axis.set_xticks(range(len(patches) + 1), [*map(str, patches), "whole"])
             axis.label_outer()
         row[0].set_ylabel("top-1 on test clouds (%)")
+    axes[0, 0].set_ylim(0, None)  # of all panels, once all have their lines
     method_legend(figure, table["method"], [CHANCE])
     return figure
 
@@ -73,7 +74,7 @@ def field_lines(table: pd.DataFrame, chance: float) -> Figure:
         _accuracy(axis, table[table["model"] == model], "field", chance)
         axis.set(xlabel="receptive field of the last stage (voxels)", title=model)
         plain_log(axis, "x")
-    axes[0, 0].set_ylabel("nearest centres on test clouds (%)")
+    axes[0, 0].set(ylabel="nearest centres on test clouds (%)", ylim=(0, None))
     method_legend(figure, table["method"], [CHANCE])
     return figure
 
@@ -89,7 +90,6 @@ def _accuracy(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> Non
     """Draw the accuracy in per cent over a column: means, every run, and that of guessing."""
     means_and_runs(axis, table.assign(top1=100 * table["top1"]), place, "top1")
     axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
-    axis.set_ylim(0, None)
 
 
 def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
