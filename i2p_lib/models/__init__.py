@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from torch import nn
 
-POINT_MODELS = {
-    "pointnet2_ssg": "i2p_lib.models.pointnet2",
-    "point_vit_b16": "i2p_lib.models.point_vit",
-    "point_vit_l16": "i2p_lib.models.point_vit",
-    "simpleview": "i2p_lib.models.views",
-}
-"""Name -> the module whose function of that name builds it.  "views:NAME", any image model on
-depth views, is a network on points as well."""
+MARK = "point_network"
 
 VIEWS = "views:"
 _IMAGE_MODELS = {
@@ -25,7 +20,31 @@ _IMAGE_MODELS = {
 
 def is_point_model(name: str) -> bool:
     """Tell whether `name` is a network on points; image networks are inflated instead."""
-    return name in POINT_MODELS or name.startswith(VIEWS)
+    return name in point_models() or name.startswith(VIEWS)
+
+
+@cache
+def point_models() -> dict[str, str]:
+    """Return {name of a network on points: the module whose function of that name builds it}.
+
+    They are the functions of this folder that `contract.point_network` decorates, found without
+    importing them.  "views:NAME", any image model on depth views, is a network on points as well.
+    """
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if f"@{MARK}" in text else ():
+            if any(getattr(mark, "id", "") == MARK for mark in getattr(node, "decorator_list", ())):
+                found[node.name] = f"{__name__}.{path.stem}"
+    return found
+
+
+def modules_of(name: str) -> tuple[str, ...]:
+    """Return the modules that build the network on points of that name; none for an image network.
+    """
+    if name.startswith(VIEWS):
+        return (f"{__name__}.views",)
+    return (point_models()[name],) if name in point_models() else ()
 
 
 def image_name(name: str) -> str:
@@ -47,7 +66,7 @@ def point_model(
     Raises ValueError for an unknown name, and what `image_model` raises for its weights.
     """
     if not is_point_model(name):
-        known = ", ".join(POINT_MODELS)
+        known = ", ".join(point_models())
         raise ValueError(f"network on points: expected {known} or {VIEWS}NAME, got {name!r}")
     settings = {"weights": weights, "seed": seed, "weights_dir": weights_dir}
     if name.startswith(VIEWS):
@@ -55,4 +74,4 @@ def point_model(
         return views.image_on_views(image_name(name), num_classes, up=up, **settings)
     if name == "simpleview":
         settings["up"] = up
-    return getattr(import_module(POINT_MODELS[name]), name)(num_classes, **settings)
+    return getattr(import_module(point_models()[name]), name)(num_classes, **settings)
