@@ -33,20 +33,14 @@ EXPECTED: dict[str, set[str]] = {
         "analysis.why_units -> show", "analysis.why_units -> train",
     },
     "long": {
-        "analysis.why", "cli", "models.encodings", "runs.profiles", "runs.spec",
+        "analysis.why", "cli", "runs.profiles", "runs.spec",
     },
     "undocumented": {
         "analysis.why.Pair.labels", "analysis.why.Pair.method", "book.chapters.Chapter.executed",
         "book.chapters.Chapter.failed", "runs.execute.last_line", "show.report.card_facts",
         "show.report.collapse_by_shots", "show.report.collapse_sentences",
     },
-    "untyped": {
-        "models.encodings.BlockEncoding.channels", "models.encodings.BlockEncoding.encode",
-        "models.encodings.BlockEncoding.predict", "models.encodings.RangeEncoding.channels",
-        "models.encodings.RangeEncoding.encode", "models.encodings.RangeEncoding.predict",
-        "models.encodings.VoxelEncoding.channels", "models.encodings.VoxelEncoding.encode",
-        "models.encodings.VoxelEncoding.predict", "models.encodings.encoding_for",
-        "models.segmenters.segmenter", "show.report.card_facts", "show.report.collapse_by_shots",
+    "untyped": { "show.report.card_facts", "show.report.collapse_by_shots",
         "show.report.collapse_sentences", "train.global_norm.Standardize.backward",
     },
 }  # fmt: skip
