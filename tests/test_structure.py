@@ -40,7 +40,8 @@ EXPECTED: dict[str, set[str]] = {
         "book.chapters.Chapter.failed", "runs.execute.last_line", "show.report.card_facts",
         "show.report.collapse_by_shots", "show.report.collapse_sentences",
     },
-    "untyped": { "show.report.card_facts", "show.report.collapse_by_shots",
+    "untyped": {
+        "show.report.card_facts", "show.report.collapse_by_shots",
         "show.report.collapse_sentences", "train.global_norm.Standardize.backward",
     },
 }  # fmt: skip
