@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from i2p_lib.markup import breakable, cell, chip, fold, html_table, raw, table
+from i2p_lib.markup import cell, chip, fold, html_table, raw, table
 
 RESULTS = Path(__file__).with_name("results")
 _REFUSED = "refused"
@@ -127,7 +127,7 @@ def _reasons(members: pd.DataFrame) -> str:
 
 
 def _reason_table(members: pd.DataFrame) -> str:
-    rows = [[_name(m), breakable(m["reason"]).replace(".", ".<wbr>")]
+    rows = [[_name(m), cell(m["reason"]).replace(".", ".<wbr>").replace("_", "_<wbr>")]
             for m in members.to_dict("records")]
     return html_table(["network", "reason"], rows)
 

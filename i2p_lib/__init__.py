@@ -22,7 +22,7 @@ _PUBLIC = {
     "SegmentSpec": "i2p_lib.runs.spec",
     "run": "i2p_lib.runs",
     "run_all": "i2p_lib.runs",
-    "open_lab": "i2p_lib.runs.profiles",
+    "open_lab": "i2p_lib.runs.lab",
 }
 __all__ = sorted(_PUBLIC)
 

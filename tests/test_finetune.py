@@ -67,7 +67,7 @@ def test_only_the_parameters_of_the_regime_move(net, regime):
     assert set(table.index[~table["trained"]]).isdisjoint(moved)
     expected = set(table.index[table["trained"]])
     assert len(expected - moved) <= 0.02 * len(expected) + 1  # a bias before a norm may stay
-    assert set(table.loc[table["trained"], "role"]) == set(REGIMES[regime])
+    assert set(table.loc[table["trained"], "role"]) == set(REGIMES[regime].roles)
 
 
 @pytest.mark.parametrize("regime, follow", [("io", False), ("io+ms", True), ("io+bn", True),

@@ -7,6 +7,7 @@ from i2p_lib import cli
 from i2p_lib.runs import profiles, protocols, run
 from i2p_lib.runs.cost import CostModel, items_measured, measure_step
 from i2p_lib.runs.examples import sizes
+from i2p_lib.runs.lab import open_lab
 from i2p_lib.runs.needs import available, missing_inputs
 from i2p_lib.runs.plan import duration, plan, plan_text
 from i2p_lib.runs.spec import RunSpec
@@ -92,7 +93,7 @@ def test_a_run_that_lacks_its_data_is_skipped_with_its_reason_and_no_traceback(w
 
 
 def test_the_lab_leaves_out_what_cannot_run_and_says_so(write, capsys):
-    lab = profiles.open_lab(write(), progress=False)
+    lab = open_lab(write(), progress=False)
     assert len(lab.run("both")) == 1
     out = capsys.readouterr().out
     assert "both: 0 runs found, 1 trained" in out and "1 skipped: needs data set" in out

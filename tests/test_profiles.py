@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from i2p_lib import runs
 from i2p_lib.runs import profiles
+from i2p_lib.runs.lab import open_lab
 from i2p_lib.runs.spec import RunSpec, spec_from
 
 GOOD = """
@@ -151,7 +152,7 @@ def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):
         f"defaults: {{batch_size: 8, {small}}}\n"
         "experiments: {only: [{weights: random, probe_epochs: [1]}]}\n"
     )
-    lab = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
+    lab = open_lab(path, store=tmp_path / "runs", progress=False)
     table = lab.run("only")
     assert "only: 0 runs found, 1 trained" in capsys.readouterr().out
     assert len(table) == 1 and 0 <= table["top1"][0] <= 1 and table["weights"][0] == "random"
@@ -161,7 +162,7 @@ def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
     monkeypatch.setattr(runs.pool, "work", None)  # nothing may train any more
-    again = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
+    again = open_lab(path, store=tmp_path / "runs", progress=False)
     assert again.run("only").equals(table)
     assert "only: 1 runs found, 0 trained" in capsys.readouterr().out
 
@@ -175,7 +176,7 @@ def test_runs_without_their_weights_are_left_out_and_said(write, tmp_path, capsy
         "  some: [{weights: random}, {model: resnet152, weights: imagenet1k}]\n"
         "  none: [{model: resnet152, weights: imagenet1k}]\n"
     )
-    lab = profiles.open_lab(path, store=tmp_path / "runs", progress=False)
+    lab = open_lab(path, store=tmp_path / "runs", progress=False)
     assert list(lab.run("some")["weights"]) == ["random"]
     assert "1 skipped: needs imagenet1k weights of resnet152" in capsys.readouterr().out
     nothing = lab.run("none")

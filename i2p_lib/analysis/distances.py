@@ -104,7 +104,8 @@ def feature_distances(pairs: Sequence[Pair], picture: np.ndarray) -> Distances:
     if not pairs:
         raise ValueError("expected at least one run of an inflated network, got none")
     rng = np.random.default_rng(0)
-    floors = {id(pair.image): _floor(pair.image, picture, rng) for pair in pairs}
+    half = {id(p.image): (p.image, halves(int(picture.max()) + 1, DRAWS // 5, rng)) for p in pairs}
+    floors = {one: _floor(image, picture, sides) for one, (image, sides) in half.items()}
     rows, found = [], {}
     for pair in pairs:
         table, draws = _layer_distances(pair, picture, rng)
@@ -125,10 +126,9 @@ def paper_places(count: int) -> dict[str, int]:
     return {f"wasserstein1_layer{k}": max(1, round(k * count / 16)) for k in (1, 4, 8, 16)}
 
 
-def _floor(image: Seen, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _floor(image: Seen, picture: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Return the distance of two halves of the pictures in each layer, the median of draws."""
     owner = picture[image.owner]
-    half = halves(int(owner.max()) + 1, DRAWS // 5, rng)
     return np.array([np.median(weighted_wasserstein1(v, v, owner, owner, half, 1 - half))
                      for v in image.values.values()])
 
@@ -141,12 +141,14 @@ def _layer_distances(
         odd = sorted(set(pair.image.values) ^ set(pair.cloud.values))[:3]
         raise ValueError(f"images and clouds were seen at other layers: {odd} ...")
     owners = picture[pair.image.owner], pair.cloud.owner
-    weights = [resampled(int(owner.max()) + 1, DRAWS, rng) for owner in owners]
+    counts = [int(owner.max()) + 1 for owner in owners]
+    weights = [np.hstack([np.ones((n, 1)), resampled(n, DRAWS, rng)]) for n in counts]
     rows, draws = [], []
     for place, (layer, values) in enumerate(pair.image.values.items(), start=1):
         clouds = pair.cloud.values[layer]
-        draws.append(weighted_wasserstein1(values, clouds, *owners, *weights))
-        rows.append({"layer": layer, "place": place, "distance": wasserstein1(values, clouds),
+        distance, *drawn = weighted_wasserstein1(values, clouds, *owners, *weights)
+        draws.append(drawn)
+        rows.append({"layer": layer, "place": place, "distance": distance,
                      "spread": float(values.std()) or np.nan})
     return pd.DataFrame(rows), np.stack(draws)
 

@@ -6,23 +6,28 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from i2p_lib.inflation.regimes import REGIMES
+
+_FROZEN = {name: regime for name, regime in REGIMES.items() if "backbone" not in regime.roles}
 METHODS = (
-    "scratch", "FIP-IO", "FIP-IO, moving statistics", "FIP-IO+BN", "FIP-ALL", "control IO",
-    "control IO, moving statistics", "control IO+BN",
-)  # fmt: skip
+    "scratch",
+    *(f"FIP-{regime.title}" for regime in REGIMES.values()),
+    *(f"control {regime.title}" for regime in _FROZEN.values()),
+)
 """Every method, in the order in which tables and plots show them."""
 
-CONTROLS = {"FIP-IO": "control IO", "FIP-IO+BN": "control IO+BN", "FIP-ALL": "scratch"}
+CONTROLS = {
+    f"FIP-{regime.title}": f"control {regime.title}" if name in _FROZEN else "scratch"
+    for name, regime in REGIMES.items()
+}
 """Method -> its control: the same layers trained, where the other weights are random."""
-
-_NAMES = {"io": "IO", "io+ms": "IO, moving statistics", "io+bn": "IO+BN", "all": "ALL"}
 
 
 def method_label(weights: str, regime: str) -> str:
     """Return the book's name of a regime on pretrained or random weights (paper, section 3.3)."""
     if weights != "random":
-        return f"FIP-{_NAMES[regime]}"
-    return "scratch" if regime == "all" else f"control {_NAMES[regime]}"
+        return f"FIP-{REGIMES[regime].title}"
+    return CONTROLS[f"FIP-{REGIMES[regime].title}"]
 
 
 def with_method(runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,7 @@ import contextlib
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-import i2p_lib
-from i2p_lib.runs.sources import imports_of
+from i2p_lib.runs.sources import PACKAGE, imports_of
 
 
 def code_tree(notebook: NotebookNode) -> ast.Module:
@@ -50,9 +49,9 @@ def modules_used(tree: ast.AST) -> set[str]:
 
     Names of members are among them; `closure` passes over what is no module.
     """
-    public = {f"{i2p_lib.__name__}.{name}": module for name, module in i2p_lib._PUBLIC.items()}
-    reached = {public[name] for name in functions_used(tree) if name in public}
-    return imports_of(tree, "") | reached
+    public = _public_names()
+    names = (name.removeprefix(f"{PACKAGE.name}.") for name in functions_used(tree))
+    return imports_of(tree, "") | {public[name] for name in names if name in public}
 
 
 def texts(tree: ast.AST) -> set[str]:
@@ -61,5 +60,13 @@ def texts(tree: ast.AST) -> set[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
 
 
+def _public_names() -> dict[str, str]:
+    """Return {public name: its module}, as the package's own `__init__` says."""
+    front = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    told = (node.value for node in front.body if isinstance(node, ast.Assign)
+            and getattr(node.targets[0], "id", "") == "_PUBLIC")  # fmt: skip
+    return ast.literal_eval(next(told))
+
+
 def _ours(module: str) -> bool:
-    return module.split(".")[0] == i2p_lib.__name__
+    return module.split(".")[0] == PACKAGE.name

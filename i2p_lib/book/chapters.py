@@ -106,10 +106,12 @@ class Chapter:
 
     @property
     def executed(self) -> Path:
+        """Where the copy is that ran whole; its provenance is beside it."""
         return self.folder / f"{self.name}.ipynb"
 
     @property
     def failed(self) -> Path:
+        """Where the copy is that shows the error."""
         return self.folder / f"{self.name}.failed.ipynb"
 
     @cached_property

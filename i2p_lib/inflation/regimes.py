@@ -8,14 +8,29 @@ import pandas as pd
 from torch import nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-REGIMES: dict[str, tuple[str, ...]] = {
-    "io": ("input", "output"),
-    "io+ms": ("input", "output"),
-    "io+bn": ("input", "output", "norm"),
-    "all": ("input", "output", "norm", "backbone"),
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What is fine-tuned (paper notes 3.3).
+
+    title: in the names of methods, such as "IO+BN" of "FIP-IO+BN".  roles: of the parameters that
+    are trained.  keeps_statistics: whether frozen norm layers keep the statistics of the images
+    instead of following the points.
+    """
+
+    title: str
+    roles: tuple[str, ...]
+    keeps_statistics: bool = False
+
+
+REGIMES: dict[str, Regime] = {
+    "io": Regime("IO", ("input", "output"), keeps_statistics=True),
+    "io+ms": Regime("IO, moving statistics", ("input", "output")),
+    "io+bn": Regime("IO+BN", ("input", "output", "norm")),
+    "all": Regime("ALL", ("input", "output", "norm", "backbone")),
 }
-"""Regime -> roles that are trained (paper, section 3.3). In ``io`` the statistics of the frozen
-norm layers stay those of the images; in ``io+ms`` they follow the points."""
+"""Every regime: the only place where they are listed."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +77,14 @@ def freeze(net: nn.Module, regime: str) -> FrozenReport:
     if roles is None:
         raise ValueError("the network has no roles: freeze takes what inflate(...) or "
                          "point_model(...) returns")
-    trained_roles = REGIMES[regime]
+    chosen = REGIMES[regime]
     rows = []
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(roles[name] in trained_roles)
+        parameter.requires_grad_(roles[name] in chosen.roles)
         rows.append((name, roles[name], parameter.numel(), parameter.requires_grad))
     for name, layer in net.named_modules():
         if isinstance(layer, BATCH_NORMS):
-            frozen = regime == "io" and roles.get(f"{name}.weight") == "norm"
+            frozen = chosen.keeps_statistics and roles.get(f"{name}.weight") == "norm"
             _freeze_statistics(layer, frozen, net.training)
     table = pd.DataFrame(rows, columns=["parameter", "role", "values", "trained"])
     return FrozenReport(regime, table)

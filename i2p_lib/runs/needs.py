@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2p_lib.data.scenes import prepare_scenes, scene_card
-from i2p_lib.runs.spec import AnySpec, SegmentSpec
+from i2p_lib.data.scenes import prepare_scenes, scene_card, scene_names
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import Entry
 
 
@@ -26,9 +26,8 @@ class Need:
 
 def prepare(specs: Sequence[AnySpec], progress: bool = True) -> None:
     """Make what runs need and this machine can make: simulated scenes that are not here yet."""
-    wanted = dict.fromkeys(spec.scenes for spec in specs if isinstance(spec, SegmentSpec))
-    for name in wanted:
-        if scene_card(name).simulated:
+    for name in dict.fromkeys(spec.on for spec in specs):
+        if name in scene_names() and scene_card(name).simulated:
             prepare_scenes(name, progress)
 
 

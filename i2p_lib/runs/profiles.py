@@ -1,24 +1,19 @@
-"""Profiles: YAML files that say which runs each experiment needs, and the notebook's Lab."""
+"""Profiles: YAML files that say which runs each experiment needs, and which chapters show them."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
 import re
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
-from i2p_lib import runs
-from i2p_lib.runs.needs import available, prepare, reason, skipped_text
 from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
 from i2p_lib.runs.store import project_root
-from i2p_lib.runs.tables import RunResult
 from i2p_lib.train.settings import unknown_key
 
 DEFAULTS = {"defaults": RunSpec, "scene_defaults": SegmentSpec}
@@ -233,79 +228,3 @@ def _images(folder: str | None, path: Path) -> Path | None:
     if not found.is_dir():
         raise ValueError(f"{path}: images must be a folder of photographs, got {folder!r}")
     return found
-
-
-@dataclass
-class Lab:
-    """What a notebook asks for results: an experiment's name in, tables out.
-
-    The first question about an experiment trains what is missing and prints one line on it.
-    """
-
-    profile: Profile
-    store: Path | None = None
-    progress: bool = True
-    _found: dict[str, list[RunResult]] = field(default_factory=dict, repr=False)
-
-    def results(self, experiment: str) -> list[RunResult]:
-        """Return an experiment's finished runs, in the profile's order.
-
-        Runs whose data or weights are not here are left out, and said to be (see `skipped`).
-        """
-        if experiment not in self._found:
-            self._found[experiment] = self._find_or_train(experiment)
-        return self._found[experiment]
-
-    def run(self, experiment: str) -> pd.DataFrame:
-        """Return one row per run of an experiment: settings and metrics."""
-        return runs.results(self.results(experiment))
-
-    def results_of(self, *experiments: str) -> list[RunResult]:
-        """Return the runs of those experiments that this profile has, each run once."""
-        names = [name for name in experiments if name in self.profile.experiments]
-        found = [result for name in names for result in self.results(name)]
-        return list({result.key: result for result in found}.values())
-
-    def any_of(self, *experiments: str) -> pd.DataFrame:
-        """Return `results_of` as a table.
-
-        Where the profile has none of the experiments, it has columns and no rows.
-        """
-        return runs.results(self.results_of(*experiments))
-
-    def histories(self, experiment: str) -> pd.DataFrame:
-        """Return one row per run and epoch of an experiment."""
-        return runs.histories(self.results(experiment))
-
-    def probes(self, experiment: str) -> pd.DataFrame:
-        """Return one row per run, epoch, split, layer and metric of an experiment."""
-        return runs.probes(self.results(experiment))
-
-    def skipped(self, experiment: str) -> pd.DataFrame:
-        """Return the runs of an experiment that cannot be trained here, and what they need."""
-        _, skipped = available(self.profile.experiment(experiment), self.store)
-        return pd.DataFrame(
-            [(spec.label(), reason(needs)) for spec, needs in skipped], columns=["run", "why"]
-        )
-
-    def status(self, chapter: str | None = None) -> pd.DataFrame:
-        """Return which runs of a chapter, or of the profile, are there, and why others are not."""
-        return runs.status(self.profile.all_specs(chapter), self.store)
-
-    def _find_or_train(self, name: str) -> list[RunResult]:
-        prepare(self.profile.experiment(name), self.progress)
-        entries, skipped = available(self.profile.experiment(name), self.store)
-        began = time.perf_counter()
-        missing = sum(not entry.done() for entry in entries)
-        runs.train_missing(entries, self.profile.workers, self.progress, self.profile.device)
-        found = [RunResult.load(entry) for entry in entries]
-        seconds = time.perf_counter() - began
-        print(f"{name}: {len(found) - missing} runs found, {missing} trained in {seconds:.0f} s")
-        if skipped:
-            print(skipped_text(skipped))
-        return found
-
-
-def open_lab(profile: str | Path, store: str | Path | None = None, progress: bool = True) -> Lab:
-    """Open the lab of a profile (a name such as "demo", or a path)."""
-    return Lab(load_profile(profile), None if store is None else Path(store), progress)

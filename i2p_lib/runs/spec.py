@@ -8,16 +8,16 @@ from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import dataset_hash
 from i2p_lib.data.scenes import scene_hash
+from i2p_lib.inflation.regimes import REGIMES
 from i2p_lib.models import POINT_MODELS, image_name
 from i2p_lib.train.settings import ClassifySettings, SegmentSettings, Settings, explain
 from i2p_lib.weights import weights_hash
 from i2p_lib.weights.cards import is_random
 
-Regime = Literal["io", "io+ms", "io+bn", "all"]
 Input = tuple[str, Callable[[], str]]
 
 
@@ -29,11 +29,18 @@ def weights_digest(model: str, weights: str) -> str:
     return weights_hash(image_name(model), weights)
 
 
+def _known_regime(name: str) -> str:
+    if name not in REGIMES:
+        known = ", ".join(map(repr, REGIMES))
+        raise ValueError(f"expected one of {known}")
+    return name
+
+
 class Named(Settings):
     """What every named run adds to its task's settings: a network, its image weights, a regime.
 
     model, weights             names, see `image_model`; "random": no weights
-    regime                     what is trained: io, io+ms, io+bn or all (paper, section 3.3)
+    regime                     what is trained, a name in `REGIMES` (io, io+ms, io+bn, all)
     axis, normalize            how weights are inflated, see `inflate`
 
     TASK names the module that builds the task and the network of such a run (`task_of`,
@@ -46,7 +53,7 @@ class Named(Settings):
 
     model: str
     weights: str
-    regime: Regime = "all"
+    regime: Annotated[str, AfterValidator(_known_regime)] = "all"
     axis: Literal["x", "y", "z"] = "z"
     normalize: bool = True
 

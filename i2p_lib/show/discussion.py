@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -61,6 +62,7 @@ def shuffled_lines(table: pd.DataFrame, chance: float) -> Figure:
             axis.set_xticks(range(len(patches) + 1), [*map(str, patches), "whole"])
             axis.label_outer()
         row[0].set_ylabel("top-1 on test clouds (%)")
+    axes[0, 0].set_ylim(0, None)  # of all panels, once all have their lines
     method_legend(figure, table["method"], [CHANCE])
     return figure
 
@@ -73,7 +75,7 @@ def field_lines(table: pd.DataFrame, chance: float) -> Figure:
         _accuracy(axis, table[table["model"] == model], "field", chance)
         axis.set(xlabel="receptive field of the last stage (voxels)", title=model)
         plain_log(axis, "x")
-    axes[0, 0].set_ylabel("nearest centres on test clouds (%)")
+    axes[0, 0].set(ylabel="nearest centres on test clouds (%)", ylim=(0, None))
     method_legend(figure, table["method"], [CHANCE])
     return figure
 
@@ -89,7 +91,6 @@ def _accuracy(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> Non
     """Draw the accuracy in per cent over a column: means, every run, and that of guessing."""
     means_and_runs(axis, table.assign(top1=100 * table["top1"]), place, "top1")
     axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
-    axis.set_ylim(0, None)
 
 
 def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
@@ -152,15 +153,14 @@ def forecast_scatter(table: pd.DataFrame) -> Figure:
     columns = min(3, len(groups))
     figure, axes = _panels(-(-len(groups) // columns), columns, 3.7, 3.1, 2.2, 0.4, sharex=True,
                            sharey=True)
-    table = with_method(table)
-    pairs = list(dict.fromkeys(zip(table["model"], table["weights"], strict=True)))
-    marks = {pair: MARKERS[i % len(MARKERS)] for i, pair in enumerate(pairs)}
+    pair = table["model"] + ",\n" + table["weights"]
+    table = with_method(table).assign(pair=pair, top1=100 * table["top1"])
+    marks = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(pair))}
     for axis, group in zip(axes.flat, groups, strict=False):
-        part = table[table["group"] == group]
-        for (method, *pair), dots in part.groupby(["method", "model", "weights"], observed=True):
-            axis.scatter(dots["cdnv"], 100 * dots["top1"], s=46, color=COLOURS[method], zorder=3,
-                         marker=marks[tuple(pair)], edgecolor=_DARK, linewidth=0.5)
-        axis.set_title(group)
+        sns.scatterplot(table[table["group"] == group], x="cdnv", y="top1", hue="method",
+                        style="pair", palette=COLOURS, markers=marks, s=46, zorder=3, ax=axis,
+                        edgecolor=_DARK, linewidth=0.5, legend=False)
+        axis.set(title=group, xlabel="", ylabel="")
         plain_log(axis, "x")
     for axis in axes.flat[len(groups):]:
         axis.set_axis_off()
@@ -168,8 +168,7 @@ def forecast_scatter(table: pd.DataFrame) -> Figure:
                      fontsize=10.5)
     figure.supylabel("top-1 on test clouds after training (%)", fontsize=10.5)
     dot = {"color": _DARK, "linestyle": "", "markersize": 7}
-    method_legend(figure, [], [(",\n".join(pair), dot | {"marker": mark})
-                               for pair, mark in marks.items()])
+    method_legend(figure, [], [(name, dot | {"marker": mark}) for name, mark in marks.items()])
     return figure
 
 

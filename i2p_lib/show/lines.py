@@ -23,6 +23,8 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
     changes are seaborn's (`seaborn.lineplot`): style="split" for instance, or units="seed" with
     estimator=None for a line for each run.
     """
+    if table.empty:
+        return
     usual = {"hue": "method", "hue_order": present(table["method"]), "palette": COLOURS,
              "errorbar": None, "linewidth": 2.4, "legend": False}  # fmt: skip
     sns.lineplot(table, x=x, y=y, ax=axis, **(usual | changes))

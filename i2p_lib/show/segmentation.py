@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 from i2p_lib import runs
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.data.scenes import scene_card
-from i2p_lib.runs.profiles import Lab
+from i2p_lib.runs.lab import Lab
 from i2p_lib.runs.segmented import class_table
 from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.tables import RunResult

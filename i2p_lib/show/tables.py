@@ -1,6 +1,6 @@
-"""The one table writer: numbers, escaping, and the look of every table of the chapters.
+"""The tables of the chapters, as pandas Stylers: numbers, escaping, and their look.
 
-A table that is compared with the paper's is written by `paper.pages`; all others come from here.
+Tables of pages, and those beside the paper's values, are written by `i2p_lib.markup`.
 """
 
 from __future__ import annotations

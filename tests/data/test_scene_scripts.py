@@ -100,4 +100,5 @@ def test_scenes_that_need_no_conversion_are_indexed_where_they_lie(data_script, 
     manifests = [json.loads((tmp_path / one / "manifest.json").read_text()) for one in "ab"]
     assert manifests[0] == manifests[1]
     (tmp_path / "empty").mkdir()
-    assert script.main(["semantic_kitti", str(tmp_path / "empty"), "--output", "x"]) == 1
+    words = ["semantic_kitti", str(tmp_path / "empty"), "--output", str(tmp_path / "c")]
+    assert script.main(words) == 1 and not (tmp_path / "c").exists()

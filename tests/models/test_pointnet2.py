@@ -126,7 +126,7 @@ def test_regimes_train_what_they_say(regime):
     moved = {n for n, tensor in net.state_dict().items() if not torch.equal(tensor, before[n])}
     parameters = set(net.i2p_roles)
     assert moved & parameters == set(trained)
-    assert {net.i2p_roles[name] for name in trained} == set(REGIMES[regime])
+    assert {net.i2p_roles[name] for name in trained} == set(REGIMES[regime].roles)
     assert ("sa2.mlp.1.running_mean" in moved) is (regime != "io")
     assert "sa1.mlp.1.running_mean" in moved
 

@@ -109,7 +109,7 @@ def test_gradients_reach_what_a_regime_trains(regime):
     with torch.random.fork_rng():
         F.cross_entropy(net.train()(block()), labels).backward()
     for name, parameter in net.named_parameters():
-        trained = net.i2p_roles[name] in REGIMES[regime]
+        trained = net.i2p_roles[name] in REGIMES[regime].roles
         assert (parameter.grad is not None) is trained, name
         assert not trained or float(parameter.grad.abs().sum()) > 0, name
     assert {n for n, r in net.i2p_roles.items() if r == "input"} == {

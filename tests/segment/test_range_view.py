@@ -168,7 +168,7 @@ def test_gradients_reach_what_a_regime_trains(regime):
     with torch.random.fork_rng():
         F.cross_entropy(net.train()(images()), labels).backward()
     for name, parameter in net.named_parameters():
-        trained = net.i2p_roles[name] in REGIMES[regime]
+        trained = net.i2p_roles[name] in REGIMES[regime].roles
         assert (parameter.grad is not None) is trained, name
         assert not trained or torch.isfinite(parameter.grad).all()
     inputs = {n for n, role in net.i2p_roles.items() if role == "input"}

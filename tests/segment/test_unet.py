@@ -206,7 +206,7 @@ def test_gradients_reach_what_a_regime_trains(regime, point_branch):
     with torch.random.fork_rng():
         F.cross_entropy(net.train()(x), labels).backward()
     for name, parameter in net.named_parameters():
-        trained = net.i2p_roles[name] in REGIMES[regime]
+        trained = net.i2p_roles[name] in REGIMES[regime].roles
         assert (parameter.grad is not None) is trained, name
         assert not trained or torch.isfinite(parameter.grad).all()
     roles = {name.partition(".")[0]: set() for name in net.i2p_roles}
