@@ -232,13 +232,13 @@ class OnPoints(nn.Module):
         return self.fc(self.blocks(points).amax(1))
 
 
-def blocks_on_points(num_classes, weights="random", seed=0, weights_dir=None):
+def blocks_on_points(num_classes, weights="random", seed=0, weights_dir=None, up="z"):
     return OnPoints(num_classes, seed)
 
 
 @pytest.fixture
 def on_points(monkeypatch):
-    monkeypatch.setitem(models.POINT_MODELS, "blocks_on_points", __name__)
+    monkeypatch.setitem(models.point_models(), "blocks_on_points", __name__)
     return INFLATED.but(model="blocks_on_points", probe_epochs=(1,), train_limit=64, test_limit=32)
 
 

@@ -10,17 +10,11 @@ from pathlib import Path
 from torch import nn
 
 MARK = "point_network"
-
 VIEWS = "views:"
 _IMAGE_MODELS = {
     "point_vit_b16": "vit_base_patch16_224",
     "point_vit_l16": "vit_large_patch16_224",
 }
-
-
-def is_point_model(name: str) -> bool:
-    """Tell whether `name` is a network on points; image networks are inflated instead."""
-    return name in point_models() or name.startswith(VIEWS)
 
 
 @cache
@@ -39,12 +33,16 @@ def point_models() -> dict[str, str]:
     return found
 
 
+def is_point_model(name: str) -> bool:
+    """Tell whether `name` is a network on points; image networks are inflated instead."""
+    return name in point_models() or name.startswith(VIEWS)
+
+
 def modules_of(name: str) -> tuple[str, ...]:
-    """Return the modules that build the network on points of that name; none for an image network.
-    """
-    if name.startswith(VIEWS):
-        return (f"{__name__}.views",)
-    return (point_models()[name],) if name in point_models() else ()
+    """Return the modules that build a network on points; none for an image network."""
+    if not is_point_model(name):
+        return ()
+    return (f"{__name__}.views" if name.startswith(VIEWS) else point_models()[name],)
 
 
 def image_name(name: str) -> str:
@@ -69,9 +67,7 @@ def point_model(
         known = ", ".join(point_models())
         raise ValueError(f"network on points: expected {known} or {VIEWS}NAME, got {name!r}")
     settings = {"weights": weights, "seed": seed, "weights_dir": weights_dir}
+    module = import_module(modules_of(name)[0])
     if name.startswith(VIEWS):
-        views = import_module("i2p_lib.models.views")
-        return views.image_on_views(image_name(name), num_classes, up=up, **settings)
-    if name == "simpleview":
-        settings["up"] = up
-    return getattr(import_module(point_models()[name]), name)(num_classes, **settings)
+        return module.image_on_views(image_name(name), num_classes, up=up, **settings)
+    return getattr(module, name)(num_classes, up=up, **settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 
 import pandas as pd
 import torch
@@ -11,6 +13,21 @@ from torch import nn
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 Shapes = dict[str, tuple[int, ...]]
+
+
+def point_network(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Mark a function whose name is that of a network on points, see `models.point_models`.
+
+    It takes num_classes and the keywords weights, seed, weights_dir and up (the axis that points
+    up), and returns a network that maps points [B, P, 3] to logits, described by `describe`.
+    """
+
+    @wraps(build)
+    def built(*given: object, up: str = "z", **settings: object) -> nn.Module:
+        looking = {"up": up} if "up" in signature(build).parameters else {}
+        return build(*given, **settings, **looking)
+
+    return built
 
 
 @contextmanager

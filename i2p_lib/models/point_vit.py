@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.contract import describe, point_network, seeded, shapes
 from i2p_lib.models.point_ops import farthest_points, gather, nearest_points
 from i2p_lib.models.pointnet2 import pool_groups, shared_mlp
 from i2p_lib.weights import image_model
@@ -72,6 +72,7 @@ def put_on_points(vit: nn.Module, num_classes: int, groups: int = 128, size: int
     return describe(vit, ["patch_embed"], "head", image, ["patch_embed", "head"])
 
 
+@point_network
 def point_vit_b16(
     num_classes: int,
     weights: str | None = "random",
@@ -86,6 +87,7 @@ def point_vit_b16(
     return _build("vit_base_patch16_224", num_classes, weights, seed, weights_dir)
 
 
+@point_network
 def point_vit_l16(
     num_classes: int,
     weights: str | None = "random",

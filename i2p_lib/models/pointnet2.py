@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.contract import describe, point_network, seeded, shapes
 from i2p_lib.models.point_ops import ball_query, farthest_points, gather
 from i2p_lib.weights.cards import is_random, weight_card
 from i2p_lib.weights.files import verified
@@ -118,6 +118,7 @@ def image_to_points(images: Tensor) -> Tensor:
     return torch.cat([xyz.expand(len(images), -1, -1, -1), colours], 3).flatten(1, 2)
 
 
+@point_network
 def pointnet2_ssg(
     num_classes: int,
     weights: str | None = "random",

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import seeded
+from i2p_lib.models.contract import point_network, seeded
 from i2p_lib.models.labelled import evaluated
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.weights import image_model, load_weights
@@ -164,6 +164,7 @@ def image_on_views(
         return ViewNet(image, fusion, features, num_classes, size, up)
 
 
+@point_network
 def simpleview(
     num_classes: int,
     weights: str | None = "random",

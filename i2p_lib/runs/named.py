@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator
 
 from i2p_lib.inflation.regimes import REGIMES
-from i2p_lib.models import POINT_MODELS, image_name
+from i2p_lib.models import image_name, modules_of, point_models
 from i2p_lib.train.settings import Settings
 from i2p_lib.weights import weights_hash
 from i2p_lib.weights.cards import is_random
@@ -22,7 +22,7 @@ Input = tuple[str, Callable[[], str]]
 @lru_cache(maxsize=64)
 def weights_digest(model: str, weights: str) -> str:
     """Hash a weight file once a process; loading it checks it again."""
-    if model in POINT_MODELS and is_random(weights):
+    if model in point_models() and is_random(weights):
         return "random"
     return weights_hash(image_name(model), weights)
 
@@ -59,6 +59,11 @@ class Named(Settings):
     def module(self) -> ModuleType:
         """The module that TASK names."""
         return import_module(self.TASK)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on whose import closure the run's result rests."""
+        return (self.TASK, "i2p_lib.train.loop", *modules_of(self.model))
 
     @property
     def on(self) -> str:

@@ -50,7 +50,7 @@ def key_parts(spec: AnySpec) -> dict[str, str]:
         "protocol": json.dumps(asdict(spec.rules), sort_keys=True),
     }
     parts |= {name: digest() for name, (_, digest) in spec.inputs().items()}
-    sources = closure([spec.TASK, "i2p_lib.train.loop"])
+    sources = closure(spec.modules)
     return parts | {f"source {name}": value for name, value in sources.items()}
 
 

@@ -70,6 +70,12 @@ def test_a_line_in_any_file_of_the_closure_changes_it_and_one_outside_does_not(t
         file.write_text(text)
 
 
+def test_a_run_rests_on_the_module_of_its_own_network_and_not_on_other_networks():
+    views, image = store.key_parts(RunSpec(model="simpleview", weights="random")), RunSpec()
+    assert "source models/views.py" in views
+    assert "source models/views.py" not in store.key_parts(image)
+
+
 def test_a_run_rests_on_its_task_and_not_on_what_shows_or_finds_it():
     parts = store.key_parts(RunSpec())
     assert {"source sparse/conv.py", "source train/loop.py", "source train/team.py"} <= parts.keys()
