@@ -36,8 +36,8 @@ EXPECTED: dict[str, set[str]] = {
         "analysis.why", "cli", "models.encodings", "runs.profiles", "runs.spec",
     },
     "undocumented": {
-        "analysis.why.Pair.labels", "analysis.why.Pair.method", "runs.execute.last_line", "show.report.card_facts",
-        "show.report.collapse_by_shots", "show.report.collapse_sentences",
+        "analysis.why.Pair.labels", "analysis.why.Pair.method", "runs.execute.last_line",
+        "show.report.card_facts", "show.report.collapse_by_shots", "show.report.collapse_sentences",
     },
     "untyped": {
         "models.encodings.BlockEncoding.channels", "models.encodings.BlockEncoding.encode",
