@@ -1,4 +1,4 @@
-"""Metrics of classification: accuracies, and how many epochs a target takes."""
+"""Metrics: the confusion matrix, and how many epochs a target takes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-
-def top1(predictions: Sequence[int], labels: Sequence[int]) -> float:
-    """Return the share of predictions [N] equal to their labels [N], in 0..1."""
-    predictions, labels = _classes(predictions, labels)
-    return float((predictions == labels).mean())
 
 
 def confusion_matrix(
@@ -27,14 +21,6 @@ def confusion_matrix(
         )
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes)
-
-
-def mean_class_accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
-    """Return the mean over the classes that occur in labels of the accuracy within the class."""
-    predictions, labels = _classes(predictions, labels)
-    hits = np.bincount(labels, weights=predictions == labels)
-    counts = np.bincount(labels)
-    return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
 def epochs_to_target(history: Sequence[float], target: float) -> int | None:

@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from i2p_lib.analysis import metrics
+from i2p_lib.analysis import metrics, segmentation
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
 def test_accuracies_equal_scikit_learns(pairs):
     """Promise: accuracy, balanced accuracy and confusion are the usual ones, absent classes too."""
     predictions, labels = (np.array(side) for side in zip(*pairs, strict=True))
-    assert metrics.top1(predictions, labels) == sk.accuracy_score(labels, predictions)
     matrix = metrics.confusion_matrix(predictions, labels, 7)
+    assert segmentation.accuracy(matrix) == pytest.approx(sk.accuracy_score(labels, predictions))
     assert (matrix == sk.confusion_matrix(labels, predictions, labels=range(7))).all()
     recalls = sk.recall_score(labels, predictions, labels=np.unique(labels), average=None)
-    assert metrics.mean_class_accuracy(predictions, labels) == pytest.approx(recalls.mean())
+    assert segmentation.mean_class_accuracy(matrix) == pytest.approx(recalls.mean())
 
 
 def test_epochs_count_from_one_and_never_is_none():
@@ -65,9 +65,9 @@ def test_every_scratch_run_reaches_the_common_target(curves):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: metrics.top1([1, 2], [1]), "expected predictions and labels"),
-        (lambda: metrics.top1([0.5], [1]), "class numbers"),
-        (lambda: metrics.top1([-1], [1]), "class numbers"),
+        (lambda: metrics.confusion_matrix([1, 2], [1], 3), "expected predictions and labels"),
+        (lambda: metrics.confusion_matrix([0.5], [1], 3), "class numbers"),
+        (lambda: metrics.confusion_matrix([-1], [1], 3), "class numbers"),
         (lambda: metrics.confusion_matrix([3], [0], 3), "below 3, got up to 3"),
         (lambda: metrics.epochs_to_target([], 0.9), "finite"),
         (lambda: metrics.speedup([], [[1]], 0.9), "at least one curve"),

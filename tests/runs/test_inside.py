@@ -18,7 +18,7 @@ from i2p_lib.analysis.few_shot import bound_table
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.show import discussion, plots, report
+from i2p_lib.show import comparison, discussion, lines
 from i2p_lib.show import inside as shown
 from i2p_lib.train.clouds import CPU
 
@@ -219,8 +219,8 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     units, distances = unit_table(pairs), feature_distances(pairs, photos.owner)
     rows = shown.distance_rows(distances, found, photos)
     means = units.groupby("key")[["entropy", "selectivity"]].mean()
-    report.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
-    report.versus_paper("fig4", shown.rows_by_run(found, means), "smoke")
+    comparison.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
+    comparison.versus_paper("fig4", shown.rows_by_run(found, means), "smoke")
     recorded = paper.attached(cell_outputs, "smoke")
     assert paper.verdict_counts(recorded["fig4"].table) == {paper.NOT_IN_PAPER: 4}
     counts = paper.verdict_counts(recorded["table5"].table)
@@ -269,6 +269,6 @@ def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
 
 def test_layer_profiles_have_a_column_for_each_split(probed):
     probes = inside.layer_probes(probed)
-    figure = plots.layer_profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
+    figure = lines.layer_profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
     assert [axis.get_title() for axis in figure.axes] == ["train clouds", "test clouds"] * 2
     plt.close("all")
