@@ -164,14 +164,14 @@ def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) 
     path = tmp_path / "a.ipynb"
     write_notebook(
         path,
-        "import i2p_lib as i2p\nfrom i2p_lib.paper import compare\nfrom i2p_lib.show import plots",
-        "%matplotlib inline\ni2p.freeze\ncompare('x')\nplots.use_style()\nprint()",
+        "import i2p_lib as i2p\nfrom i2p_lib.paper import compare\nfrom i2p_lib.show import style",
+        "%matplotlib inline\ni2p.freeze\ncompare('x')\nstyle.use_style()\nprint()",
         "%%bash\nls -l",
     )
     assert functions_used(code_tree(nbformat.read(path, as_version=4))) == [
         "i2p_lib.freeze",
         "i2p_lib.paper.compare",
-        "i2p_lib.show.plots.use_style",
+        "i2p_lib.show.style.use_style",
     ]
 
 

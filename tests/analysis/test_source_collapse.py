@@ -10,7 +10,8 @@ import torch
 from i2p_lib.analysis import source_collapse as source
 from i2p_lib.analysis.collapse import cdnv
 from i2p_lib.data.fractal_images import SPLITS, FractalImages
-from i2p_lib.show import discussion, report
+from i2p_lib.show import collapse, discussion
+from i2p_lib.show.classification import card_facts
 from i2p_lib.weights import weight_card
 
 matplotlib.use("agg")
@@ -33,7 +34,7 @@ def test_the_images_side_is_measured_on_held_out_fractals():
     assert (classes, each) == (200, 180)
     right = table.query("metric == 'top1'").set_index("split")["value"]
     assert set(right.index) == {"train", "held_out"} and (right > 5 / classes).all()
-    shown = {name: report.COLLAPSE_TITLES[name] for name in ("cdnv", "nc1")}
+    shown = {name: collapse.COLLAPSE_TITLES[name] for name in ("cdnv", "nc1")}
     assert [len(a.lines) for a in discussion.source_layers(table, shown).axes] == [4, 4]
     plt.close("all")
 
@@ -56,5 +57,5 @@ def test_a_card_that_does_not_say_its_images_is_refused():
 
 def test_the_facts_of_a_card_are_its_own():
     card = weight_card("resnet18", "fractal")
-    text = report.card_facts(card)
+    text = " ".join(card_facts(card))
     assert all(part in text for part in card.note.split("; ")) and card.sha256[:16] in text
