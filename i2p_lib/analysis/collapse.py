@@ -40,10 +40,11 @@ def class_moments(features: Array, labels: Array) -> ClassMoments:
     """
     values, codes, classes = _validated(features, labels)
     counts = torch.bincount(codes)
-    means = _class_means(values, codes, counts)
+    means = values.new_zeros(len(classes), values.shape[1]).index_add_(0, codes, values)
+    means /= counts[:, None]
     squares = (values - means[codes]).square().sum(1)
-    sums = torch.zeros(len(classes), dtype=torch.float64, device=values.device)
-    return ClassMoments(means, sums.index_add_(0, codes, squares) / counts, counts, classes)
+    sums = values.new_zeros(len(classes)).index_add_(0, codes, squares)
+    return ClassMoments(means, sums / counts, counts, classes)
 
 
 def cdnv(features: Array, labels: Array, form: str = "symmetric") -> float:
@@ -90,7 +91,16 @@ def simplex_distance(means: Array) -> dict[str, float]:
     means = _tensor(means, "means")
     if means.ndim != 2 or len(means) < 2:
         raise ValueError(f"expected means [C >= 2, d], got {tuple(means.shape)}")
-    return _nc2(means - means.mean(0))
+    centred, count = means - means.mean(0), len(means)
+    lengths = centred.norm(dim=1)
+    unit = centred / lengths[:, None]
+    row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
+    cosines = (unit @ unit.T)[row, column]
+    return {
+        "equinorm": float(lengths.std(correction=0) / lengths.mean()),
+        "equiangle": float(cosines.std(correction=0)),
+        "max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
+    }
 
 
 def self_duality(means: Array, weight: Array) -> float:
@@ -142,7 +152,7 @@ def collapse_report(
         "cdnv": float(pairs[others].mean()),
         "cdnv_one_sided_max": float(pairs[others].max()),
         "nc1": _nc1(values, codes, moments),
-        **{f"nc2_{name}": value for name, value in _nc2(moments.centred).items()},
+        **{f"nc2_{name}": value for name, value in simplex_distance(moments.means).items()},
         "nearest_centre_accuracy": float((nearest == codes).double().mean()),
         "classes": len(classes),
         "samples": len(values),
@@ -211,11 +221,6 @@ def _tensor(array: Array, name: str) -> Tensor:
     return values
 
 
-def _class_means(values: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
-    sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, codes, values) / counts[:, None]
-
-
 def _pairs(moments: ClassMoments, form: str) -> Tensor:
     """Return the [C, C] matrix of pairwise CDNV, its diagonal zero."""
     variance = moments.variances[:, None].expand(-1, len(moments.variances))
@@ -239,19 +244,6 @@ def _nc1(values: Tensor, codes: Tensor, moments: ClassMoments) -> float:
         return float("inf")
     within = ((values - moments.means[codes]) @ axes[kept].T).square().mean(0)
     return float((within / (singular[kept].square() / count)).sum() / count)
-
-
-def _nc2(centred: Tensor) -> dict[str, float]:
-    count = len(centred)
-    lengths = centred.norm(dim=1)
-    unit = centred / lengths[:, None]
-    row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
-    cosines = (unit @ unit.T)[row, column]
-    return {
-        "equinorm": float(lengths.std(correction=0) / lengths.mean()),
-        "equiangle": float(cosines.std(correction=0)),
-        "max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
-    }
 
 
 def _unit(matrix: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.analysis.taps import pooled
 from i2p_lib.sparse import SparseGlobalPool, SparseTensor
 from i2p_lib.weights import image_input
 
 VALUES = 15_000  # the paper's number of element-wise samples of each layer
-STAGES = ("layer1", "layer2", "layer3", "layer4")  # of an image ResNet
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def observe(
             size = x.sites.batch_size if isinstance(x, SparseTensor) else len(x)
             shape = (size, int(shares.max()))
             places = torch.rand(shape, generator=generator, dtype=torch.float64)
-            rows.append(_means(unit_maps(net, x, units)))
+            rows.append(pooled(unit_maps(net, x, units)).float().cpu())
             done += size
     finally:
         for handle in handles:
@@ -133,27 +133,6 @@ def unit_maps(net: nn.Module, x: SparseTensor | Tensor, units: str) -> SparseTen
     return seen[0]
 
 
-@torch.inference_mode()
-def image_layers(
-    model: nn.Module, images: Tensor
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return ({stage: pooled [N, C]}, logits [N, K]) of an image ResNet in eval mode.
-
-    The last entry, "penultimate", is what the classifier gets.  images [N, 3, H, W].
-    """
-    seen: dict[str, list] = {name: [] for name in [*STAGES, "penultimate"]}
-    handles = [model.get_submodule(name).register_forward_hook(
-        lambda module, args, out, name=name: seen[name].append(_means(out))) for name in STAGES]
-    handles.append(model.fc.register_forward_pre_hook(
-        lambda module, args: seen["penultimate"].append(args[0])))  # fmt: skip
-    try:
-        logits = torch.cat([model(part) for part in images.split(64)]).numpy()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: torch.cat(parts).numpy() for name, parts in seen.items()}, logits
-
-
 def image_batches(
     model: nn.Module, views: Sequence[np.ndarray], device: torch.device, size: int = 16
 ) -> Iterator[Tensor]:
@@ -161,12 +140,6 @@ def image_batches(
     for first in range(0, len(views), size):
         part = [image_input(view, model) for view in views[first : first + size]]
         yield torch.cat(part).to(device)
-
-
-def _means(maps: SparseTensor | Tensor) -> Tensor:
-    if isinstance(maps, SparseTensor):
-        return maps.replace(maps.feats.float()).global_mean().cpu()
-    return maps.float().mean((2, 3)).cpu()
 
 
 def _elements(out: SparseTensor | Tensor, shares: Tensor, places: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from i2p_lib.analysis.collapse import layer_reports
-from i2p_lib.analysis.features import image_layers
+from i2p_lib.analysis.taps import PENULTIMATE, stage_names, taps
 from i2p_lib.data.fractal_images import SPLITS, FractalImages
 from i2p_lib.weights import WeightCard, image_model
 
@@ -54,14 +54,16 @@ def source_collapse(
     for split in SPLITS:
         labels, images = drawn[split].labels, drawn[split].images
         for weights in ("fractal", "random"):
-            model = image_model("resnet18", weights=weights)
-            model.eval()
-            layers, logits = image_layers(model, fractal_input(images))
-            features[weights] = layers["penultimate"], labels
+            model = image_model("resnet18", weights=weights).eval()
+            batches = fractal_input(images).split(64)
+            with taps(model, stage_names(model), "fc") as seen, torch.inference_mode():
+                logits = torch.cat([model(x) for x in batches]).numpy()
+            layers = {name: torch.cat(parts).numpy() for name, parts in seen.items()}
+            features[weights] = layers[PENULTIMATE], labels
             extra = (model.fc.weight.detach(), logits) if weights == "fractal" else ()
             table = layer_reports(layers, labels, *extra)
             if extra:
                 top1 = float((logits.argmax(1) == labels).mean())
-                table.loc[len(table)] = "penultimate", "top1", top1
+                table.loc[len(table)] = PENULTIMATE, "top1", top1
             tables.append(table.assign(weights=weights, split=split))
     return pd.concat(tables, ignore_index=True), features

@@ -28,16 +28,16 @@ def stage_names(net: nn.Module, most: int = 4) -> list[str]:
 
 
 def pooled(out: SparseTensor | Tensor) -> Tensor:
-    """Average the features of each cloud of a batch: [B, C].
+    """Average the features of each cloud or image of a batch: [B, C].
 
-    The tokens [B, T, C] of a network on points are averaged too; a dense [B, C] passes through.
-    Raises ValueError for another shape.
+    The tokens [B, T, C] of a network on points and the maps [B, C, H, W] of one on images are
+    averaged too; a dense [B, C] passes through.  Raises ValueError for another shape.
     """
     if isinstance(out, SparseTensor):
         return out.replace(out.feats.float()).global_mean()
-    if out.ndim not in (2, 3):
-        raise ValueError(f"a stage must give [B, C] or [B, tokens, C], got {list(out.shape)}")
-    return out.float().mean(1) if out.ndim == 3 else out
+    if out.ndim not in (2, 3, 4):
+        raise ValueError(f"a stage must give [B, C], [B, T, C] or [B, C, H, W], got {out.shape}")
+    return out if out.ndim == 2 else out.float().mean(1 if out.ndim == 3 else (2, 3))
 
 
 def classifier_weight(net: nn.Module) -> Tensor:
@@ -51,10 +51,13 @@ def classifier_weight(net: nn.Module) -> Tensor:
 
 
 @contextmanager
-def taps(net: nn.Module, stages: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+def taps(
+    net: nn.Module, stages: list[str], classifier: str | None = None
+) -> Iterator[dict[str, list[Tensor]]]:
     """Record pooled stage outputs and penultimate features of every forward pass in the block.
 
-    The penultimate features are the input of the classifier of a network made by `inflate`.
+    The penultimate features are the input of the classifier, which networks made by `inflate`
+    name themselves.
     """
     seen: dict[str, list[Tensor]] = {name: [] for name in [*stages, PENULTIMATE]}
 
@@ -65,8 +68,8 @@ def taps(net: nn.Module, stages: list[str]) -> Iterator[dict[str, list[Tensor]]]
         seen[PENULTIMATE].append(pooled(args[0]).detach().float().cpu())
 
     handles = [net.get_submodule(n).register_forward_hook(keep_output(n)) for n in stages]
-    classifier = net.get_submodule(net.i2p_classifier)
-    handles.append(classifier.register_forward_pre_hook(keep_input))
+    head = net.get_submodule(classifier or net.i2p_classifier)
+    handles.append(head.register_forward_pre_hook(keep_input))
     try:
         yield seen
     finally:

@@ -17,7 +17,7 @@ from i2p_lib.analysis.distances import Distances, paper_places
 from i2p_lib.analysis.methods import CONTROLS, present
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import RunResult, results
-from i2p_lib.runs.inside import UnitPictures
+from i2p_lib.runs.units import UnitPictures
 from i2p_lib.show.drawings import draw_cloud
 from i2p_lib.show.style import COLOURS, INK, plain_log
 from i2p_lib.show.text import ranked, spanned

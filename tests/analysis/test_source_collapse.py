@@ -10,7 +10,8 @@ import torch
 from i2p_lib.analysis import source_collapse as source
 from i2p_lib.analysis.collapse import cdnv
 from i2p_lib.data.fractal_images import SPLITS, FractalImages
-from i2p_lib.show import classification, collapse, discussion
+from i2p_lib.show import collapse, discussion
+from i2p_lib.show.classification import card_facts
 from i2p_lib.weights import weight_card
 
 matplotlib.use("agg")
@@ -56,5 +57,5 @@ def test_a_card_that_does_not_say_its_images_is_refused():
 
 def test_the_facts_of_a_card_are_its_own():
     card = weight_card("resnet18", "fractal")
-    text = " ".join(classification.card_facts(card))
+    text = " ".join(card_facts(card))
     assert all(part in text for part in card.note.split("; ")) and card.sha256[:16] in text

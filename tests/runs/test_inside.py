@@ -18,6 +18,7 @@ from i2p_lib.analysis.few_shot import bound_table
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.runs.units import unit_pictures
 from i2p_lib.show import comparison, discussion, lines
 from i2p_lib.show import inside as shown
 from i2p_lib.train.clouds import CPU
@@ -147,7 +148,7 @@ def test_a_run_in_bfloat16_is_looked_into_in_bfloat16(found, pairs, photos):
     single = pairs[0].cloud.units
     assert 0 < np.abs(pair.cloud.units - single).max() < 0.2 * single.max()
     units = unit_table([pair])
-    (grid,) = inside.unit_pictures([result], [pair], units, photos, "FIP-IO+BN", rows=1)
+    (grid,) = unit_pictures([result], [pair], units, photos, "FIP-IO+BN", rows=1)
     assert len(grid.clouds) == 4
 
 
@@ -227,7 +228,7 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     assert counts == {paper.OTHER_SETTING: 5, paper.NOT_IN_PAPER: 5, paper.NOT_RUN: 10}
     assert "control IO+BN to its own in" in ' '.join(shown.distance_lines(distances))
     assert "FIP-IO+BN against control IO+BN: entropy" in ' '.join(shown.dissection_lines(units))
-    grid = inside.unit_pictures(found, pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
+    grid = unit_pictures(found, pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
     assert [len(g.pictures) for g in grid] == [2, 2] and [len(g.clouds) for g in grid] == [2, 2]
     picture, light = grid[0].pictures[0]
     names = inside.Opened(found[0], CPU).splits.class_names
@@ -238,7 +239,7 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     assert panels == (3, 10)
     left, _ = shown.unit_measures(units).axes
     assert len(left.lines) == 3  # two methods and chance
-    assert inside.unit_pictures(found, pairs, units, photos, "FIP-ALL") == []
+    assert unit_pictures(found, pairs, units, photos, "FIP-ALL") == []
     assert shown.unit_grid([]).axes[0].texts
     plt.close("all")
 
