@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from i2p_lib.data import load_dataset
 from i2p_lib.train.classify import Classify
 from i2p_lib.train.clouds import Split, Splits, stratified_first
-from i2p_lib.train.loop import Hook, finish, start, train
+from i2p_lib.train.loop import Hook, State, finish, start, train
 from i2p_lib.train.settings import ClassifySettings
 
 
@@ -35,6 +36,7 @@ def fit(
     *,
     hooks: Sequence[Hook] = (),
     device: str | torch.device = "cpu",
+    progress: bool = True,
     **settings: Any,
 ) -> Fitted:
     """Train a network on clouds, as the book's named runs do, and return it with its history.
@@ -45,10 +47,11 @@ def fit(
             place and moved to the device.
         clouds: see `point_clouds`, or a `Splits` of your own tensors.
         hooks: called before training and after every epoch with the `State`.
+        progress: whether a bar shows epochs, time left and the last accuracy.
         settings: fields of `ClassifySettings`, such as epochs, lr, batch_size, voxel_size, seed.
 
-    The global generators of torch are left alone.  The same network, clouds and settings give the
-    same numbers as a named run.
+    The global generators of torch are left alone.  The same network, clouds and settings give, on
+    one thread (``torch.set_num_threads(1)``), the numbers of a named run.
 
     Raises:
         ValueError: a setting that is unknown or out of range; Diverged: a loss that is not finite.
@@ -60,7 +63,14 @@ def fit(
     chosen = ClassifySettings(**settings)
     place = torch.device(device)
     task = Classify(chosen, clouds.to(place))
-    state = train(start(task, net.to(place)), hooks)
+    with tqdm(total=chosen.epochs, desc="epochs", disable=not progress) as bar:
+
+        def show(state: State) -> None:
+            bar.update(state.epoch - bar.n)
+            bar.set_postfix({k: f"{v:.3f}" for row in state.history[-1:] for k, v in row.items()
+                             if k in ("train_loss", "val_top1")})  # fmt: skip
+
+        state = train(start(task, net.to(place)), [show, *hooks])
     kept = finish(state)
     return Fitted(net.eval(), pd.DataFrame(state.history), kept.metrics)
 
