@@ -156,7 +156,7 @@ def test_recorded_results_are_summed_up_with_their_origin(tmp_path: Path) -> Non
 
 def test_the_recorded_grid_is_on_its_page() -> None:
     page = recorded()
-    assert "tuning-home_objects-cpu" in page and "validation top-1" in page
+    assert "tuning-home_objects-cpu" in page and "validation accuracy (%)" in page
     assert "90 runs of the 90 of profile tuning" in page
 
 

@@ -41,7 +41,8 @@ def _part(file: Path) -> str:
             str(int(shots)) if shots else "all", str(epochs), str(len(values)),
             f"{100 * values.mean():.1f}{spread}",
         ])  # fmt: skip
-    columns = ["data, network", "method", "rate", "shots", "epochs", "runs", f"{what} top-1 (%)"]
+    columns = ["data, network", "method", "learning rate", "shots", "epochs", "runs",
+               f"{what} accuracy (%)"]  # fmt: skip
     return (
         f"## {_title(file)}\n\n{raw(f'<p>{_provenance(file, runs)}</p>')}\n"
         f"{table(columns, rows, [2, 3, 4, 5, 6])}"
