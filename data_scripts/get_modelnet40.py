@@ -37,6 +37,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from _scenes import status_of
+from get_weights import fetch_card
 from tqdm.auto import tqdm
 
 from i2p_lib.data.making import folder_lock
@@ -44,7 +45,6 @@ from i2p_lib.data.modelnet import check_manifest, data_files, read_class_names, 
 from i2p_lib.data.registry import dataset_card, dataset_hash, dataset_root
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.weights import WeightCard
-from i2p_lib.weights.fetch import fetch_card
 
 ARCHIVE = "modelnet40_ply_hdf5_2048.zip"
 MIRRORS = (

@@ -21,7 +21,7 @@ from _scenes import do_all, histogram, status_of
 
 from i2p_lib.data.making import folder_lock
 from i2p_lib.data.scene_files import write_manifest
-from i2p_lib.data.scenes import Scene, describe_scenes, layout_of, scene_card
+from i2p_lib.data.scenes import LAYOUTS, Scene, describe_scenes, scene_card
 from i2p_lib.files import sha256
 
 
@@ -30,7 +30,7 @@ def index(name: str, source: Path, output: Path, workers: int = 1, progress: boo
 
     Raises FileNotFoundError where there is no scene, ValueError, naming the scene, for a wrong one.
     """
-    found = layout_of(scene_card(name)).find_scenes(source)
+    found = LAYOUTS[scene_card(name).layout].find_scenes(source)
     if not found:
         raise FileNotFoundError(f"{source}: no scene of {name} lies here")
     checked = do_all(partial(_check, name, source), sorted(found), workers, progress, "scenes")
@@ -48,7 +48,7 @@ def index(name: str, source: Path, output: Path, workers: int = 1, progress: boo
 def _check(name: str, source: Path, scene: str) -> np.ndarray:
     """Return the points of each class and of none in a scene that is right."""
     card = scene_card(name)
-    read = Scene(scene, *layout_of(card).read_scene(source, scene))
+    read = Scene(scene, *LAYOUTS[card.layout].read_scene(source, scene))
     features, classes = len(card.feature_names), len(card.class_names)
     if read.features.shape[1] != features or read.labels.max() >= classes:
         raise ValueError(

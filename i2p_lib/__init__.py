@@ -17,7 +17,7 @@ _PUBLIC = {
     "freeze": "i2p_lib.inflation.regimes",
     "image_model": "i2p_lib.weights",
     "fit": "i2p_lib.train.fit",
-    "point_clouds": "i2p_lib.train.fit",
+    "point_clouds": "i2p_lib.train.clouds",
     "RunSpec": "i2p_lib.runs.spec",
     "SegmentSpec": "i2p_lib.runs.spec",
     "run": "i2p_lib.runs",

@@ -11,7 +11,7 @@ from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import Entry
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.train.distill import distillation_loss, teacher_answers
+from i2p_lib.train.classify import distillation_loss, teacher_answers
 from i2p_lib.train.loop import train
 
 TEACHER = RunSpec(points=64, voxel_size=0.25, epochs=1, batch_size=8, test_limit=8,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from file_server import FileServer
 from filelock import FileLock
+from get_weights import fetch_card, main
 
-from i2p_lib.weights import WeightCard
-from i2p_lib.weights.fetch import fetch_card
+from i2p_lib.weights import WeightCard, fetch_weights, files, weight_cards
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HALF = 1_500_000
@@ -173,3 +173,22 @@ def test_the_file_may_be_read_by_others(server, tmp_path):
         assert fetch(card_of(server), tmp_path).stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(mask)
+
+
+def test_the_library_and_the_script_bring_a_file_by_its_name(server, tmp_path, monkeypatch, capfd):
+    """Promise: the library lets the script fetch a card's file, checks it, and passes on what the
+    script says where that fails."""
+    monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path))
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="Remove it and get it again"):
+        fetch_weights("resnet18")
+    assert main(["resnet18"]) == 1 and "Remove it and get it again" in capfd.readouterr().err
+    asked = []
+    monkeypatch.setattr(files, "run_script", lambda *words: asked.append(words))
+    with pytest.raises(FileNotFoundError, match="are not here: expected resnet50-"):
+        fetch_weights("resnet50", weights_dir=tmp_path / "new")
+    words = ["resnet50:imagenet1k", "--output", str(tmp_path / "new")]
+    assert asked == [("data_scripts/get_weights.py", words)]
+    with pytest.raises(FileNotFoundError, match="never released"):
+        fetch_weights(*next((c.model, c.weights) for c in weight_cards() if not c.released))
+    assert len(asked) == 1

@@ -126,9 +126,9 @@ def test_a_later_regime_undoes_an_earlier_one(net):
 
 def test_the_summary_counts_every_value(net):
     report = freeze(net, "io+bn")
-    summary = report.summary()
-    assert summary["values"].sum() == report.total == sum(p.numel() for p in net.parameters())
-    assert summary.loc[summary["trained"], "values"].sum() == report.trained < 0.02 * report.total
+    table = report.parameters
+    assert table["values"].sum() == report.total == sum(p.numel() for p in net.parameters())
+    assert table.loc[table["trained"], "values"].sum() == report.trained < 0.02 * report.total
 
 
 def test_unknown_regime_and_foreign_network_are_refused(net):

@@ -13,15 +13,6 @@ from i2p_lib.data.registry import (
 from i2p_lib.data.transforms import PAPER_AUGMENT, Augment, augment
 
 __all__ = [
-    "PAPER_AUGMENT",
-    "Augment",
-    "DatasetCard",
-    "PointCloudSet",
-    "augment",
-    "dataset_card",
-    "dataset_hash",
-    "dataset_names",
-    "dataset_root",
-    "few_shot_episode",
-    "load_dataset",
-]
+    "PAPER_AUGMENT", "Augment", "DatasetCard", "PointCloudSet", "augment", "dataset_card",
+    "dataset_hash", "dataset_names", "dataset_root", "few_shot_episode", "load_dataset",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
@@ -40,9 +41,7 @@ def folder_lock(folder: Path, timeout: float = -1) -> FileLock:
     return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
 
 
-def made(
-    name: str, command: str, inputs: Sequence[str] = (), progress: bool = True
-) -> Path:
+def made(name: str, command: str, inputs: Sequence[str] = (), progress: bool = True) -> Path:
     """Return the folder of a set that a script makes from nothing; made where it is not there.
 
     name     of the folder, see `data_folder`
@@ -58,7 +57,9 @@ def made(
     """
     folder, script = data_folder(name), project_root() / command.split()[0]
     with folder_lock(folder):
-        note = _read_note(folder)
+        note = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            note = dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
         if note and not script.is_file():
             return folder
         sources = sources_hash(script, command, *inputs)
@@ -76,13 +77,6 @@ def made(
             shutil.rmtree(folder)
         os.replace(work, folder)
     return folder
-
-
-def _read_note(folder: Path) -> dict:
-    try:
-        return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def sources_hash(script: Path, *more: str) -> str:

@@ -10,8 +10,6 @@ The layout, of `modelnet40_ply_hdf5_2048` and of the embedded home_objects alike
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +18,7 @@ import h5py
 import numpy as np
 
 from i2p_lib.data.episodes import fixed_order
-from i2p_lib.files import sha256
+from i2p_lib.data.manifests import MANIFEST, check_files, read_manifest
 
 SPLITS = ("train", "val", "test", "trainval")
 VAL_SHARE = 0.10  # of each class of train, where the data set has no val files of its own
@@ -31,8 +29,7 @@ VAL_SEED = 20220  # fixes which clouds these are
 class PointCloudSet:
     """One split of a classification set; the arrays are read-only.
 
-    points: [N, P, 3] float32 in the units of the files; labels: [N] int64;
-    sha256: fingerprint of the files that were read.
+    points: [N, P, 3] float32 in the units of the files; labels: [N] int64.
     """
 
     name: str
@@ -40,7 +37,6 @@ class PointCloudSet:
     points: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
-    sha256: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,31 +59,25 @@ def load_folder(folder: Path, name: str, split: str, manifest: bool = False) -> 
 @lru_cache(maxsize=16)
 def _load(folder: Path, name: str, split: str, manifest: bool) -> PointCloudSet:
     class_names = read_class_names(folder)
-    hashes = check_manifest(folder, required=manifest)
+    check_manifest(folder, required=manifest)
     own_val = bool(list(folder.glob("ply_data_val*.h5")))
     stems = ["test"] if split == "test" else ["train", "val"] if own_val else ["train"]
     if own_val and split in stems:
         stems = [split]
     files = [file for stem in stems for file in data_files(folder, stem)]
     parts = [read_file(file, len(class_names)) for file in files]
-    points, labels = _join(files, parts)
+    sizes = {points.shape[1] for points, _ in parts}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{folder}: files of one split hold clouds of different sizes {sorted(sizes)}"
+        )
+    points, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if split in ("train", "val") and not own_val:
         chosen = np.isin(np.arange(len(labels)), held_out(labels)) == (split == "val")
         points, labels = points[chosen], labels[chosen]
     points.setflags(write=False)
     labels.setflags(write=False)
-    print_of = combined_hash([*files, folder / "shape_names.txt"], hashes)
-    return PointCloudSet(name, split, points, labels, class_names, print_of)
-
-
-def _join(files: list[Path], parts: list) -> tuple[np.ndarray, np.ndarray]:
-    sizes = {points.shape[1] for points, _ in parts}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"{files[0].parent}: files of one split hold clouds of different sizes {sorted(sizes)}"
-        )
-    points, labels = zip(*parts, strict=True)
-    return np.concatenate(points), np.concatenate(labels)
+    return PointCloudSet(name, split, points, labels, class_names)
 
 
 def data_files(folder: Path, stem: str) -> list[Path]:
@@ -126,8 +116,7 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         with h5py.File(path, "r") as file:
-            absent = [key for key in ("data", "label") if key not in file]
-            if absent:
+            if not {"data", "label"} <= set(file):
                 raise ValueError(
                     f"{path}: expected the data sets 'data' and 'label', got {sorted(file)}"
                 )
@@ -137,11 +126,6 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
             f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}); "
             "it may be cut short: copy or build it again"
         ) from error
-    _check_points(path, points)
-    return points, _check_labels(path, labels, len(points), classes)
-
-
-def _check_points(path: Path, points: np.ndarray) -> None:
     if points.ndim != 3 or points.shape[2] != 3 or points.dtype != np.float32:
         raise ValueError(
             f"{path}: 'data': expected [N, P, 3] float32, got {list(points.shape)} {points.dtype}"
@@ -149,25 +133,20 @@ def _check_points(path: Path, points: np.ndarray) -> None:
     if 0 in points.shape:
         raise ValueError(f"{path}: 'data': expected at least one point a cloud, "
                          f"got shape {list(points.shape)}")
-    bad = ~np.isfinite(points).all(axis=(1, 2))
-    if bad.any():
-        raise ValueError(f"{path}: 'data': {int(bad.sum())} clouds hold NaN or infinite "
-                         f"coordinates, the first is number {int(bad.argmax())}")
-    same = (points == points[:, :1]).all(axis=(1, 2))
-    if same.any() and points.shape[1] > 1:
-        raise ValueError(f"{path}: 'data': {int(same.sum())} clouds are empty (all points equal), "
-                         f"the first is number {int(same.argmax())}")
-
-
-def _check_labels(path: Path, labels: np.ndarray, count: int, classes: int) -> np.ndarray:
-    if labels.shape not in ((count, 1), (count,)) or labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: 'label': expected [{count}, 1] of an integer type, "
+    same = (points == points[:, :1]).all(axis=(1, 2)) & (points.shape[1] > 1)
+    for bad, what in ((~np.isfinite(points).all(axis=(1, 2)), "hold NaN or infinite coordinates"),
+                      (same, "are empty (all points equal)")):  # fmt: skip
+        if bad.any():
+            raise ValueError(f"{path}: 'data': {int(bad.sum())} clouds {what}, "
+                             f"the first is number {int(bad.argmax())}")
+    if labels.shape not in ((len(points), 1), (len(points),)) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: 'label': expected [{len(points)}, 1] of an integer type, "
                          f"got {list(labels.shape)} {labels.dtype}")
     labels = labels.reshape(-1).astype(np.int64)
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"{path}: 'label': expected 0 to {classes - 1} (shape_names.txt has "
                          f"{classes} names), got {labels.min()} to {labels.max()}")
-    return labels
+    return points, labels
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
@@ -180,35 +159,13 @@ def held_out(labels: np.ndarray) -> np.ndarray:
 
 
 def check_manifest(folder: Path, required: bool = False) -> dict[str, str]:
-    """Compare a folder with its manifest.json; return the SHA-256 of each file it names.
+    """Compare a folder with its manifest; return the SHA-256 of each file it names.
 
-    Without a manifest the result is empty, or FileNotFoundError where one is `required`.
-    Raises ValueError for a file whose bytes differ, FileNotFoundError for one that is gone.
+    Without a manifest the result is empty, unless one is `required`.
+    Raises as `read_manifest` and `check_files` do.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        if required:
-            raise FileNotFoundError(f"{path} is missing; build or copy the data set again")
+    if not required and not (folder / MANIFEST).is_file():
         return {}
-    try:
-        expected = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path}: expected JSON {{"files": {{name: SHA-256}}}}, got {error!r}'
-        ) from error
-    for name, digest in expected.items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing, but manifest.json names it")
-        if (got := sha256(folder / name)) != digest:
-            raise ValueError(
-                f"{folder / name}: expected SHA-256 {digest}, got {got}; "
-                "the file was changed after it was made: restore or build it again"
-            )
-    return expected
-
-
-def combined_hash(files: list[Path], known: dict[str, str] | None = None) -> str:
-    """Return one SHA-256 over names and contents of `files`, whatever their order."""
-    known = known or {}
-    lines = sorted(f"{file.name} {known.get(file.name) or sha256(file)}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    files = read_manifest(folder)["files"]
+    check_files(folder, files)
+    return files

@@ -9,7 +9,9 @@ from pathlib import Path
 import yaml
 
 from i2p_lib.data.making import data_folder
-from i2p_lib.data.modelnet import PointCloudSet, check_manifest, combined_hash, load_folder
+from i2p_lib.data.manifests import combined_hash
+from i2p_lib.data.modelnet import PointCloudSet, check_manifest, load_folder
+from i2p_lib.files import sha256
 
 CARDS = Path(__file__).resolve().parent / "cards"
 
@@ -40,14 +42,14 @@ class DatasetCard:
 
 @lru_cache(maxsize=1)
 def _cards() -> dict[str, DatasetCard]:
-    return {file.stem: _read_card(file) for file in sorted(CARDS.glob("*.yml"))}
-
-
-def _read_card(file: Path) -> DatasetCard:
-    try:
-        return DatasetCard(file.stem, **yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError) as error:
-        raise ValueError(f"{file} is no card of a data set: {error}") from error
+    cards = {}
+    for file in sorted(CARDS.glob("*.yml")):
+        try:
+            facts = yaml.safe_load(file.read_text(encoding="utf-8"))
+            cards[file.stem] = DatasetCard(file.stem, **facts)
+        except (yaml.YAMLError, TypeError) as error:
+            raise ValueError(f"{file} is no card of a data set: {error}") from error
+    return cards
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -97,10 +99,11 @@ def dataset_hash(name: str, root: str | Path | None = None) -> str:
 @lru_cache(maxsize=16)
 def _hash(folder: Path, manifest: bool) -> str:
     known = check_manifest(folder, required=manifest)
-    files = sorted(folder.glob("ply_data_*.h5"))
+    files = list(folder.glob("ply_data_*.h5"))
     if not files:
         raise FileNotFoundError(f"{folder}: expected ply_data_*.h5, found none")
-    return combined_hash([*files, folder / "shape_names.txt"], known)
+    files.append(folder / "shape_names.txt")
+    return combined_hash({f.name: known.get(f.name) or sha256(f) for f in files})
 
 
 def _existing_root(name: str, root: str | Path | None) -> Path:
@@ -108,8 +111,7 @@ def _existing_root(name: str, root: str | Path | None) -> Path:
     if not folder.is_dir():
         card = dataset_card(name)
         raise FileNotFoundError(
-            f"data set {name}: no folder {folder}; "
-            f"{card.how_to_get}, so that ply_data_train0.h5 and shape_names.txt lie in that folder "
-            "(or set I2P_DATA to the folder that holds it)"
+            f"data set {name}: no folder {folder}; {card.how_to_get}, so that ply_data_train0.h5 "
+            "and shape_names.txt lie in that folder (or set I2P_DATA to the folder that holds it)"
         )
     return folder

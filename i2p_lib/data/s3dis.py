@@ -24,7 +24,6 @@ LABELS = {name: label for label, name in enumerate(CLASS_NAMES)} | {"stairs": IG
 ROOMS = {"Area_1": 44, "Area_2": 40, "Area_3": 23, "Area_4": 49, "Area_5": 68, "Area_6": 48}
 """Rooms of each area as PointNet's list of annotation folders has them, 272."""
 
-VAL_SHARE = 0.10  # of the rooms of each other area
 S3DIS = SceneCard(
     name="s3dis",
     title="S3DIS: 272 scanned rooms in six areas of three buildings, 13 classes",
@@ -35,21 +34,17 @@ S3DIS = SceneCard(
     feature_names=("red", "green", "blue"),
     splits={
         "train": "Areas 1, 2, 3, 4 and 6, without val",
-        "val": f"{VAL_SHARE:.0%} of the rooms of each of these areas, fixed by their names",
+        "val": "10% of the rooms of each of these areas, fixed by their names",
         "test": "Area 5",
     },
     layout="s3dis",
-    simulated=False,
     size_gb=4.5,
     how_to_get="ask for Stanford3dDataset_v1.2_Aligned_Version.zip at "
     "http://buildingparser.stanford.edu/dataset.html, unpack it, then "
     "`i2p data get s3dis --from FOLDER`, the folder that holds Area_1 to Area_6",
     made_by="data_scripts/build_s3dis.py",
     augment=PAPER_ROOMS,
-    around_sensor=False,
     test_part="Area_5",
-    val_share=VAL_SHARE,
-    val_last=False,
     typical_points=400_000,
     perfect_classes=1,  # "stairs"
     part_sizes=ROOMS,

@@ -1,6 +1,6 @@
-"""What sets of scenes share: the form of a card, the manifest, written last, and its hash.
+"""What sets of scenes share: the form of a card, the splits, the manifest and its hash.
 
-`manifest.json` of a set:
+`manifest.json` of a set, written last:
 
     layout        whose files these are, such as "s3dis"
     scenes_in     the folder of the files; "." is the manifest's own
@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from i2p_lib.data.episodes import fixed_order
+from i2p_lib.data.manifests import MANIFEST, check_files, combined_hash, read_manifest, stamps
 from i2p_lib.data.scene_transforms import SceneAugment
-from i2p_lib.files import atomic_write, sha256
+from i2p_lib.files import atomic_write
 
 IGNORED = -1  # the label of points that are not counted
-MANIFEST = "manifest.json"
 _STAMPS = ".verified.json"
 _KEYS = {"layout", "scenes_in", "scenes", "class_points", "repairs", "files"}
 
@@ -54,16 +54,16 @@ class SceneCard:
     feature_names: tuple[str, ...]
     splits: dict[str, str]
     layout: str
-    simulated: bool
     size_gb: float
     how_to_get: str
     made_by: str
     augment: SceneAugment
-    around_sensor: bool
     test_part: str
-    val_share: float
-    val_last: bool
     typical_points: int
+    simulated: bool = False
+    around_sensor: bool = False
+    val_share: float = 0.10
+    val_last: bool = False
     perfect_classes: int = 0
     made_from: tuple[str, ...] = ()
     part_sizes: dict[str, int] = field(default_factory=dict)
@@ -96,26 +96,18 @@ def write_manifest(folder: Path, manifest: dict) -> None:
         raise ValueError(f"a manifest has the keys {sorted(_KEYS)}, got {sorted(manifest)}")
     with atomic_write(folder / MANIFEST) as temp:
         temp.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-    _write_stamps(folder, _stamps(folder, manifest))
+    _write_stamps(folder, stamps(scenes_folder(folder, manifest), manifest["files"]))
 
 
-def read_manifest(folder: Path, layout: str) -> dict:
+def read_scenes_manifest(folder: Path, layout: str) -> dict:
     """Return the manifest of a set.
 
-    Raises FileNotFoundError where there is none, so the set was never made or not to its end,
-    and ValueError where it is damaged or of another layout.
+    Raises as `read_manifest` does, and ValueError for a set of another layout.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}: this set of scenes is not here, or not whole")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): make the set again") from error
-    if not isinstance(manifest, dict) or not _KEYS <= set(manifest):
-        raise ValueError(f"{path}: expected the keys {sorted(_KEYS)}: make the set again")
+    manifest = read_manifest(folder, _KEYS)
     if manifest["layout"] != layout:
-        raise ValueError(f"{path}: expected the layout {layout}, got {manifest['layout']}")
+        found = manifest["layout"]
+        raise ValueError(f"{folder / MANIFEST}: expected the layout {layout}, got {found}")
     return manifest
 
 
@@ -127,50 +119,20 @@ def scenes_folder(folder: Path, manifest: dict) -> Path:
 def content_hash(folder: Path, manifest: dict) -> str:
     """Return one SHA-256 over the names and contents of a set's files.
 
-    A file is read where its size or time differ from those at its last check; the times of the
-    checks are kept beside the manifest where the folder can be written.
-    Raises FileNotFoundError for a file that is gone, ValueError for one whose bytes differ.
+    A file is read where its size or time differ from those at its last check, which are kept beside
+    the manifest where the folder can be written.  Raises as `check_files` does.
     """
-    now, known = _stamps(folder, manifest), _read_stamps(folder)
-    where = scenes_folder(folder, manifest)
-    changed = [name for name, stamp in now.items() if known.get(name) != stamp]
-    for name in changed:
-        if (got := sha256(where / name)) != manifest["files"][name]:
-            raise ValueError(
-                f"{where / name}: expected SHA-256 {manifest['files'][name]}, got {got}; "
-                "the file was changed after the set was made: restore it or make the set again"
-            )
-    if changed:
-        try:
-            _write_stamps(folder, now)
-        except OSError:
-            pass  # a folder that cannot be written is checked anew by the next process
-    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(manifest["files"].items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _stamps(folder: Path, manifest: dict) -> dict[str, list]:
-    """Return what tells without reading that a file is the one that was hashed."""
-    where = scenes_folder(folder, manifest)
-    stamps = {}
-    for name, digest in manifest["files"].items():
-        try:
-            found = (where / name).stat()
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{where / name} is missing, but {folder / MANIFEST} names it"
-            ) from None
-        stamps[name] = [digest, found.st_size, found.st_mtime_ns]
-    return stamps
-
-
-def _read_stamps(folder: Path) -> dict[str, list]:
     try:
-        return dict(json.loads((folder / _STAMPS).read_text(encoding="utf-8")))
+        known = dict(json.loads((folder / _STAMPS).read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        return {}
+        known = {}
+    now = check_files(scenes_folder(folder, manifest), manifest["files"], known)
+    if now != known:
+        with contextlib.suppress(OSError):  # else the next process checks anew
+            _write_stamps(folder, now)
+    return combined_hash(manifest["files"])
 
 
-def _write_stamps(folder: Path, stamps: dict[str, list]) -> None:
+def _write_stamps(folder: Path, found: dict[str, list]) -> None:
     with atomic_write(folder / _STAMPS) as temp:
-        temp.write_text(json.dumps(stamps), encoding="utf-8")
+        temp.write_text(json.dumps(found), encoding="utf-8")

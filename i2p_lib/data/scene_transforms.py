@@ -6,13 +6,16 @@ What the released code does is written at `PAPER_ROOMS` and `PAPER_STREETS`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from i2p_lib.data.transforms import Probability, Scale
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config={"extra": "forbid", "strict": True})
 class SceneAugment:
     """What `augment_scene` does; the defaults do nothing.
 
@@ -26,32 +29,19 @@ class SceneAugment:
     contrast_p     probability that colours are blended, half and half, with colours that are
                    stretched to the whole range
     most           keep at most so many points, drawn without replacement
+
+    Raises pydantic's ValidationError, a ValueError, for a setting that is unknown or out of range.
     """
 
-    clip: float = math.inf
-    flip_p: float = 0.0
+    clip: float = Field(math.inf, gt=0)
+    flip_p: Probability = 0.0
     rotate: bool = False
-    scale: tuple[float, float] = (1.0, 1.0)
-    jitter: float = 0.0
-    shift: float = 0.0
-    colour_p: float = 0.0
-    contrast_p: float = 0.0
-    most: int | None = None
-
-    def __post_init__(self) -> None:
-        low, high = self.scale
-        if not 0 < low <= high < math.inf:
-            raise ValueError(f"scale: expected 0 < low <= high, got {self.scale}")
-        if not self.clip > 0:
-            raise ValueError(f"clip: expected a length above 0, got {self.clip}")
-        for name in ("jitter", "shift"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
-        for name in ("flip_p", "colour_p", "contrast_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a probability, got {getattr(self, name)}")
-        if self.most is not None and self.most < 1:
-            raise ValueError(f"most: expected 1 or more points, got {self.most}")
+    scale: Scale = (1.0, 1.0)
+    jitter: float = Field(0.0, ge=0, le=1)
+    shift: float = Field(0.0, ge=0, le=1)
+    colour_p: Probability = 0.0
+    contrast_p: Probability = 0.0
+    most: int | None = Field(None, ge=1)
 
 
 # The released code's training on S3DIS.  It clips at test time, too, so that points more than 4 m

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -17,15 +16,11 @@ from i2p_lib.data.scene_files import (
     IGNORED,
     SceneCard,
     content_hash,
-    read_manifest,
+    read_scenes_manifest,
     scenes_folder,
     split_scenes,
 )
 
-__all__ = [
-    "IGNORED", "SPLITS", "Scene", "SceneCard", "describe_scenes", "load_scenes", "prepare_scenes",
-    "scene_card", "scene_hash", "scene_names", "scene_root",
-]  # fmt: skip
 
 @dataclass(frozen=True)
 class Scene:
@@ -44,20 +39,17 @@ class Scene:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        count = len(self.points)
-        for what, width, kind in (("points", 3, np.float32), ("features", None, np.float32)):
-            array = getattr(self, what)
-            wide = array.ndim == 2 and (width is None or array.shape[1] == width)
-            if not wide or len(array) != count or array.dtype != kind:
+        count, widths = len(self.points), self.features.shape[-1:]
+        for what, array, shape, kind in (
+            ("points", self.points, [count, 3], np.float32),
+            ("features", self.features, [count, *widths], np.float32),
+            ("labels", self.labels, [count], np.int64),
+        ):
+            if list(array.shape) != shape or array.dtype != kind:
                 raise ValueError(
-                    f"{self.name}: {what}: expected [{count}, {width or 'F'}] {kind.__name__}, "
+                    f"{self.name}: {what}: expected {shape} {kind.__name__}, "
                     f"got {list(array.shape)} {array.dtype}"
                 )
-        if self.labels.shape != (count,) or self.labels.dtype != np.int64:
-            raise ValueError(
-                f"{self.name}: labels: expected [{count}] int64, "
-                f"got {list(self.labels.shape)} {self.labels.dtype}"
-            )
         if not count:
             raise ValueError(f"{self.name}: expected at least one point, got none")
         if not np.isfinite(self.points).all():
@@ -71,15 +63,10 @@ class Scene:
         return len(self.points)
 
 
-_LAYOUTS = {"s3dis": s3dis, "semantic_kitti": semantic_kitti}
+LAYOUTS = {"s3dis": s3dis, "semantic_kitti": semantic_kitti}
 """Layout -> its module, which has `CARDS` and `read_scene(folder, name)`; a new set adds itself."""
 
-CARDS = {card.name: card for module in _LAYOUTS.values() for card in module.CARDS}
-
-
-def layout_of(card: SceneCard) -> ModuleType:
-    """Return the module that reads the files of a set."""
-    return _LAYOUTS[card.layout]
+CARDS = {card.name: card for module in LAYOUTS.values() for card in module.CARDS}
 
 
 def scene_names() -> tuple[str, ...]:
@@ -135,7 +122,7 @@ class SceneFiles(Sequence[Scene]):
 
     def __getitem__(self, index: int) -> Scene:
         name = self.names[index]
-        return Scene(name, *_LAYOUTS[self.layout].read_scene(self.folder, name))
+        return Scene(name, *LAYOUTS[self.layout].read_scene(self.folder, name))
 
 
 def scene_hash(name: str, root: str | Path | None = None) -> str:
@@ -150,7 +137,7 @@ def scene_hash(name: str, root: str | Path | None = None) -> str:
 def _open(card: SceneCard, root: str | Path | None) -> tuple[Path, dict]:
     folder = scene_root(card.name, root)
     try:
-        return folder, read_manifest(folder, card.layout)
+        return folder, read_scenes_manifest(folder, card.layout)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"scenes {card.name}: {error}. To get it: {card.how_to_get}"

@@ -41,7 +41,6 @@ _OUTSIDE = -2
 _TABLE = np.full(1 << 16, _OUTSIDE, np.int8)
 _TABLE[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
 
-VAL_SHARE = 0.10  # of the scans of each other sequence: its end, as neighbours look alike
 SEMANTIC_KITTI = SceneCard(
     name="semantic_kitti",
     title="SemanticKITTI: 23,201 labelled scans of a 64-beam lidar, 19 classes",
@@ -52,11 +51,10 @@ SEMANTIC_KITTI = SceneCard(
     feature_names=("intensity",),
     splits={
         "train": "sequences 00 to 07, 09 and 10, without val",
-        "val": f"the last {VAL_SHARE:.0%} of the scans of each of these sequences",
+        "val": "the last 10% of the scans of each of these sequences",
         "test": "sequence 08 (the official validation sequence; 11 to 21 have no public labels)",
     },
     layout="semantic_kitti",
-    simulated=False,
     size_gb=80.0,
     how_to_get="download data_odometry_velodyne.zip from "
     "https://www.cvlibs.net/datasets/kitti/eval_odometry.php and "
@@ -67,8 +65,7 @@ SEMANTIC_KITTI = SceneCard(
     augment=PAPER_STREETS,
     around_sensor=True,
     test_part="08",
-    val_share=VAL_SHARE,
-    val_last=True,
+    val_last=True,  # as neighbours look alike
     typical_points=100_000,
     part_sizes=SCANS,
 )
@@ -157,16 +154,12 @@ def read_scene(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
             f"{points_file}: intensity: expected 0 to 1, got {intensity.min()} to "
             f"{intensity.max()}"
         )
-    return np.ascontiguousarray(scan[:, :3]), intensity.copy(), _labels(labels_file)
-
-
-def _labels(path: Path) -> np.ndarray:
-    raw = np.fromfile(path, "<u4") & 0xFFFF
+    raw = np.fromfile(labels_file, "<u4") & 0xFFFF
     labels = _TABLE[raw]
     if (outside := labels == _OUTSIDE).any():
         place = int(outside.argmax())
         raise ValueError(
-            f"{path}: label {raw[place]} of point {place} is not among those of SemanticKITTI: "
-            f"{', '.join(map(str, LEARNING_MAP))}"
+            f"{labels_file}: label {raw[place]} of point {place} is not among those of "
+            f"SemanticKITTI: {', '.join(map(str, LEARNING_MAP))}"
         )
-    return labels.astype(np.int64)
+    return np.ascontiguousarray(scan[:, :3]), intensity.copy(), labels.astype(np.int64)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 AXES = {"x": 0, "y": 1, "z": 2}
 
 
-@dataclass(frozen=True)
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < pair[0] <= pair[1] < math.inf:
+        raise ValueError("expected 0 < low <= high")
+    return pair
+
+
+Scale = Annotated[tuple[float, float], Field(strict=False), AfterValidator(_rising)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[float, Field(ge=0, lt=math.inf)]
+
+
+@dataclass(frozen=True, config={"extra": "forbid", "strict": True})
 class Augment:
     """What `augment` does; the defaults do nothing.
 
@@ -23,32 +36,19 @@ class Augment:
     rotate: "none", or the axis "x", "y" or "z" of a rotation by any angle
     shuffle: whether the order of the points of each cloud is drawn anew
     *_p: the probability that a cloud gets that change at all
+
+    Raises pydantic's ValidationError, a ValueError, for a setting that is unknown or out of range.
     """
 
-    scale: tuple[float, float] = (1.0, 1.0)
-    scale_p: float = 1.0
-    shift: float = 0.0
-    shift_p: float = 1.0
-    jitter: float = 0.0
-    jitter_clip: float = math.inf
-    jitter_p: float = 1.0
-    rotate: str = "none"
+    scale: Scale = (1.0, 1.0)
+    scale_p: Probability = 1.0
+    shift: Length = 0.0
+    shift_p: Probability = 1.0
+    jitter: Length = 0.0
+    jitter_clip: float = Field(math.inf, ge=0)
+    jitter_p: Probability = 1.0
+    rotate: Literal["none", "x", "y", "z"] = "none"
     shuffle: bool = False
-
-    def __post_init__(self) -> None:
-        low, high = self.scale
-        if not 0 < low <= high < math.inf:
-            raise ValueError(f"scale: expected 0 < low <= high, got {self.scale}")
-        for name in ("shift", "jitter"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
-        if not self.jitter_clip >= 0:
-            raise ValueError(f"jitter_clip: expected a number >= 0, got {self.jitter_clip}")
-        for name in ("scale_p", "shift_p", "jitter_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
-        if self.rotate != "none" and self.rotate not in AXES:
-            raise ValueError(f"rotate: expected none, x, y or z, got {self.rotate!r}")
 
 
 # The released code's augmentation on ModelNet40.  Its noise never reaches its clip.

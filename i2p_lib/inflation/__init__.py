@@ -69,24 +69,21 @@ def inflate(
     if not convolutions:
         raise InflationError("the model needs a convolution first")
     rows = _drop_unused(net, steps)
+    dropped = {row["layer"] for row in rows}
     if recipe == "paper":
         _apply_paper_geometry(net, steps)
     stem = convolutions[0].name
     maker = Maker(axis, normalize, recipe, in_channels, stem, generator)
-    dropped = {row["layer"] for row in rows}
     for name, layer in _leaves(net):
-        if name in dropped:
-            continue
-        new, action = maker.replace(name, layer)
-        _set(net, name, new.train(layer.training))
-        rows.append(_row(name, layer, new, action))
-    classifier, replaced = _new_classifier(net, steps, num_classes, recipe, generator)
+        if name not in dropped:
+            new, action = maker.replace(name, layer)
+            _set(net, name, new.train(layer.training))
+            rows.append(_row(name, layer, new, action))
+    net.i2p_classifier, replaced = _new_classifier(net, steps, num_classes, recipe, generator)
     again = {row["layer"] for row in replaced}
-    rows = [row for row in rows if row["layer"] not in again] + replaced
+    net.i2p_report = pd.DataFrame([row for row in rows if row["layer"] not in again] + replaced)
     _own(net, weights)
-    net.i2p_roles = _roles(net, steps, classifier, in_channels, num_classes)
-    net.i2p_classifier = classifier
-    net.i2p_report = pd.DataFrame(rows)
+    net.i2p_roles = _roles(net, steps, in_channels, num_classes)
     try_out(net, stem)
     return net
 
@@ -131,8 +128,7 @@ def _drop_unused(net: nn.Module, steps: list[Step]) -> list[dict]:
     for name, part in list(net.named_modules()):
         if name in ran or name.startswith(gone) or next(part.parameters(), None) is None:
             continue
-        parent, _, _ = name.rpartition(".")
-        if isinstance(net.get_submodule(parent), nn.BatchNorm2d):
+        if isinstance(net.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d):
             continue
         gone = (*gone, name + ".")
         _set(net, name, nn.Identity())
@@ -152,9 +148,9 @@ def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
             _set(net, step.name, nn.Identity())
         elif step.stride_in < surplus and isinstance(step.layer, nn.Conv2d):
             restride(step.layer)
-    after_stem = [s for s in steps[1:3] if isinstance(s.layer, nn.ReLU) and "." not in s.name]
-    for step in after_stem:
-        _set(net, step.name, nn.Identity())
+    for step in steps[1:3]:
+        if isinstance(step.layer, nn.ReLU) and "." not in step.name:
+            _set(net, step.name, nn.Identity())
 
 
 def _new_classifier(net, steps, num_classes, recipe, generator) -> tuple[str, list[dict]]:
@@ -185,11 +181,9 @@ def _new_classifier(net, steps, num_classes, recipe, generator) -> tuple[str, li
 
 def _check_single(last: Step, steps: list[Step]) -> None:
     """InflationError where the logits come from several classifiers (distilled networks)."""
-    def shape(layer):
-        return getattr(layer, "in_features", 0), getattr(layer, "out_features", 0)
-
-    twins = [step.name for step in steps
-             if step.name != last.name and shape(step.layer) == shape(last.layer)]
+    shape = last.layer.weight.shape
+    twins = [step.name for step in steps if step.name != last.name
+             and isinstance(step.layer, nn.Linear) and step.layer.weight.shape == shape]
     if twins and last.layer.in_features != last.layer.out_features:
         raise InflationError(f"{last.name}: {twins[-1]} gives logits as well, and only a single "
                              "classifier can be replaced by a new one")
@@ -204,7 +198,7 @@ def _classifier(features: int, classes: int, norm: bool, generator) -> nn.Module
     return nn.Sequential(linear, nn.BatchNorm1d(classes)) if norm else linear
 
 
-def _roles(net, steps, classifier, in_channels, num_classes) -> dict[str, str]:
+def _roles(net, steps, in_channels, num_classes) -> dict[str, str]:
     """What each parameter belongs to; the norm right behind a new input layer counts as input."""
     names = [s.name for s in steps]
     stem = next(s.name for s in steps if isinstance(s.layer, nn.Conv2d))
@@ -216,7 +210,7 @@ def _roles(net, steps, classifier, in_channels, num_classes) -> dict[str, str]:
         owner = name.rpartition(".")[0]
         if in_channels is not None and owner in (stem, stem_norm):
             roles[name] = "input"
-        elif num_classes is not None and (owner + ".").startswith(classifier + "."):
+        elif num_classes is not None and (owner + ".").startswith(net.i2p_classifier + "."):
             roles[name] = "output"
         else:
             roles[name] = "norm" if owner in norms else "backbone"

@@ -53,8 +53,7 @@ class Maker:
         if self.recipe == "paper":
             kernel, stride, padding = 3, 1, 1
         else:
-            kernel, stride = max(conv.kernel_size), conv.stride[0]
-            padding = max(_padding(conv))
+            kernel, stride, padding = max(conv.kernel_size), conv.stride[0], max(_padding(conv))
         return SparseConv3d(self.in_channels, conv.out_channels, kernel, stride, padding,
                             bias=conv.bias is not None, generator=self.generator)
 
@@ -63,8 +62,8 @@ class Maker:
         weight = inflate_weight(conv.weight.detach().clone(), self.axis, self.normalize)
         pad_h, pad_w = _padding(conv)
         padding = [pad_w, pad_h]
-        depth = weight.shape[2 + AXES[self.axis]]
         square = conv.kernel_size[0] == conv.kernel_size[1]
+        depth = max(conv.kernel_size)
         padding.insert(AXES[self.axis], pad_h if square else (depth - 1) // 2)
         if self.recipe == "paper" and ".downsample." in name and conv.kernel_size == (1, 1):
             weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if self.normalize else 1)
@@ -126,9 +125,8 @@ def _norm(norm: nn.BatchNorm2d) -> SparseBatchNorm:
 
 
 def _pool(name: str, pool: nn.MaxPool2d | nn.AvgPool2d) -> nn.Module:
+    twin = SparseMaxPool3d if isinstance(pool, nn.MaxPool2d) else SparseAvgPool3d
     try:
-        geometry = window(pool.kernel_size, pool.stride, pool.padding)
-        twin = SparseMaxPool3d if isinstance(pool, nn.MaxPool2d) else SparseAvgPool3d
-        return twin(*geometry)
+        return twin(*window(pool.kernel_size, pool.stride, pool.padding))
     except ValueError as error:
         raise InflationError(f"{name}: {error}") from error

@@ -35,17 +35,10 @@ REGIMES: dict[str, Regime] = {
 
 @dataclass(frozen=True)
 class FrozenReport:
-    """What a regime trains and what it freezes: one row per parameter."""
+    """What a regime trains and freezes: a row (parameter, role, values, trained) of each tensor."""
 
     regime: str
     parameters: pd.DataFrame
-
-    def summary(self) -> pd.DataFrame:
-        """Tensors and values per role, trained and frozen."""
-        table = self.parameters.groupby(["role", "trained"], sort=False)["values"]
-        return table.agg(["size", "sum"]).rename(
-            columns={"size": "tensors", "sum": "values"}
-        ).reset_index()
 
     @property
     def trained(self) -> int:
@@ -73,12 +66,10 @@ def freeze(net: nn.Module, regime: str) -> FrozenReport:
     """
     if regime not in REGIMES:
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
-    roles = getattr(net, "i2p_roles", None)
-    if roles is None:
+    if not hasattr(net, "i2p_roles"):
         raise ValueError("the network has no roles: freeze takes what inflate(...) or "
                          "point_model(...) returns")
-    chosen = REGIMES[regime]
-    rows = []
+    roles, chosen, rows = net.i2p_roles, REGIMES[regime], []
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(roles[name] in chosen.roles)
         rows.append((name, roles[name], parameter.numel(), parameter.requires_grad))
@@ -92,12 +83,11 @@ def freeze(net: nn.Module, regime: str) -> FrozenReport:
 
 def _freeze_statistics(layer: nn.Module, frozen: bool, training: bool) -> None:
     """Let a batch norm use its stored statistics in training, or follow the batches again."""
-    before = getattr(layer, "frozen_stats", None)
-    if before is None and not frozen:
-        return
-    if before is None:  # a layer of torch itself, which has no such switch
+    if not hasattr(layer, "frozen_stats"):  # a layer of torch itself, which has no such switch
+        if not frozen:
+            return
         layer.register_forward_pre_hook(_stay_in_eval)
-    elif before and not frozen:
+    elif layer.frozen_stats and not frozen:
         layer.train(training)
     layer.frozen_stats = frozen
 

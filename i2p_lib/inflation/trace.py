@@ -44,8 +44,7 @@ def trace(model: nn.Module) -> list[Step]:
 
     The image and the weights are without data, so that this costs no arithmetic.
 
-    Raises:
-        InflationError: the model uses attention.
+    Raises InflationError where the model uses attention.
     """
     steps: list[Step] = []
     expected = getattr(model, "pretrained_cfg", None) or {}  # of timm's models
@@ -58,29 +57,26 @@ def trace(model: nn.Module) -> list[Step]:
         elif isinstance(layer, nn.Linear) or next(layer.children(), None) is None:
             steps.append(Step(name, layer, 0, 0))
 
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    empty = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     image = torch.empty(1, 3, side, side, device="meta", dtype=next(model.parameters()).dtype)
-    with _evaluated(model), _watched(model, after=note) as entered, torch.no_grad():
-        with _NoAttention(entered):
-            torch.func.functional_call(model, empty, (image,))
+    with _watched(model, note) as entered, _NoAttention(entered):
+        torch.func.functional_call(model, empty, (image,))
     return steps
 
 
 def try_out(net: nn.Module, stem: str) -> None:
     """Run an inflated network once on two tiny clouds, in evaluation mode.
 
-    Raises:
-        InflationError: a function between the layers has no meaning on sparse sites.
+    Raises InflationError where a function between the layers has no meaning on sparse sites.
     """
-    channels = net.get_submodule(stem).in_channels
     weight = next(net.parameters())
     if weight.is_meta:
         return
     line = torch.arange(4)[:, None] * torch.tensor([[0, 1, 2, 3]])
     coords = torch.cat([line, line + torch.tensor([1, 0, 0, 0])]).to(weight.device)
-    feats = weight.new_ones(len(coords), channels)
-    with _evaluated(net), _watched(net) as entered, torch.no_grad():
+    feats = weight.new_ones(len(coords), net.get_submodule(stem).in_channels)
+    with _watched(net) as entered:
         try:
             net(SparseTensor(feats, coords))
         except (TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
@@ -111,22 +107,15 @@ class _NoAttention(TorchFunctionMode):
 
 
 @contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each layer's own mode comes back."""
-    modes = {layer: layer.training for layer in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for layer, training in modes.items():
-            layer.training = training
-
-
-@contextmanager
 def _watched(model: nn.Module, after=None) -> Iterator[list[str]]:
-    """The names of the layers that are running, outermost first; ``after`` sees each when done."""
+    """Evaluation without gradients for a while; each layer's own mode comes back.
+
+    Yields the names of the layers that are running, outermost first; ``after`` sees each when done.
+    """
     entered: list[str] = []
+    modes = {layer: layer.training for layer in model.modules()}
     handles = []
+    model.eval()
     for name, layer in model.named_modules():
         def enter(layer, inputs, name=name):
             entered.append(name)
@@ -136,10 +125,12 @@ def _watched(model: nn.Module, after=None) -> Iterator[list[str]]:
                 after(name, layer, inputs, output)
             entered.pop()
 
-        handles.append(layer.register_forward_pre_hook(enter))
-        handles.append(layer.register_forward_hook(leave))
+        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
     try:
-        yield entered
+        with torch.no_grad():
+            yield entered
     finally:
         for handle in handles:
             handle.remove()
+        for layer, training in modes.items():
+            layer.training = training

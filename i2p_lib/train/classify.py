@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from i2p_lib.models import is_point_model, point_model
 from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
 from i2p_lib.sparse import SparseTensor
 from i2p_lib.train.clouds import CPU, Split, Splits, evaluate, load_splits, logits_of, net_input
-from i2p_lib.train.distill import distillation_loss, teacher_answers
 from i2p_lib.train.probe import ProbeHook, final_features
 from i2p_lib.train.settings import ClassifySettings
 from i2p_lib.train.task import Kept, generator
@@ -93,26 +92,41 @@ class Classify:
     def finish(self, state: State) -> Kept:
         """Return accuracies, probes, and the features and logits of train and test."""
         kept = final_features(state, self._probe)
-        metrics = {"train_top1": _top1(kept, "train")}
-        if "test" in self.splits:
-            right = _right(kept, "test")
+        right = {
+            name: (kept[f"{name}_logits"].argmax(1) == kept[f"{name}_labels"]).double()
+            for name in ("train", "test") if name in self.splits
+        }  # fmt: skip
+        metrics = {"train_top1": float(right["train"].mean())}
+        if "test" in right:
             labels = kept["test_labels"]
-            per_class = [right[labels == c].mean() for c in labels.unique()]
-            metrics |= {
-                "top1": _top1(kept, "test"),
-                "mean_class_accuracy": float(torch.stack(per_class).mean()),
-            }
+            per_class = [right["test"][labels == c].mean() for c in labels.unique()]
+            metrics["top1"] = float(right["test"].mean())
+            metrics["mean_class_accuracy"] = float(torch.stack(per_class).mean())
         features = {name: _compact(values) for name, values in kept.items()}
-        probes = [{name: row[name] for name in PROBE_COLUMNS} for row in state.probes]
-        return Kept(metrics, {"probes": (probes, PROBE_COLUMNS)}, {"features": features})
+        return Kept(metrics, {"probes": (state.probes, PROBE_COLUMNS)}, {"features": features})
 
 
-def _right(kept: dict[str, Tensor], split: str) -> Tensor:
-    return (kept[f"{split}_logits"].argmax(1) == kept[f"{split}_labels"]).double()
+def distillation_loss(
+    student: Tensor, teacher: Tensor, kind: Literal["hard", "soft"], temperature: float | None
+) -> Tensor:
+    """Return the mean loss of student logits [B, C] against teacher logits [B, C].
+
+    hard: cross entropy with the teacher's most likely class.
+    soft: cross entropy between both distributions at `temperature` T, times T squared, so that
+    its gradients keep their size whatever T is (Hinton et al., 2015).
+    """
+    if kind == "hard":
+        return cross_entropy(student, teacher.argmax(1))
+    wanted = (teacher / temperature).softmax(1)
+    return cross_entropy(student / temperature, wanted) * temperature**2
 
 
-def _top1(kept: dict[str, Tensor], split: str) -> float:
-    return float(_right(kept, split).mean())
+@torch.no_grad()
+def teacher_answers(teacher: nn.Module, x: object) -> Tensor:
+    """Return the logits of a teacher, which must be in eval mode: its norms must not learn."""
+    if teacher.training:
+        raise ValueError("the teacher is in training mode: call teacher.eval() first")
+    return teacher(x)
 
 
 def _compact(values: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,12 +50,11 @@ class Splits:
 
     def to(self, device: torch.device) -> Splits:
         """Return the same splits with their points on a device."""
-        moved = {
-            name: split and Split(split.points.to(device), split.labels)
-            for name in ("train", "val", "test")
-            for split in (getattr(self, name),)
-        }
-        return Splits(**moved, class_names=self.class_names)
+        train, val, test = (
+            split and replace(split, points=split.points.to(device))
+            for split in (self.train, self.val, self.test)
+        )
+        return Splits(train, val, test, self.class_names)
 
 
 @dataclass(frozen=True)
@@ -120,28 +121,45 @@ def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
     return torch.argsort(rank, stable=True)[:limit].sort().values
 
 
-def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
-    """Load the splits of a spec onto a device and cut them to its shots, limits and points.
+def point_clouds(
+    name: str,
+    points: int = 2048,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    episode: tuple[int, int] | None = None,
+    files: Mapping[str, str] = MappingProxyType({"train": "train", "val": "val", "test": "test"}),
+) -> Splits:
+    """Return the splits of a data set by name (see `dataset_names`), in memory on the CPU.
 
-    Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).
-    The first `spec.points` points of a cloud are used.  Few-shot episodes are drawn from the
-    training split only.  Raises ValueError where clouds hold fewer points than asked for.
+    points: the first so many points of each cloud.  A limit takes the first clouds of every class
+    in turn.  episode: the shots and the number of a few-shot episode, drawn from the training
+    split.  files: {what a split is used as: the split of the files}, see `Protocol.splits`.
+    Raises ValueError where clouds hold fewer points, and as `load_dataset` does.
     """
     parts: dict[str, Split | None] = {"test": None}
-    for name, file in spec.rules.splits().items():
-        whole = load_dataset(spec.data, file)
+    for use, file in files.items():
+        whole = load_dataset(name, file)
         labels = torch.tensor(whole.labels)
-        if spec.points > whole.points.shape[1]:
+        if points > whole.points.shape[1]:
             raise ValueError(
-                f"points={spec.points}, but clouds of {spec.data} hold {whole.points.shape[1]}: "
+                f"points={points}, but clouds of {name} hold {whole.points.shape[1]}: "
                 "set points to that number or less"
             )
-        if name == "train" and spec.shots is not None:
-            chosen = torch.as_tensor(few_shot_episode(whole.labels, spec.shots, spec.episode))
+        if use == "train" and episode is not None:
+            chosen = torch.as_tensor(few_shot_episode(whole.labels, *episode))
         else:
-            limit = spec.train_limit if name == "train" else spec.test_limit
-            chosen = stratified_first(labels, limit)
-        points = torch.tensor(whole.points[chosen.numpy(), : spec.points])
-        parts[name] = Split(points.to(device), labels[chosen])
-        names = whole.class_names
-    return Splits(**parts, class_names=tuple(names))
+            chosen = stratified_first(labels, train_limit if use == "train" else test_limit)
+        parts[use] = Split(torch.tensor(whole.points[chosen.numpy(), :points]), labels[chosen])
+    return Splits(**parts, class_names=tuple(whole.class_names))
+
+
+def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
+    """Return the splits of a spec on a device, cut to its shots, limits and points.
+
+    Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).
+    """
+    return point_clouds(
+        spec.data, spec.points, spec.train_limit, spec.test_limit,
+        episode=None if spec.shots is None else (spec.shots, spec.episode),
+        files=spec.rules.splits(),
+    ).to(device)  # fmt: skip

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from i2p_lib.data import load_dataset
 from i2p_lib.train.classify import Classify
-from i2p_lib.train.clouds import Split, Splits, stratified_first
+from i2p_lib.train.clouds import Splits
 from i2p_lib.train.loop import Hook, State, finish, start, train
 from i2p_lib.train.settings import ClassifySettings
 
@@ -73,23 +72,3 @@ def fit(
         state = train(start(task, net.to(place)), [show, *hooks])
     kept = finish(state)
     return Fitted(net.eval(), pd.DataFrame(state.history), kept.metrics)
-
-
-def point_clouds(
-    name: str,
-    points: int = 2048,
-    train_limit: int | None = None,
-    test_limit: int | None = None,
-) -> Splits:
-    """Return the splits of a data set by name (see `dataset_names`), in memory on the CPU.
-
-    points: the first so many points of each cloud.  A limit takes the first clouds of every class
-    in turn.  Raises ValueError and FileNotFoundError as `load_dataset` does.
-    """
-    parts = {}
-    for split, limit in (("train", train_limit), ("val", test_limit), ("test", test_limit)):
-        whole = load_dataset(name, split)
-        labels = torch.tensor(whole.labels)
-        chosen = stratified_first(labels, limit)
-        parts[split] = Split(torch.tensor(whole.points[chosen.numpy(), :points]), labels[chosen])
-    return Splits(**parts, class_names=tuple(whole.class_names))

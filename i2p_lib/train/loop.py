@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +63,8 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
     task, settings = state.task, state.spec
     hooks = [*task.hooks(), *hooks]
     if state.epoch == 0:
-        _call(hooks, state)
+        for hook in hooks:
+            hook(state)
     replica = state.team.replica(state.net)
     while state.epoch < settings.epochs:
         epoch = state.epoch + 1
@@ -77,19 +77,16 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
         row["eval_seconds"] = time.perf_counter() - began
         state.history.append(row)
         state.epoch = epoch
-        _call(hooks, state)
+        for hook in hooks:
+            hook(state)
     return state
-
-
-def _call(hooks: Sequence[Hook], state: State) -> None:
-    for hook in hooks:
-        hook(state)
 
 
 def _train_epoch(state: State, replica: nn.Module, epoch: int) -> dict[str, float]:
     """Train one epoch; return its loss, last learning rate, seconds and counts per item.
 
     Losses and counts stay on the device, which nobody waits for, until the epoch's end.
+    Dropout draws from torch's global generators, which are put back afterwards.
     Of a team, each process draws its own dropout, and all draw the same batches.
     """
     task, net, team, began = state.task, state.net, state.team, time.perf_counter()
@@ -97,7 +94,8 @@ def _train_epoch(state: State, replica: nn.Module, epoch: int) -> dict[str, floa
     counts: dict[str, Any] = {}
     net.train()
     device = next(net.parameters()).device
-    with dropout_seed(seed_for(state.spec.seed, "dropout", epoch, *team.salt), device):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_for(state.spec.seed, "dropout", epoch, *team.salt))
         for step, lr, items, batch, random in steps(task, epoch):
             x, targets = task.encode(net, batch, team.share(len(items)), random)
             for group in state.optimizer.param_groups:
@@ -119,9 +117,7 @@ def _train_epoch(state: State, replica: nn.Module, epoch: int) -> dict[str, floa
     }
 
 
-def steps(
-    task: Task, epoch: int
-) -> Iterator[tuple[int, float, Tensor, Any, torch.Generator]]:
+def steps(task: Task, epoch: int) -> Iterator[tuple[int, float, Tensor, Any, torch.Generator]]:
     """Yield (step, learning rate, item numbers, augmented batch, generator) of a shuffled epoch.
 
     Random numbers are drawn on the CPU and applied where the data lie, so that a run is the same
@@ -148,26 +144,17 @@ def batches(indices: Tensor, size: int, least: int = 2) -> Sequence[Tensor]:
     return parts
 
 
-def _summed(
-    done: list[tuple[int, float, Tensor, Tensor]], epoch: int, state: State
-) -> float:
+def _summed(done: list[tuple[int, float, Tensor, Tensor]], epoch: int, state: State) -> float:
     """Sum the losses of an epoch's steps, (step, lr, items, mean loss); Diverged names one."""
-    values = state.team.mean(torch.stack([loss for *_, loss in done])).tolist()
+    values, total = state.team.mean(torch.stack([loss for *_, loss in done])).tolist(), 0
     for (step, lr, items, _), value in zip(done, values, strict=True):
         if not math.isfinite(value):
             raise Diverged(
                 f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "
                 f"of {lr:.3g}, on {state.task.named(items)}: lower lr, or check these data"
             )
-    return sum(value * len(items) for (_, _, items, _), value in zip(done, values, strict=True))
-
-
-@contextmanager
-def dropout_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (dropout draws from them) and put them back afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+        total += value * len(items)
+    return total
 
 
 def finish(state: State) -> Kept:

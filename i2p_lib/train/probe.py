@@ -61,17 +61,13 @@ class ProbeHook:
 
 def final_features(state: State, probe: ProbeHook | None = None) -> dict[str, Tensor]:
     """Return what a finished run keeps of train and test: features, logits and labels."""
-    kept, last = {}, {} if probe is None else probe.last
+    kept, last = {}, {} if probe is None else dict(probe.last)
     for name in ("train", "test"):
         if (split := state.task.splits.get(name)) is None:
             continue
-        values, logits = last.get(name) or _penultimate(state, split)
-        kept[f"{name}_features"] = values
-        kept[f"{name}_logits"] = logits
+        if name not in last:
+            layers, logits = features(state.net, split, state.spec, [])
+            last[name] = layers[PENULTIMATE], logits
+        kept[f"{name}_features"], kept[f"{name}_logits"] = last[name]
         kept[f"{name}_labels"] = split.labels.clone()
     return kept
-
-
-def _penultimate(state: State, split: Split) -> tuple[Tensor, Tensor]:
-    layers, logits = features(state.net, split, state.spec, [])
-    return layers[PENULTIMATE], logits

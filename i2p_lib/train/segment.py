@@ -57,15 +57,8 @@ class Segment:
 
     def batch(self, items: Tensor, random: torch.Generator) -> list[Scene]:
         """Return augmented scenes."""
-        return [self._augmented(self.splits["train"][item], random) for item in items.tolist()]
-
-    def _augmented(self, scene: Scene, random: torch.Generator) -> Scene:
-        if self.augment is None:
-            return scene
-        tensors = torch.from_numpy(scene.points), torch.from_numpy(scene.features)
-        points, features, kept = augment_scene(*tensors, random, self.augment)
-        labels = scene.labels[kept.numpy()]
-        return replace(scene, points=points.numpy(), features=features.numpy(), labels=labels)
+        scenes = [self.splits["train"][item] for item in items.tolist()]
+        return [augmented(scene, random, self.augment) for scene in scenes]
 
     def encode(
         self, net: nn.Module, batch: list[Scene], part: slice, random: torch.Generator
@@ -129,30 +122,36 @@ class Segment:
         """Return one matrix of counts [classes, classes] over all original points of scenes."""
         classes = len(self.class_names)
         total = np.zeros((classes, classes), np.int64)
-        for index in range(len(scenes)):
-            scene = scenes[index]
+        for scene in scenes:
             found = self.classes_of(net, scene)
             total += segmentation.confusion_of(found, scene.labels, classes)
         return total
 
-    def kept_scenes(
-        self, net: nn.Module, scenes: Sequence[Scene], most: int = KEPT_POINTS
-    ) -> dict[str, Tensor]:
-        """Return predictions for pictures: of each scene at most `most` points, evenly thinned.
+    def kept_scenes(self, net: nn.Module, scenes: Sequence[Scene]) -> dict[str, Tensor]:
+        """Return predictions for pictures: of each scene at most KEPT_POINTS, evenly thinned.
 
         Keys are NAME/points [P, 3] float32, NAME/labels and NAME/predictions [P] int16.
         """
         kept = {}
-        for index in range(len(scenes)):
-            scene = scenes[index]
+        for scene in scenes:
             found = self.classes_of(net, scene)
-            chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+            chosen = evenly(len(found), KEPT_POINTS)
             kept |= {
                 f"{scene.name}/points": torch.from_numpy(scene.points[chosen]),
                 f"{scene.name}/labels": torch.from_numpy(scene.labels[chosen].astype(np.int16)),
                 f"{scene.name}/predictions": torch.from_numpy(found[chosen].astype(np.int16)),
             }
         return kept
+
+
+def augmented(scene: Scene, random: torch.Generator, settings: SceneAugment | None) -> Scene:
+    """Return a scene as training sees it; see `augment_scene`."""
+    if settings is None:
+        return scene
+    tensors = torch.from_numpy(scene.points), torch.from_numpy(scene.features)
+    points, features, kept = augment_scene(*tensors, random, settings)
+    labels = scene.labels[kept.numpy()]
+    return replace(scene, points=points.numpy(), features=features.numpy(), labels=labels)
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -168,18 +167,19 @@ def limited(scenes: Sequence[Scene], limit: int | None) -> Sequence[Scene]:
     """Return at most so many scenes, taken evenly from the whole sequence."""
     if limit is None or limit >= len(scenes):
         return scenes
-    return Subset(scenes, np.linspace(0, len(scenes) - 1, limit).round().astype(int).tolist())
+    return Subset(scenes, evenly(len(scenes), limit).tolist())
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Return at most so many of the numbers below `count`, evenly spaced: int64 [min of both]."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
 def splits_of(spec: SegmentSpec) -> dict[str, Sequence[Scene]]:
     """Return the scenes that a run trains on, validates on and is tested on, read when used."""
-    return {
-        name: limited(
-            load_scenes(spec.scenes, file),
-            spec.train_limit if name == "train" else spec.test_limit,
-        )
-        for name, file in spec.rules.splits().items()
-    }
+    limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
+    files = spec.rules.splits().items()
+    return {name: limited(load_scenes(spec.scenes, file), limits[name]) for name, file in files}
 
 
 def build_encoding(spec: SegmentSpec) -> Encoding:
@@ -190,16 +190,12 @@ def build_encoding(spec: SegmentSpec) -> Encoding:
     return encoding_for(spec.model, **settings)
 
 
-def build_network(spec: SegmentSpec, num_classes: int | None = None) -> nn.Module:
-    """Return the network of a spec on the CPU, with its regime's parameters frozen.
-
-    num_classes: default those of the spec's scenes.
-    """
-    card = scene_card(spec.scenes)
+def build_network(spec: SegmentSpec, num_classes: int) -> nn.Module:
+    """Return the network of a spec on the CPU, with its regime's parameters frozen."""
     net = segmenter(
         spec.model,
-        num_classes or len(card.class_names),
-        len(card.feature_names),
+        num_classes,
+        len(scene_card(spec.scenes).feature_names),
         weights=spec.weights,
         seed=spec.seed,
         **spec.network_settings,
@@ -210,7 +206,6 @@ def build_network(spec: SegmentSpec, num_classes: int | None = None) -> nn.Modul
 
 def task_of(spec: SegmentSpec, device: torch.device = CPU) -> Segment:
     """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
-    card = scene_card(spec.scenes)
+    card, splits = scene_card(spec.scenes), splits_of(spec)
     augment = None if spec.augment == "none" else card.augment
-    encoding = build_encoding(spec)
-    return Segment(spec, splits_of(spec), card.class_names, encoding, augment, device)
+    return Segment(spec, splits, card.class_names, build_encoding(spec), augment, device)

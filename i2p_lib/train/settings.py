@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -68,24 +68,20 @@ def _to_augment(value: Any) -> Any:
         if value not in AUGMENT_PRESETS:
             raise ValueError(unknown_key(value, tuple(AUGMENT_PRESETS), "augmentation"))
         return AUGMENT_PRESETS[value]
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"expected one of {', '.join(AUGMENT_PRESETS)} or a mapping of settings, got {value!r}"
-        )
-    names = tuple(field.name for field in dataclasses.fields(Augment))
-    for key in value:
-        if key not in names:
-            raise ValueError(unknown_key(str(key), names, "augmentation setting"))
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    try:
-        return Augment(**plain)
-    except TypeError as error:
-        raise ValueError(f"these augmentation settings do not fit: {error}") from error
+    if isinstance(value, dict):
+        _refuse_unknown(value, Augment.__dataclass_fields__, "augmentation setting")
+        try:
+            return Augment(**value)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
+    known = ", ".join(AUGMENT_PRESETS)
+    raise ValueError(f"expected one of {known} or a mapping of settings, got {value!r}")
 
 
-def _to_tuple(value: Any) -> Any:
-    """Lists become tuples, so that YAML and JSON can write them."""
-    return tuple(value) if isinstance(value, list) else value
+def _refuse_unknown(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(unknown_key(str(key), tuple(known), what))
 
 
 class Settings(BaseModel):
@@ -125,9 +121,7 @@ class Settings(BaseModel):
     @classmethod
     def _known_keys(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_key(str(key), tuple(cls.model_fields), "setting"))
+            _refuse_unknown(values, cls.model_fields, "setting")
         return values
 
     @model_validator(mode="after")
@@ -174,7 +168,7 @@ class ClassifySettings(Settings):
     amp: Literal["off", "bf16"] = "off"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: Annotated[Augment, BeforeValidator(_to_augment)] = "upright"
-    probe_epochs: Annotated[tuple[int, ...], BeforeValidator(_to_tuple)] = ()
+    probe_epochs: Annotated[tuple[int, ...], Field(strict=False)] = ()
     distill: Literal["hard", "soft"] | None = None
     temperature: float | None = Field(None, gt=0, le=100)
     train_limit: int | None = Field(None, ge=2)
@@ -210,7 +204,7 @@ class SegmentSettings(Settings):
     augment: Literal["none", "paper"] = "paper"
 
 
-def unknown_key(key: str, allowed: list[str] | tuple[str, ...], what: str) -> str:
+def unknown_key(key: str, allowed: Iterable[str], what: str) -> str:
     """Return the sentence for a key that does not exist, with the nearest one that does."""
     close = difflib.get_close_matches(key, allowed, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(allowed)}."

@@ -6,7 +6,6 @@ one, for which every function here gives back what it got.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,16 +71,11 @@ def _place() -> torch.device:
 
 
 def agreed(value: Any) -> Any:
-    """Return the main process's value (what JSON can hold) in every process."""
-    if size() == 1:
-        return value
-    text = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8).to(_place())
-    length = torch.tensor(len(text), device=_place())
-    dist.broadcast(length, 0)
-    if rank() > 0:
-        text = torch.empty(int(length), dtype=torch.uint8, device=_place())
-    dist.broadcast(text, 0)
-    return json.loads(text.cpu().numpy().tobytes())
+    """Return the main process's value (of plain Python types) in every process."""
+    said = [value]
+    if size() > 1:
+        dist.broadcast_object_list(said, 0, device=_place())
+    return said[0]
 
 
 @contextmanager
@@ -96,16 +90,15 @@ def main_first() -> Iterator[None]:
 
 def shard(items: Sequence) -> Sequence:
     """Return this process's share of a sequence: neighbours, in order; it may be empty."""
-    low, high = _span(len(items))
-    return items[low:high]
+    return items[_span(len(items))]
 
 
-def _span(count: int) -> tuple[int, int]:
-    return count * rank() // size(), count * (rank() + 1) // size()
+def _span(count: int) -> slice:
+    return slice(count * rank() // size(), count * (rank() + 1) // size())
 
 
 def gather(parts: Sequence[Tensor]) -> Tensor:
-    """Return the rows [N, C] of all processes in their order, given this one's parts [n_i, C]."""
+    """Return the rows [N, C] of all processes in order, given this one's parts [n_i, C]."""
     if size() == 1:
         return torch.cat(list(parts))
     shape = [sum(map(len, parts)), parts[0].shape[1] if parts else 0]
@@ -168,9 +161,9 @@ class Team:
 
     def share(self, count: int) -> slice:
         """Return which of a batch's `count` clouds are this process's."""
-        low, high = _span(count)
-        self.weight = (high - low) * self.size / count
-        return slice(low, high) if self.counts else slice(0, 1)
+        mine = _span(count)
+        self.weight = (mine.stop - mine.start) * self.size / count
+        return mine if self.counts else slice(0, 1)
 
     def weighted(self, loss: Tensor) -> Tensor:
         """Return a loss whose mean over the processes is that of the whole batch."""

@@ -58,10 +58,10 @@ def image_model(
 def load_weights(
     net: nn.Module, name: str, weights: str, weights_dir: str | Path | None = None
 ) -> TransferReport:
-    """Copy the file of a card into a network of yours, by the card's rules, all or nothing.
+    """Copy the file of a card into a network that `image_model` does not build, all or nothing.
 
-    For networks that `image_model` does not build.  The network must name its tensors as the
-    file does, once the card's rules are applied.  Raises as `image_model` does.
+    The network must name its tensors as the file does, once the card's rules are applied.
+    Raises as `image_model` does.
     """
     card = weight_card(name, weights)
     path, digest = verified(card, weights_dir)

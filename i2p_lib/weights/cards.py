@@ -23,13 +23,33 @@ OWN_BUILDERS = {
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class WeightCard(BaseModel):
+class LibraryFile(BaseModel):
+    """A file of torchvision or timm that the book names, with what the library does not say.
+
+    model, weights   what `image_model` takes
+    used_in          where the paper shows them
+    size_published   as its publisher says it
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    weights: str
+    used_in: str = ""
+    size_published: str = ""
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """MODEL:WEIGHTS, as the command line takes it."""
+        return f"{self.model}:{self.weights}"
+
+
+class WeightCard(LibraryFile):
     """One weight file: where it comes from, how it is checked, and how its tensors are named.
 
-    model, weights   what `image_model` takes; network: "image", or "points" where a network on
-                     points loads the file itself
-    used_in          where the paper shows them
-    size             bytes, measured (0: not measured); size_published: as its publisher says it
+    network          "image", or "points" where a network on points loads the file itself
+    size             bytes, measured (0: not measured)
     sha256           the whole hash, the first digits that its publisher put in the file name, or
                      empty: not published
     url, page, pip   the file's own address; a page for a person; the package that contains it
@@ -40,25 +60,18 @@ class WeightCard(BaseModel):
     tag              timm's name of the weights
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    model: str
-    weights: str
     network: Literal["image", "points"] = "image"
     pretraining: str = ""
-    used_in: str = ""
     source: str
     licence: str
     file_name: str = Field(pattern=r"^[\w][\w.-]*$")
     size: int = Field(0, ge=0)
-    size_published: str = ""
     sha256: str = Field("", pattern=r"^([0-9a-f]{8,64})?$")
     released: bool = True
     url: str = ""
     page: str = ""
     pip: str = ""
     advice: str = Field("", alias="how_to_get")
-    note: str = ""
     unwrap: str = ""
     prefix: str = ""
     names: Literal["", "efficientnet_lite"] = ""
@@ -77,11 +90,6 @@ class WeightCard(BaseModel):
         return self
 
     @property
-    def label(self) -> str:
-        """MODEL:WEIGHTS, as the command line takes it."""
-        return f"{self.model}:{self.weights}"
-
-    @property
     def package(self) -> str:
         """The import name of the package that contains the file, or empty."""
         return self.pip.partition("==")[0].replace("-", "_")
@@ -89,9 +97,8 @@ class WeightCard(BaseModel):
     @property
     def file_format(self) -> str:
         """The format of the file; both are read as tensors and nothing else."""
-        if self.file_name.endswith(".safetensors"):
-            return "safetensors"
-        return "PyTorch checkpoint"
+        safe = self.file_name.endswith(".safetensors")
+        return "safetensors" if safe else "PyTorch checkpoint"
 
     @property
     def size_text(self) -> str:
@@ -119,27 +126,15 @@ class WeightCard(BaseModel):
         return f"download {self.file_name} by hand from {self.page}"
 
 
-class _LibraryEntry(BaseModel):
-    """A file of torchvision or timm that the book names, with what the library does not say."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    model: str
-    weights: str
-    used_in: str = ""
-    size_published: str = ""
-    note: str = ""
-
-
 class _CardFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = LibraryFile.model_config
 
-    library: list[_LibraryEntry]
+    library: list[LibraryFile]
     cards: list[WeightCard]
 
     @model_validator(mode="after")
     def _each_once(self) -> _CardFile:
-        labels = [f"{entry.model}:{entry.weights}" for entry in (*self.library, *self.cards)]
+        labels = [entry.label for entry in (*self.library, *self.cards)]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f"more than one card for {', '.join(twice)}")
@@ -154,9 +149,7 @@ def read_cards(path: Path = CARDS_FILE) -> _CardFile:
         raise ValueError(f"{path}: {error}") from error
 
 
-@lru_cache(maxsize=1)
-def _stored() -> _CardFile:
-    return read_cards()
+_stored = lru_cache(maxsize=1)(read_cards)  # the cards of the book are read once
 
 
 def weight_cards() -> tuple[WeightCard, ...]:
@@ -171,18 +164,15 @@ def weight_card(name: str, weights: str | None = "imagenet1k") -> WeightCard:
     """Return the card of one file; ValueError with close matches where there is none."""
     if is_random(weights):
         raise ValueError("random weights have no file; ask for a name such as 'imagenet1k'")
-    own = {card.weights: card for card in _stored().cards if card.model == name}
-    if weights in own:
-        return own[weights]
-    library = "i2p" if own and name in _point_models() else model_library(name)
-    if library in ("lite", "i2p"):
+    stored = _stored()
+    own = {card.weights: card for card in stored.cards if card.model == name}
+    on_points = any(card.network == "points" for card in own.values())
+    if weights in own or on_points or model_library(name) in ("lite", "i2p"):
         return _pick(name, weights, own)
-    make = _torchvision_card if library == "torchvision" else _timm_card
+    make = _torchvision_card if model_library(name) == "torchvision" else _timm_card
     card = make(name, weights, own)
-    said = next((e for e in _stored().library if (e.model, e.weights) == (name, weights)), None)
-    if said is None:
-        return card
-    known = said.model_dump(exclude_defaults=True, exclude={"model", "weights"})
+    said = [entry for entry in stored.library if entry.label == card.label]
+    known = said[0].model_dump(exclude_defaults=True) if said else {}
     return card.model_copy(update=known)
 
 
@@ -210,10 +200,6 @@ def model_library(name: str) -> str:
         f"unknown image model {name!r}; close: {difflib.get_close_matches(name, known, 5)} "
         "(torchvision's and timm's model names are accepted)"
     )
-
-
-def _point_models() -> set[str]:
-    return {card.model for card in _stored().cards if card.network == "points"}
 
 
 def _pick(name: str, weights: str, known: Mapping[str, Any]) -> Any:

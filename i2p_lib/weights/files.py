@@ -1,4 +1,4 @@
-"""Weight files on this machine: where one is looked for, and the check of its size and hash."""
+"""Weight files on this machine: where one is looked for, fetched to, and how it is checked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from i2p_lib.data.making import run_script
 from i2p_lib.files import sha256
 from i2p_lib.weights.cards import WeightCard, is_random, model_library, weight_card
 
@@ -38,9 +39,22 @@ def check_weights(
     return verified(weight_card(name, weights), weights_dir)[0]
 
 
-def weights_hash(
-    name: str, weights: str | None, weights_dir: str | Path | None = None
-) -> str:
+def fetch_weights(
+    name: str, weights: str | None = "imagenet1k", weights_dir: str | Path | None = None
+) -> Path:
+    """Return the path of the checked weight file, downloaded where it is not here.
+
+    It goes to the first of `weight_folders`; data_scripts/get_weights.py does the work.
+    Raises as `check_weights` does, and RuntimeError with the script's message where it fails.
+    """
+    card = weight_card(name, weights)
+    if card.url and find_file(card, weights_dir) is None:
+        folder = weight_folders(weights_dir)[0].resolve()
+        run_script("data_scripts/get_weights.py", [card.label, "--output", str(folder)])
+    return verified(card, weights_dir)[0]
+
+
+def weights_hash(name: str, weights: str | None, weights_dir: str | Path | None = None) -> str:
     """Return the SHA-256 of the file that `image_model` would load ("random": no file)."""
     if is_random(weights):
         model_library(name)
@@ -49,7 +63,7 @@ def weights_hash(
 
 
 def find_file(card: WeightCard, weights_dir: str | Path | None = None) -> Path | None:
-    """Return the first file with the card's name, or its converted form; None where none is."""
+    """Return the first file with the card's name, or its converted form, or None."""
     folders = [*weight_folders(weights_dir), PACKAGED]
     spec = importlib.util.find_spec(card.package) if card.package else None
     if spec is not None:
@@ -60,10 +74,7 @@ def find_file(card: WeightCard, weights_dir: str | Path | None = None) -> Path |
 
 
 def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[Path, str]:
-    """Return the path and the whole SHA-256 of a card's file, or say what is wrong with it.
-
-    Raises FileNotFoundError (what to place where) or ValueError (expected and found).
-    """
+    """Return the path and SHA-256 of a card's file; raises as `check_weights` does."""
     path = find_file(card, weights_dir)
     if path is None:
         places = " or ".join(str(folder) for folder in weight_folders(weights_dir))
@@ -78,14 +89,17 @@ def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[P
 def check_file(card: WeightCard, path: Path) -> str:
     """Return the SHA-256 of a file after holding it, and its size, against the card.
 
-    Where no hash is published there is nothing to hold it against, and its own is returned.
+    A converted file is held against the hash that its header says it was made from.
     Raises ValueError: expected and found, and what to do.
     """
-    found = sha256(path)
+    found = origin = sha256(path)
+    size = path.stat().st_size
     if path.name == card.file_name + CONVERTED:
-        origin, size = _origin(path), card.size
-    else:
-        origin, size = found, path.stat().st_size
+        try:
+            with safe_open(path, "pt") as file:
+                origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if not origin.startswith(card.sha256) or (card.size and size != card.size):
         raise ValueError(
             f"{path} is not the published {card.file_name}: expected SHA-256 {card.hash_text}"
@@ -94,12 +108,3 @@ def check_file(card: WeightCard, path: Path) -> str:
             f"Remove it and get it again: {card.how_to_get}"
         )
     return found
-
-
-def _origin(path: Path) -> str:
-    """Return the hash of the file that a converted one was made from, as its header says."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get(ORIGIN, "")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,8 @@ class TransferReport:
 
 
 def transfer(net: nn.Module, card: WeightCard, path: Path, digest: str) -> TransferReport:
-    """Copy a file's tensors into a network by the rules of its card, all or nothing.
+    """Copy a file's tensors (`files.verified`) into a network by its card's rules, all or nothing.
 
-    path, digest: as `files.verified` returned them.
     Raises ValueError where one tensor of either side is not accounted for, has another shape or
     kind, or holds a number that is not finite; the network then stays as it was.
     """
@@ -106,21 +105,19 @@ def tensor_table(net: nn.Module) -> pd.DataFrame:
     new = set(net.i2p_report.query("action == 'new'")["layer"])
     inflated = set(net.i2p_report.query("action == 'inflated'")["layer"])
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    rows = []
+    why, rows = "the layer is new on points", []
     for row in report.rows:
         layer, _, kind = row.name.rpartition(".")
         if layer in new and row.file_key:
-            rows.append(TensorRow("", row.file_key, (), row.file_shape, "dropped",
-                                  "the layer is new on points"))  # fmt: skip
+            rows.append(replace(row, name="", shape=(), state="dropped", reason=why))
             continue
         is_filter = row.state == "copied" and layer in inflated and kind == "weight"
         state = "inflated" if is_filter else row.state
-        shape = shapes.get(row.name, row.shape)
-        rows.append(TensorRow(row.name, row.file_key, shape, row.file_shape, state, row.reason))
+        rows.append(replace(row, shape=shapes.get(row.name, row.shape), state=state))
     named = {row.name for row in rows}
-    rows += [TensorRow(name, "", shape, (), "new", "the layer is new on points")
-             for name, shape in shapes.items() if name not in named]  # fmt: skip
-    return pd.DataFrame([vars(row) for row in rows])
+    rows += [TensorRow(name, "", shapes[name], (), "new", why)
+             for name in shapes if name not in named]  # fmt: skip
+    return replace(report, rows=tuple(rows)).table
 
 
 def _row(
@@ -131,32 +128,29 @@ def _row(
     if key is None:
         if name.endswith(_COUNTER):
             return TensorRow(name, "", shape, (), "new", "BatchNorm's counter starts at zero")
-        if name.startswith(card.fresh or ("\0",)):
+        if name.startswith(card.fresh):
             return TensorRow(name, "", shape, (), "new", "the file has no such layer")
         return TensorRow(name, "", shape, (), "refused", "missing in the file")
     value = values[name]
-    found = tuple(value.shape)
+    found, state = tuple(value.shape), "refused"
     if found != shape:
-        return TensorRow(name, key, shape, found, "refused",
-                         f"shape {list(found)}, expected {list(shape)}")  # fmt: skip
-    if value.is_floating_point() != tensor.is_floating_point():
-        return TensorRow(name, key, shape, found, "refused",
-                         f"{value.dtype}, expected {tensor.dtype}")  # fmt: skip
-    if value.is_floating_point() and not bool(value.isfinite().all()):
-        return TensorRow(name, key, shape, found, "refused", "holds numbers that are not finite")
-    cast = "" if value.dtype == tensor.dtype else f"from {value.dtype} to {tensor.dtype}"
-    return TensorRow(name, key, shape, found, "copied", cast)
+        reason = f"shape {list(found)}, expected {list(shape)}"
+    elif value.is_floating_point() != tensor.is_floating_point():
+        reason = f"{value.dtype}, expected {tensor.dtype}"
+    elif value.is_floating_point() and not bool(value.isfinite().all()):
+        reason = "holds numbers that are not finite"
+    else:
+        state = "copied"
+        reason = "" if value.dtype == tensor.dtype else f"from {value.dtype} to {tensor.dtype}"
+    return TensorRow(name, key, shape, found, state, reason)
 
 
 def _left_over(card: WeightCard, name: str, key: str, value: Tensor) -> TensorRow:
     """Judge one tensor of the file that the network does not have."""
     shape = tuple(value.shape)
-    if name.startswith(card.drop or ("\0",)):
+    if name.startswith(card.drop):
         return TensorRow("", key, (), shape, "dropped", "the network has no such layer")
     return TensorRow("", key, (), shape, "refused", "unexpected, not in the network")
-
-
-# --------------------------------------------------------------------------- reading and naming
 
 
 def read_tensors(card: WeightCard, path: Path) -> dict[str, Tensor]:
@@ -174,8 +168,7 @@ def read_tensors(card: WeightCard, path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    stored = _unpickled(path)
-    return _unwrapped(stored, card.unwrap, path)
+    return _unwrapped(_unpickled(path), card.unwrap, path)
 
 
 def _unpickled(path: Path) -> Any:
@@ -226,7 +219,7 @@ def _unwrapped(stored: Any, unwrap: str, path: Path) -> dict[str, Tensor]:
 def _target_name(card: WeightCard, key: str, net: nn.Module) -> str:
     """Return a tensor's name in the network: the card's prefix removed, its names translated."""
     if card.prefix and not key.startswith(card.prefix):
-        if key.startswith(card.drop or ("\0",)):
+        if key.startswith(card.drop):
             return key
         raise ValueError(
             f"expected every tensor of {card.file_name} to begin with {card.prefix!r}, got {key!r}"

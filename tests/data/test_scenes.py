@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scene_folders import make_s3dis
 
-from i2p_lib.data import making, scene_files, scenes
+from i2p_lib.data import making, manifests, scenes
 from i2p_lib.data.get import get_data
 from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS
 from i2p_lib.data.scenes import (
@@ -109,8 +109,8 @@ def test_the_hash_is_of_the_content_alone(root, tmp_path):
 def test_a_second_hash_reads_no_file(root, monkeypatch):
     """Promise: only files whose size or time changed since their last check are read."""
     read = []
-    real = scene_files.sha256
-    monkeypatch.setattr(scene_files, "sha256", lambda path: read.append(path.name) or real(path))
+    real = manifests.sha256
+    monkeypatch.setattr(manifests, "sha256", lambda path: read.append(path.name) or real(path))
     first = scene_hash("s3dis", root)
     assert not read  # the conversion has just hashed them
     os.utime(root / "Area_2/office_1.h5", (1, 1))

@@ -1,10 +1,24 @@
-"""Fetching a weight file: going on where it stopped, checking it, and only then naming it."""
+"""Get a weight file: download it, go on where that stopped, check it, and only then name it.
+
+It goes to --output, else to $I2P_WEIGHTS, else to torch hub's checkpoint folder.  A good file that
+is already there is not fetched again.  An interrupted download is kept beside it as `.NAME.part`.
+
+examples:
+  python data_scripts/get_weights.py resnet50
+  python data_scripts/get_weights.py resnet50:imagenet21k --output /data/weights
+
+The same as `i2p weights get resnet50`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from pathlib import Path
 
+import requests
+from _scenes import status_of
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -15,29 +29,16 @@ _BLOCK = 1 << 20
 _SECONDS = (10, 60)  # to connect, and without a byte
 
 
-def fetch_weights(
-    name: str,
-    weights: str | None = "imagenet1k",
-    weights_dir: str | Path | None = None,
-    progress: bool = True,
-) -> Path:
-    """Download a weight file, check it, and only then put it in its place; return the path.
-
-    It goes to `weights_dir`, else `$I2P_WEIGHTS`, else torch hub's checkpoint folder.
-    A good file that is already there is not fetched again.
-    An interrupted download is kept beside it as `.NAME.part` and goes on where it stopped.
-
-    Raises FileNotFoundError where the file cannot be fetched by a program (what to do instead),
-    ConnectionError where the server cannot be reached or the line breaks, and ValueError where
-    what came is not the file (nothing of it is kept).
-    """
-    return fetch_card(weight_card(name, weights), weights_dir, progress)
-
-
 def fetch_card(
     card: WeightCard, weights_dir: str | Path | None = None, progress: bool = True
 ) -> Path:
-    """Fetch the file of a card; see `fetch_weights`."""
+    """Download the file of a card, check it, and only then put it in its place; return the path.
+
+    weights_dir: the folder (default: see `weight_folders`).
+    Raises FileNotFoundError where the file cannot be fetched by a program (what to do instead),
+    ConnectionError where the server cannot be reached or the line breaks, ValueError where what
+    came is not the file (nothing of it is kept), and RuntimeError where another process fetches it.
+    """
     folder = weight_folders(weights_dir)[0]
     if find_file(card, weights_dir) is not None:
         return verified(card, weights_dir)[0]
@@ -69,8 +70,6 @@ def fetch_card(
 
 def _download(card: WeightCard, part: Path, progress: bool) -> None:
     """Bring the partial file to its full length; what has come stays when the line breaks."""
-    import requests
-
     total = None
     try:
         with _ask(card, part) as answer:
@@ -94,14 +93,12 @@ def _download(card: WeightCard, part: Path, progress: bool) -> None:
         ) from error
 
 
-def _ask(card: WeightCard, part: Path):  # noqa: ANN202 (requests is imported on use)
+def _ask(card: WeightCard, part: Path) -> requests.Response:
     """Ask for the rest of the file where a part of it is here, else for all.
 
     The rest must belong to the part: the server is given the version that the part began with,
     or, where it named none, the published hash will tell in the end.
     """
-    import requests
-
     headers = {"Accept-Encoding": "identity"}
     have = part.stat().st_size if part.exists() else 0
     version = _version_file(part)
@@ -120,7 +117,9 @@ def _ask(card: WeightCard, part: Path):  # noqa: ANN202 (requests is imported on
     return answer
 
 
-def _extent(card: WeightCard, answer, part: Path) -> tuple[int, int | None]:  # noqa: ANN001
+def _extent(
+    card: WeightCard, answer: requests.Response, part: Path
+) -> tuple[int, int | None]:
     """Return how many bytes of the file are here already and its length; note its version.
 
     Raises ValueError where the server announces another file than the card's, before it comes.
@@ -156,3 +155,24 @@ def _version_file(part: Path) -> Path:
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
     _version_file(part).unlink(missing_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", metavar="MODEL[:WEIGHTS]", help="see `i2p weights list`")
+    parser.add_argument("--output", type=Path, help="folder")
+    options = parser.parse_args(arguments)
+    model, _, weights = options.weights.partition(":")
+
+    def work() -> None:
+        card = weight_card(model, weights or "imagenet1k")
+        print(f"good: {fetch_card(card, options.output)}")
+
+    return status_of(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
