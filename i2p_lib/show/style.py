@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from i2p_lib.analysis.methods import present
+from i2p_lib.analysis.methods import METHODS, present
 
-COLOURS: dict[str, str] = {
+_CHOSEN = {
     "scratch": "#6b7280",
     "FIP-IO": "#0f9d76",
     "FIP-IO, moving statistics": "#8bbf3f",
@@ -22,8 +22,12 @@ COLOURS: dict[str, str] = {
     "control IO, moving statistics": "#dbe8c0",
     "control IO+BN": "#f5d3ac",
 }
+COLOURS: dict[str, str] = {
+    method: _CHOSEN.get(method, f"C{number}") for number, method in enumerate(METHODS)
+}
 """Name of each method -> its colour. A control is its regime's colour, washed out: the same
-layers trained, on a frozen backbone of random weights."""
+layers trained, on a frozen backbone of random weights.  A regime without a chosen colour takes one
+of matplotlib's cycle."""
 
 INK, GREY = "#111827", "#6b7280"  # of lines that are no method's; of what stays behind
 TOP1 = "top-1 accuracy on test clouds (%)"
