@@ -54,9 +54,9 @@ def closure(modules: Iterable[str], package: Path = PACKAGE) -> dict[str, str]:
     demand.  The package's own `__init__` is left out: it only says where public names lie.
     Files are relative to the package, with forward slashes.
     """
-    waiting, found = [*modules], {}
+    waiting, found = [_file_of(name, package) for name in modules], {}
     while waiting:
-        file = _file_of(waiting.pop(), package)
+        file = waiting.pop()
         if file is None or file.as_posix() in found:
             continue
         stat = (package / file).stat()
@@ -111,8 +111,8 @@ def _file_of(module: str, package: Path) -> Path | None:
 
 
 @lru_cache(maxsize=1024)
-def _read(file: Path, package: Path, mtime_ns: int, size: int) -> tuple[str, tuple[str, ...]]:
-    """Return a file's source hash and what it imports, its parent packages included."""
+def _read(file: Path, package: Path, mtime_ns: int, size: int) -> tuple[str, set[Path | None]]:
+    """Return a file's source hash and the files that it imports, its parent packages included."""
     text = file.read_text(encoding="utf-8")
     inside = file.relative_to(package).with_suffix("")
     dotted = ".".join([PACKAGE.name, *inside.parts])
@@ -122,4 +122,4 @@ def _read(file: Path, package: Path, mtime_ns: int, size: int) -> tuple[str, tup
     for name in list(imported):
         parts = name.split(".")
         parents |= {".".join(parts[:depth]) for depth in range(2, len(parts))}
-    return source_hash(text), tuple(sorted(imported | parents))
+    return source_hash(text), {_file_of(name, package) for name in imported | parents}
