@@ -19,7 +19,7 @@ from i2p_lib.machine import describe_machine
 from i2p_lib.runs import store
 from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import DamagedRun, Entry
+from i2p_lib.runs.store import DamagedRun, Entry, last_line
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.sparse import use_backend
 from i2p_lib.train import team as distributed
@@ -180,11 +180,6 @@ def _refuse_edited_sources(entry: Entry) -> None:
                 f"{file} was edited after this Python started: restart it (or the kernel); "
                 "run_all trains in fresh processes"
             )
-
-
-def last_line(text: str) -> str:
-    """Return the last line of a traceback, which says what was wrong."""
-    return (text.strip() or "no message").splitlines()[-1]
 
 
 def _now() -> str:

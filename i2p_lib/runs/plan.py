@@ -12,7 +12,7 @@ from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.needs import counted, missing_inputs
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.training import status
+from i2p_lib.runs.tables import status
 
 COLUMNS = ["run", "experiments", "state", "why", "needs", "seconds", "gib"]
 

@@ -231,6 +231,11 @@ def read_checkpoint(path: Path, state: State) -> None:
         setattr(state, name, value)
 
 
+def last_line(text: str) -> str:
+    """Return the last line of a traceback, which says what was wrong."""
+    return (text.strip() or "no message").splitlines()[-1]
+
+
 def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield (folder, key parts) of every run folder in the store whose parts can be read."""
     for file in sorted(store_root(store).glob("*/parts.json")):

@@ -7,16 +7,15 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from tqdm import tqdm
 
 from i2p_lib.machine import cores
 from i2p_lib.runs import cluster, pool
 from i2p_lib.runs.cost import CostModel
-from i2p_lib.runs.execute import last_line, mark_failed, train_entry
-from i2p_lib.runs.needs import missing_inputs, prepare, reason
+from i2p_lib.runs.execute import mark_failed, train_entry
+from i2p_lib.runs.needs import prepare
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
+from i2p_lib.runs.store import Entry, last_line
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.train import team as distributed
 from i2p_lib.train.loop import State
@@ -207,43 +206,6 @@ class _Crew:
         left = self.bar.total - self.bar.n  # sums of floats overshoot
         self.bar.update(min(now - self.reached[key], left))
         self.reached[key] = now
-
-
-def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.DataFrame:
-    """Return one row per spec: run, state (done, running, failed, stale or missing), why, key.
-
-    A run whose data or weights are not on this machine is missing; why says how to get them.
-    """
-    found = sorted(stored_runs(store), key=lambda item: item[0].stat().st_mtime)
-    older = {parts["spec"]: parts for _, parts in found}  # the newest of each spec
-    rows = []
-    for spec in specs:
-        if needs := missing_inputs(spec):
-            key, state, why = "", "missing", reason(needs)
-        else:
-            entry = Entry.of(spec, store)
-            key, (state, why) = entry.key[:16], _state_of(entry, older)
-        rows.append({"run": spec.label(), "state": state, "why": why, "key": key})
-    return pd.DataFrame(rows, columns=["run", "state", "why", "key"])
-
-
-def _state_of(entry: Entry, older: dict[str, dict[str, str]]) -> tuple[str, str]:
-    try:
-        if entry.done():
-            return "done", ""
-    except DamagedRun as error:
-        return "failed", str(error)
-    if entry.locked():
-        return "running", ""
-    state = entry.state()
-    if state.get("state") == "failed":
-        return "failed", last_line(state["traceback"])
-    if state:
-        return "missing", "interrupted; goes on from its checkpoint where there is one"
-    before = older.get(entry.parts["spec"])
-    if before is None:
-        return "missing", "never run"
-    return "stale", f"changed since: {entry.changed(before)}"
 
 
 def _job(entry: Entry, device: str) -> pool.Job:

@@ -118,6 +118,15 @@ class WeightCard(BaseModel):
             return f"download {self.url} as {self.file_name}"
         return f"download {self.file_name} by hand from {self.page}"
 
+    def text(self, state: str) -> str:
+        """Return the card for people; state: such as "present"."""
+        how = f"i2p weights get {self.label}" if self.url else self.how_to_get
+        return (
+            f"{self.label} [{state}]\n"
+            f"  {self.pretraining}; size: {self.size_text}; licence: {self.licence}\n"
+            f"  source: {self.source}\n  to get it: {how}"
+        )
+
 
 class _LibraryEntry(BaseModel):
     """A file of torchvision or timm that the book names, with what the library does not say."""

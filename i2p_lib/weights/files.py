@@ -38,6 +38,17 @@ def check_weights(
     return verified(weight_card(name, weights), weights_dir)[0]
 
 
+def presence(card: WeightCard) -> str:
+    """Return "present", "absent", "never released", or "damaged: " and what is wrong."""
+    try:
+        verified(card)
+    except FileNotFoundError:
+        return "absent" if card.released else "never released"
+    except ValueError as error:
+        return f"damaged: {error}"
+    return "present"
+
+
 def weights_hash(
     name: str, weights: str | None, weights_dir: str | Path | None = None
 ) -> str:
