@@ -79,7 +79,7 @@ def _backends() -> Iterator[Finding]:
 
 def _inputs() -> Iterator[Finding]:
     from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
-    from i2p_lib.weights import check_weights, weight_cards
+    from i2p_lib.weights import presence, weight_cards
 
     for name in dataset_names():
         try:
@@ -90,13 +90,11 @@ def _inputs() -> Iterator[Finding]:
         except ValueError as error:
             yield Finding("bad", name, str(error))
     for card in weight_cards():
-        try:
-            check_weights(card.model, card.weights)
-        except FileNotFoundError:
-            if card.released:
-                how = f"weights absent: i2p weights get {card.label}"
-                yield Finding("note", card.model, how)
-        except ValueError as error:
-            yield Finding("bad", card.model, str(error))
-        else:
+        state = presence(card)
+        if state == "present":
             yield Finding("ok", card.model, f"{card.weights} weights checked")
+        elif state == "absent":
+            how = f"i2p weights get {card.label}"
+            yield Finding("note", card.model, f"weights absent: {how}")
+        elif state != "never released":
+            yield Finding("bad", card.model, state.removeprefix("damaged: "))

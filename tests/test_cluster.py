@@ -117,12 +117,12 @@ def test_a_killed_worker_loses_nothing_and_all_runs_end_as_here(
     entries = [Entry.of(spec, caller) for spec in specs]
     advance = training._Crew._advance
 
-    def kill_a_worker(crew, key, epoch, bar):
+    def kill_a_worker(crew, key, epoch):
         if not killed:
             name = next(n for n in workers if (tmp_path / n / key[:16]).exists())
             os.kill(workers[name].pid, signal.SIGKILL)
             killed.append(key)
-        advance(crew, key, epoch, bar)
+        advance(crew, key, epoch)
 
     monkeypatch.setattr(training._Crew, "_advance", kill_a_worker)
     with worker(tmp_path, address, tmp_path / "a") as a, worker(
@@ -153,7 +153,7 @@ def test_workers_of_a_shared_store_and_of_another_version(address, finished, tmp
         with pytest.raises(RunError, match="1 of 2 runs failed") as error:
             training.train_missing(entries, None, False, "cpu", address)
         assert "clouds of home_objects hold" in str(error.value)
-        patch.setattr(store, "dataset_hash", lambda name: "other data")
+        patch.setattr("i2p_lib.runs.spec.dataset_hash", lambda name: "other data")
         with pytest.raises(RunError, match="another run than the one planned; other are: data"):
             training.train_missing([Entry.of(SPEC, shared)], None, False, "cpu", address)
     assert "go on after epoch 1" in (entry.folder / "log.txt").read_text()

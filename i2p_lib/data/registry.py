@@ -39,6 +39,14 @@ class DatasetCard:
     embedded: bool = False
     made_by: str = ""
 
+    def text(self, state: str) -> str:
+        """Return the card for people; state: such as "present"."""
+        return (
+            f"{self.name}: {self.title} [{state}]\n"
+            f"  {self.classes} classes, {self.splits}, {self.size_mb:g} MB\n"
+            f"  source: {self.source}\n  licence: {self.licence}"
+        )
+
 
 @lru_cache(maxsize=1)
 def _cards() -> dict[str, DatasetCard]:

@@ -68,6 +68,15 @@ class SceneCard:
     made_from: tuple[str, ...] = ()
     part_sizes: dict[str, int] = field(default_factory=dict)
 
+    def text(self, state: str) -> str:
+        """Return the card for people; state: such as "present"."""
+        return (
+            f"{self.name}: {self.title} [{state}]\n  {len(self.class_names)} classes, "
+            f"{1000 * self.size_gb:g} MB; to get it: {self.how_to_get}\n"
+            + "".join(f"  {split}: {what}\n" for split, what in self.splits.items())
+            + f"  source: {self.source}\n  licence: {self.licence}"
+        )
+
 
 def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
     """Return "train", "val" or "test" for each scene, named such as Area_1/office_3 or 08/000123.

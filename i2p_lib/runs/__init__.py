@@ -2,20 +2,18 @@
 
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import DamagedRun
-from i2p_lib.runs.tables import RunResult, histories, probes, protocols, results
-from i2p_lib.runs.training import RunError, run, run_all, status, train_missing
+from i2p_lib.runs.tables import (
+    RunResult,
+    finished,
+    histories,
+    probes,
+    protocols,
+    results,
+    status,
+)
+from i2p_lib.runs.training import RunError, run, run_all, train_missing
 
 __all__ = [
-    "DamagedRun",
-    "RunError",
-    "RunResult",
-    "RunSpec",
-    "histories",
-    "probes",
-    "protocols",
-    "results",
-    "run",
-    "run_all",
-    "status",
-    "train_missing",
-]
+    "DamagedRun", "RunError", "RunResult", "RunSpec", "finished", "histories", "probes",
+    "protocols", "results", "run", "run_all", "status", "train_missing",
+]  # fmt: skip

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from i2p_lib.files import atomic_write
 from i2p_lib.runs import pool, store
 from i2p_lib.runs.spec import spec_from
 
@@ -72,38 +73,28 @@ def work(
         return
     events: queue.Queue = queue.Queue()
     topic = f"i2p-{uuid.uuid4().hex}"
-    waiting = {job["key"]: job for job in jobs}
+    waiting, futures = {job["key"]: job for job in jobs}, []
+    marker = Path(jobs[0]["store"]) / f".{topic}"  # who sees it has the caller's own store
+    with atomic_write(marker):
+        pass
     client.subscribe_topic(topic, lambda event: events.put(event[1]))
-    with _marker(Path(jobs[0]["store"]), topic) as marker:
-        futures = [
-            client.submit(train_on_worker, job, topic, marker, key=f"{topic}-{job['key']}")
-            for job in jobs
-        ]
-        for future, key in zip(futures, list(waiting), strict=True):
-            future.add_done_callback(lambda future, key=key: events.put((key, future)))
-        try:
-            while waiting:
-                key, what = events.get()
-                if isinstance(what, int) and key in waiting:
-                    on_event(waiting[key], {"event": "epoch", "epoch": what})
-                elif not isinstance(what, int):
-                    job = waiting.pop(key)
-                    on_event(job, _last_event(job, what))
-        finally:
-            client.unsubscribe_topic(topic)
-            client.cancel(futures)
-
-
-@contextmanager
-def _marker(root: Path, name: str) -> Iterator[str]:
-    """Keep a file in the caller's store, by which a worker sees that its store is the same."""
-    root.mkdir(parents=True, exist_ok=True)
-    file = root / f".{name}"
-    file.touch()
     try:
-        yield file.name
+        for key, job in waiting.items():
+            name = f"{topic}-{key}"
+            future = client.submit(train_on_worker, job, topic, marker.name, key=name)
+            future.add_done_callback(lambda future, key=key: events.put((key, future)))
+            futures.append(future)
+        while waiting:
+            key, what = events.get()
+            if not isinstance(what, int):
+                job = waiting.pop(key)
+                on_event(job, _last_event(job, what))
+            elif key in waiting:
+                on_event(waiting[key], {"event": "epoch", "epoch": what})
     finally:
-        file.unlink(missing_ok=True)
+        client.unsubscribe_topic(topic)
+        client.cancel(futures)
+        marker.unlink(missing_ok=True)
 
 
 def _last_event(job: pool.Job, future: Future) -> pool.Event:

@@ -7,18 +7,15 @@ measured once.  Ratios of past runs to their steps calibrate the estimate and gi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
@@ -32,6 +29,8 @@ from i2p_lib.train.task import generator
 CHECKED_SETUPS = 3
 # A pass is a third forward, a third for the gradients of activations, a third for those of weights.
 FROZEN_SHARE = 2 / 3
+STEPS = "steps.json"
+MEASURED = {"seconds_per_item", "seconds_to_measure", "saved_per_item", "parameter_bytes"}
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,11 @@ class CostModel:
     @classmethod
     def of(cls, device: str, root: str | Path | None = None, calibrate: bool = True) -> CostModel:
         """Open the model of a device ("cpu", "cuda" or "auto"), checked against the store."""
-        model = cls(resolve_device(device), store.store_root(root))
-        model._steps = store.read_json(model._file) or {}
+        root = store.store_root(root)
+        model = cls(resolve_device(device), root, _steps=_measured_before(root / STEPS))
         if calibrate:
             model._calibrate()
         return model
-
-    @property
-    def _file(self) -> Path:
-        return self.root / "steps.json"
 
     def machine(self) -> str:
         """Return the name of the processor or GPU that the estimates are for."""
@@ -93,23 +88,18 @@ class CostModel:
         answers = sizes(spec)["train"] * spec.epochs if spec.teacher is not None else 0
         forward = step["seconds_to_measure"] * (items_measured(spec) + answers)
         seconds = self.factor * (_training_seconds(step, spec) + forward)
-        gib = (_held(step, spec) + step["saved_per_item"] * spec.batch_size) / 2**30
-        return Cost(seconds, gib)
+        weights, slots = step["parameter_bytes"], 3 if spec.optimizer == "adamw" else 2
+        held = weights["all"] + slots * weights[spec.regime]  # gradients, one or two moments
+        return Cost(seconds, (held + step["saved_per_item"] * spec.batch_size) / 2**30)
 
     def _step(self, spec: AnySpec) -> dict:
-        place = torch.device(self.device)
-        return self._measured(
-            setup(spec, self.device), lambda found: measure_step(spec, found["items"], place)
-        )
-
-    def _measured(self, setup: dict, measure: Callable[[dict], dict]) -> dict:
-        """Return what was measured of a setup on this machine, now or before."""
-        setup = setup | {"machine": self.machine(), "torch": torch.__version__, "code": _code()}
-        key = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()[:16]
+        """Return what a step of a run's setup costs on this machine, measured now or before."""
+        found = setup(spec, self.device)
+        about = found | {"machine": self.machine(), "torch": torch.__version__, "code": _code()}
+        key = store.key_of(about)[:16]
         if key not in self._steps:
-            self._steps[key] = setup | measure(setup)
-            self.root.mkdir(parents=True, exist_ok=True)
-            store.write_json(self._file, self._steps)
+            self._steps[key] = about | measure_step(spec, found["items"], torch.device(self.device))
+            store.write_json(self.root / STEPS, self._steps)
         return self._steps[key]
 
     def _calibrate(self) -> None:
@@ -127,10 +117,13 @@ class CostModel:
             self.low, self.high, self.checked = min(ratios), max(ratios), len(ratios)
 
 
-def _held(step: dict, spec: AnySpec) -> int:
-    """Return the bytes of weights, gradients and the optimizer's tensors."""
-    slots = 2 + (spec.optimizer == "adamw")  # gradient, momentum, AdamW's second moment
-    return step["parameter_bytes"]["all"] + slots * step["parameter_bytes"][spec.regime]
+def _measured_before(file: Path) -> dict[str, dict]:
+    """Return the steps that a file keeps; what is damaged is left out and measured again."""
+    try:
+        steps = store.read_json(file) or {}
+        return {key: step for key, step in steps.items() if step.keys() >= MEASURED}
+    except (store.DamagedRun, AttributeError):  # no JSON, or not of this form
+        return {}
 
 
 def _training_seconds(step: dict, spec: AnySpec) -> float:
@@ -147,70 +140,49 @@ def items_measured(spec: AnySpec) -> int:
 
 
 def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
-    """Train one batch of so many items twice; return the second pass' cost.
+    """Train one batch of so many items twice; return the second pass' cost (`MEASURED`).
 
     seconds_per_item (all layers trained), seconds_to_measure (forward alone), saved_per_item
     (bytes of activations), and parameter_bytes of what each regime trains.
+    On a CPU the processor's own time is taken, so that other programs do not count.
     """
-    alone = {"teacher": None, "distill": None, "temperature": None}
-    changes = {name: value for name, value in alone.items() if name in type(spec).model_fields}
-    plain = spec.but(weights="random", regime="all", **changes)
+    alone = {"teacher", "distill", "temperature"} & type(spec).model_fields.keys()
+    plain = spec.but(weights="random", regime="all", **dict.fromkeys(alone))
     task = example(plain, items, device)
     net = plain.module.build_network(plain, len(task.class_names)).to(device).train()
     random = generator(0, "cost")
     batch = task.batch(torch.arange(items), random)
-
-    def loss() -> Tensor:
-        x, targets = task.encode(net, batch, slice(items), random)
-        return task.loss(net, x, targets)[0]
-
-    timed_pass(net, loss, device)  # the first pass compiles and warms up
-    seconds, saved = timed_pass(net, loss, device)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    began = clock()
-    with one_thread():
-        task.measure(net, "train")
-    return {
-        "seconds_per_item": seconds / items,
-        "seconds_to_measure": (clock() - began) / items,
-        "saved_per_item": saved / items,
-        "parameter_bytes": trained_bytes(net),
-    }
-
-
-def timed_pass(
-    net: nn.Module, loss_of: Callable[[], Tensor], device: torch.device
-) -> tuple[float, int]:
-    """Return seconds and bytes of saved activations of one pass forward and backward.
-
-    On a CPU the processor's own time is taken, so that other programs do not count.
-    """
     saved: dict[int, int] = {}
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with one_thread():
-        began = clock()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = loss_of()
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = clock() - began
+        for _ in range(2):  # the first pass compiles and warms up
+            saved.clear()
+            began = clock()
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                x, targets = task.encode(net, batch, slice(items), random)
+                loss = task.loss(net, x, targets)[0]
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            trained = clock()
+        task.measure(net, "train")
+        measured = clock()
     own = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    return seconds, sum(n for place, n in saved.items() if place not in own)
-
-
-def trained_bytes(net: nn.Module) -> dict[str, int]:
-    """Return the bytes of the parameters that each regime trains; the net ends as in the last."""
-    trained = {}
+    weights = {}
     for regime in REGIMES:
         freeze(net, regime)
-        trained[regime] = sum(p.nbytes for p in net.parameters() if p.requires_grad)
-    return trained
+        weights[regime] = sum(p.nbytes for p in net.parameters() if p.requires_grad)
+    return {
+        "seconds_per_item": (trained - began) / items,
+        "seconds_to_measure": (measured - trained) / items,
+        "saved_per_item": sum(n for place, n in saved.items() if place not in own) / items,
+        "parameter_bytes": weights,
+    }
 
 
 def _finished(root: Path, device: str) -> list[tuple[AnySpec, float]]:
@@ -236,5 +208,4 @@ def _finished(root: Path, device: str) -> list[tuple[AnySpec, float]]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Return a hash of the sources that decide how long a step takes."""
-    parts = closure([RunSpec.TASK, SegmentSpec.TASK])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return store.key_of(closure([RunSpec.TASK, SegmentSpec.TASK]))

@@ -1,8 +1,10 @@
-"""What is known of a run's data before it starts: their number, and a few of them to time."""
+"""What is known of a run's data before it starts: their number, and a few of them to time.
+
+Each function answers for a run on clouds; what it registers answers for one on scenes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache, singledispatch
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from i2p_lib.data import dataset_card, dataset_root, load_dataset
 from i2p_lib.data.scenes import Scene, load_scenes, scene_card
-from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec
+from i2p_lib.runs.spec import AnySpec, SegmentSpec
 from i2p_lib.train.classify import Classify
 from i2p_lib.train.clouds import Split, Splits
 from i2p_lib.train.segment import Segment, build_encoding, splits_of
@@ -22,15 +24,10 @@ CPU_CLOUDS = 2  # a CPU's time grows with the clouds; a GPU is measured with the
 
 @singledispatch
 def sizes(spec: AnySpec) -> dict[str, int]:
-    """Return how many items a run trains on, validates on and is tested on.
+    """Return how many clouds or scenes a run trains on, validates on and is tested on.
 
     Of data that are not here, the published numbers; ValueError where there are none.
     """
-    raise TypeError(f"expected the spec of a run, got {type(spec).__name__}")
-
-
-@sizes.register
-def _(spec: RunSpec) -> dict[str, int]:
     files, classes = _clouds(spec.data)
     found = _limited(spec, files)
     return found | ({"train": spec.shots * classes} if spec.shots is not None else {})
@@ -59,7 +56,7 @@ def _limited(spec: AnySpec, files: dict[str, int]) -> dict[str, int]:
 @lru_cache(maxsize=16)
 def _clouds(data: str) -> tuple[dict[str, int], int]:
     """Return the clouds of each split, from the files or else from the card, and the classes."""
-    if clouds_here(data):
+    if _clouds_here(data) == data:
         parts = {name: load_dataset(data, name) for name in ("train", "val", "trainval", "test")}
         return {n: len(part.labels) for n, part in parts.items()}, len(parts["train"].class_names)
     card = dataset_card(data)
@@ -69,9 +66,9 @@ def _clouds(data: str) -> tuple[dict[str, int], int]:
     return files, card.classes
 
 
-def clouds_here(data: str) -> bool:
-    """Tell whether a set of clouds is on this machine."""
-    return dataset_root(data).is_dir()
+def _clouds_here(data: str) -> str:
+    """Return the set itself, or the one that stands in for it where it is not on this machine."""
+    return data if dataset_root(data).is_dir() else STAND_IN
 
 
 def _scenes_here(name: str) -> bool:
@@ -84,14 +81,9 @@ def _scenes_here(name: str) -> bool:
 @singledispatch
 def setup(spec: AnySpec, device: str) -> dict:
     """Return what the time of a run's step depends on, as JSON can hold it."""
-    raise TypeError(f"expected the spec of a run, got {type(spec).__name__}")
-
-
-@setup.register
-def _(spec: RunSpec, device: str) -> dict:
     names = ("model", "recipe", "voxel_size", "points", "amp")
     return {name: getattr(spec, name) for name in names} | {
-        "data": spec.data if clouds_here(spec.data) else STAND_IN,
+        "data": _clouds_here(spec.data),
         "items": CPU_CLOUDS if device == "cpu" else spec.batch_size,
     }
 
@@ -111,13 +103,7 @@ def _(spec: SegmentSpec, device: str) -> dict:
 @singledispatch
 def example(spec: AnySpec, items: int, device: torch.device) -> Task:
     """Return the task of a run on so many items of its data, or on stand-ins, as "train"."""
-    raise TypeError(f"expected the spec of a run, got {type(spec).__name__}")
-
-
-@example.register
-def _(spec: RunSpec, items: int, device: torch.device) -> Classify:
-    here = spec.data if clouds_here(spec.data) else STAND_IN
-    whole = load_dataset(here, "train")
+    whole = load_dataset(_clouds_here(spec.data), "train")
     points = torch.tensor(whole.points[:items, : spec.points]).to(device)
     classes = _clouds(spec.data)[1]
     split = Split(points, torch.tensor(whole.labels[:items]) % classes)
@@ -131,12 +117,6 @@ def _(spec: SegmentSpec, items: int, device: torch.device) -> Segment:
     scene = load_scenes(spec.scenes, "train")[0] if here else stand_in(spec.scenes)
     encoding = build_encoding(spec)
     return Segment(spec, {"train": [scene] * items}, card.class_names, encoding, None, device)
-
-
-def thinned(scene: Scene, step: int) -> Scene:
-    """Return every `step`-th point of a scene."""
-    arrays = {name: getattr(scene, name)[::step] for name in ("points", "features", "labels")}
-    return replace(scene, **arrays)
 
 
 def stand_in(name: str) -> Scene:

@@ -19,7 +19,7 @@ from i2p_lib.machine import describe_machine
 from i2p_lib.runs import store
 from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import DamagedRun, Entry
+from i2p_lib.runs.store import DamagedRun, Entry, last_line
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.sparse import use_backend
 from i2p_lib.train import team as distributed
@@ -27,6 +27,7 @@ from i2p_lib.train.loop import Hook, State, finish, start, train
 from i2p_lib.train.task import Kept
 
 CHECKPOINT_SECONDS = 20.0
+CHECKPOINT = "checkpoint.safetensors"
 RESULTS = ("spec.json", "parts.json", "history.csv", "metrics.json", "model.safetensors")
 CPU = torch.device("cpu")
 _STARTED = time.time()
@@ -39,8 +40,8 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
     run.  A failure is kept in state.json with its traceback, and raised.
     Processes that train together all call this; the main one alone locks and writes.
     """
-    if entry.spec.teacher is not None:
-        train_entry(entry.teacher(), device)
+    if teacher := entry.teacher():
+        train_entry(teacher, device)
     device, main = resolve_device(device), distributed.rank() == 0
     with entry.lock() if main else contextlib.nullcontext():
         if distributed.agreed(entry.done()):
@@ -53,49 +54,37 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
             store.write_json(entry.folder / "state.json", about)
         try:
             with one_thread(), use_backend() as backend:
-                state = _resume_together(entry, torch.device(device))
-                writing = [_history_hook(entry), _checkpoint_hook(entry)] if main else []
+                state = _resume_or_start(entry, torch.device(device))
+                writing = [_writing_hook(entry)] if main else []
                 kept = finish(train(state, [*writing, *hooks]))
                 if main:
                     _finish(entry, kept, state.net, about | backend.record())
         except Exception:
-            text = traceback.format_exc()
             if main:
-                mark_failed(entry, text)
+                mark_failed(entry, traceback.format_exc())
             raise
 
 
-def _resume_together(entry: Entry, device: torch.device) -> State:
-    """Resume or start in every process, the main one first, which drops a broken checkpoint."""
+def _resume_or_start(entry: Entry, device: torch.device) -> State:
+    """Go on or start in every process, the main one first, which drops a broken checkpoint."""
+    checkpoint = entry.folder / CHECKPOINT
     with distributed.main_first():
-        state = _resume_or_start(entry, device)
+        state, text = _start(entry, device), "start"
+        if checkpoint.exists():
+            try:
+                store.read_checkpoint(checkpoint, state)
+                text = f"go on after epoch {state.epoch}"
+            except DamagedRun as error:
+                checkpoint.unlink()
+                state, text = _start(entry, device), f"start anew: {error}"
+    if distributed.rank() == 0:
+        entry.log(text)
     if state.epoch != (epoch := distributed.agreed(state.epoch)):
         raise RuntimeError(
             f"process {distributed.rank()} found epoch {state.epoch} in {entry.folder}, the main "
             f"process {epoch}: set I2P_RUNS to one folder that all machines share"
         )
     return state
-
-
-def _resume_or_start(entry: Entry, device: torch.device) -> State:
-    checkpoint = entry.folder / "checkpoint.safetensors"
-    state = _start(entry, device)
-    if not checkpoint.exists():
-        _log(entry, "start")
-        return state
-    try:
-        store.read_checkpoint(checkpoint, state)
-    except DamagedRun as error:
-        _log(entry, f"start anew: {error}")
-        checkpoint.unlink()
-        return _start(entry, device)
-    _log(entry, f"go on after epoch {state.epoch}")
-    return state
-
-
-def _log(entry: Entry, text: str) -> None:
-    if distributed.rank() == 0:
-        entry.log(text)
 
 
 def begin(spec: AnySpec, device: torch.device = CPU) -> State:
@@ -107,28 +96,23 @@ def begin(spec: AnySpec, device: torch.device = CPU) -> State:
 def _start(entry: Entry, device: torch.device) -> State:
     """Start a run; a student begins as a copy of its teacher."""
     state = begin(entry.spec, device)
-    if entry.spec.teacher is not None:
-        state.task.teacher = RunResult.load(entry.teacher()).network().to(device)
+    if teacher := entry.teacher():
+        state.task.teacher = RunResult.load(teacher).network().to(device)
         state.net.load_state_dict(state.task.teacher.state_dict())
     return state
 
 
-def _history_hook(entry: Entry) -> Hook:
-    def hook(state: State) -> None:
-        if state.history:
-            store.write_csv(entry.folder / "history.csv", state.history)
-
-    return hook
-
-
-def _checkpoint_hook(entry: Entry) -> Hook:
-    """Write a checkpoint after an epoch once CHECKPOINT_SECONDS have passed since the last one."""
+def _writing_hook(entry: Entry) -> Hook:
+    """Write the history after an epoch, and a checkpoint CHECKPOINT_SECONDS after the last one."""
     last = time.monotonic()
 
     def hook(state: State) -> None:
         nonlocal last
-        if 0 < state.epoch < state.spec.epochs and time.monotonic() - last >= CHECKPOINT_SECONDS:
-            store.write_checkpoint(entry.folder / "checkpoint.safetensors", state)
+        if state.epoch == 0:
+            return
+        store.write_csv(entry.folder / "history.csv", state.history)
+        if state.epoch < state.spec.epochs and time.monotonic() - last >= CHECKPOINT_SECONDS:
+            store.write_checkpoint(entry.folder / CHECKPOINT, state)
             last = time.monotonic()
 
     return hook
@@ -137,21 +121,21 @@ def _checkpoint_hook(entry: Entry) -> Hook:
 def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
     """Write what a run keeps and its network, and last of all say that the run is done."""
     folder = entry.folder
+    tables = {f"{name}.csv": table for name, table in kept.tables.items()}
+    tensors = {f"{name}.safetensors": named for name, named in kept.tensors.items()}
+    tensors["model.safetensors"] = store.learned_tensors(net)
     store.write_json(folder / "metrics.json", kept.metrics)
-    for name, (rows, columns) in kept.tables.items():
-        store.write_csv(folder / f"{name}.csv", rows, columns)
-    for name, tensors in kept.tensors.items():
-        store.write_tensors(folder / f"{name}.safetensors", tensors)
-    store.write_tensors(folder / "model.safetensors", store.learned_tensors(net))
-    written = [*RESULTS, *(f"{name}.csv" for name in kept.tables),
-               *(f"{name}.safetensors" for name in kept.tensors)]  # fmt: skip
+    for name, (rows, columns) in tables.items():
+        store.write_csv(folder / name, rows, columns)
+    for name, named in tensors.items():
+        store.write_tensors(folder / name, named)
     files = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in written
+        for name in dict.fromkeys([*RESULTS, *tables, *tensors])
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
     store.write_json(folder / "state.json", about)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     scores = {name: value for name, value in kept.metrics.items() if name.startswith("val_")}
     entry.log("done: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
@@ -173,11 +157,10 @@ def resolve_device(device: str) -> str:
     """Return "cpu" or "cuda" for a device's name; raises ValueError where there is no such one."""
     if device not in ("cpu", "cuda", "auto"):
         raise ValueError(f"device must be cpu, cuda or auto, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if device == "cuda" and not gpu:
         raise ValueError("device is cuda, but torch sees no GPU here: use cpu or auto")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return ("cuda" if gpu else "cpu") if device == "auto" else device
 
 
 def mark_failed(entry: Entry, text: str) -> None:
@@ -197,11 +180,6 @@ def _refuse_edited_sources(entry: Entry) -> None:
                 f"{file} was edited after this Python started: restart it (or the kernel); "
                 "run_all trains in fresh processes"
             )
-
-
-def last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "no message"
 
 
 def _now() -> str:

@@ -11,8 +11,8 @@ import pandas as pd
 from i2p_lib.runs import tables
 from i2p_lib.runs.needs import available, prepare, reason, skipped_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.tables import RunResult
-from i2p_lib.runs.training import status, train_missing
+from i2p_lib.runs.tables import RunResult, status
+from i2p_lib.runs.training import train_missing
 
 
 @dataclass
@@ -32,9 +32,20 @@ class Lab:
 
         Runs whose data or weights are not here are left out, and said to be (see `skipped`).
         """
-        if experiment not in self._found:
-            self._found[experiment] = self._find_or_train(experiment)
-        return self._found[experiment]
+        if experiment in self._found:
+            return self._found[experiment]
+        profile = self.profile
+        prepare(profile.experiment(experiment), self.progress)
+        began = time.perf_counter()
+        entries, skipped = available(profile.experiment(experiment), self.store)
+        missing = sum(not entry.done() for entry in entries)
+        train_missing(entries, profile.workers, self.progress, profile.device)
+        found = self._found[experiment] = [RunResult.load(entry) for entry in entries]
+        done, seconds = len(found) - missing, time.perf_counter() - began
+        print(f"{experiment}: {done} runs found, {missing} trained in {seconds:.0f} s")
+        if skipped:
+            print(skipped_text(skipped))
+        return found
 
     def run(self, experiment: str) -> pd.DataFrame:
         """Return one row per run of an experiment: settings and metrics."""
@@ -71,19 +82,6 @@ class Lab:
     def status(self, chapter: str | None = None) -> pd.DataFrame:
         """Return which runs of a chapter, or of the profile, are there, and why others are not."""
         return status(self.profile.all_specs(chapter), self.store)
-
-    def _find_or_train(self, name: str) -> list[RunResult]:
-        prepare(self.profile.experiment(name), self.progress)
-        entries, skipped = available(self.profile.experiment(name), self.store)
-        began = time.perf_counter()
-        missing = sum(not entry.done() for entry in entries)
-        train_missing(entries, self.profile.workers, self.progress, self.profile.device)
-        found = [RunResult.load(entry) for entry in entries]
-        seconds = time.perf_counter() - began
-        print(f"{name}: {len(found) - missing} runs found, {missing} trained in {seconds:.0f} s")
-        if skipped:
-            print(skipped_text(skipped))
-        return found
 
 
 def open_lab(profile: str | Path, store: str | Path | None = None, progress: bool = True) -> Lab:

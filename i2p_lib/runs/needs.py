@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ class Need:
     name: str
     how: str
     known: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.how})"
 
 
 def prepare(specs: Sequence[AnySpec], progress: bool = True) -> None:
@@ -46,7 +50,7 @@ def missing_inputs(spec: AnySpec) -> tuple[Need, ...]:
 
 def reason(needs: Sequence[Need]) -> str:
     """Return why a run is skipped, in one line: "needs A (how to get it); B (...)"."""
-    return "needs " + "; ".join(f"{need.name} ({need.how})" for need in needs)
+    return "needs " + "; ".join(map(str, needs))
 
 
 Skipped = list[tuple[AnySpec, tuple[Need, ...]]]
@@ -62,8 +66,7 @@ def available(
     entries, skipped = [], []
     for spec in specs:
         needs = missing_inputs(spec)
-        unknown = [need for need in needs if not need.known]
-        if unknown:
+        if unknown := [need for need in needs if not need.known]:
             raise ValueError(f"{unknown[0].name}: {unknown[0].how}")
         if needs:
             skipped.append((spec, needs))
@@ -72,14 +75,15 @@ def available(
     return entries, skipped
 
 
+def counted(needs: Iterable[Sequence[Need]]) -> Counter[Need]:
+    """Return each need with the number of runs that have it, given those of each run."""
+    return Counter(need for of_run in needs for need in of_run)
+
+
 def skipped_text(skipped: Skipped) -> str:
     """Return what skipped runs lack, one line for each input with the number of such runs."""
-    counts: dict[Need, int] = {}
-    for _, needs in skipped:
-        for need in needs:
-            counts[need] = counts.get(need, 0) + 1
-    return "\n".join(f"  {n} skipped: needs {need.name} ({need.how})"
-                     for need, n in counts.items())  # fmt: skip
+    counts = counted(needs for _, needs in skipped)
+    return "\n".join(f"  {runs} skipped: needs {need}" for need, runs in counts.items())
 
 
 def lacking_text(specs: Sequence[AnySpec]) -> str | None:
@@ -87,5 +91,5 @@ def lacking_text(specs: Sequence[AnySpec]) -> str | None:
     entries, skipped = available(specs)
     if entries or not skipped:
         return None
-    names = dict.fromkeys(need.name for _, needs in skipped for need in needs)
+    names = dict.fromkeys(need.name for need in counted(needs for _, needs in skipped))
     return f"none of its {len(skipped)} runs can be trained here, needs {', '.join(names)}"

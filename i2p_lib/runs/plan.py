@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from i2p_lib.runs.cost import CostModel
-from i2p_lib.runs.needs import Need, missing_inputs
+from i2p_lib.runs.needs import counted, missing_inputs
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.training import status
+from i2p_lib.runs.tables import status
 
 COLUMNS = ["run", "experiments", "state", "why", "needs", "seconds", "gib"]
 
@@ -23,23 +24,19 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
     machine lacks.  seconds, gib: what is left to spend on it (0 where it is done, NaN where its
     network is unknown here).  Nothing is trained but the steps that `CostModel` measures.
     """
-    users: dict[str, list[str]] = {}
+    users: dict[str, dict[str, None]] = {}  # a dict without values is a set that keeps its order
     specs: dict[str, AnySpec] = {}
     for name, group in profile.experiments.items():
         for spec in (one for student in group for one in student.chain()):
             specs[spec.key_fields()] = spec
-            users.setdefault(spec.key_fields(), [])
-            if name not in users[spec.key_fields()]:
-                users[spec.key_fields()].append(name)
-    table = status(list(specs.values()), store)
-    rows = []
-    for (key, spec), found in zip(specs.items(), table.to_dict("records"), strict=True):
-        seconds, gib = (0.0, 0.0) if found["state"] == "done" else _cost(costs, spec)
-        rows.append({
-            "run": found["run"], "experiments": tuple(users[key]), "state": found["state"],
-            "why": found["why"], "needs": missing_inputs(spec), "seconds": seconds, "gib": gib,
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS)
+            users.setdefault(spec.key_fields(), {})[name] = None
+    table = status(list(specs.values()), store).drop(columns="key")
+    table["experiments"] = list(map(tuple, users.values()))
+    table["needs"] = list(map(missing_inputs, specs.values()))
+    spent = [(0.0, 0.0) if state == "done" else _cost(costs, spec)
+             for state, spec in zip(table["state"], specs.values(), strict=True)]  # fmt: skip
+    table[["seconds", "gib"]] = np.array(spent, float).reshape(-1, 2)
+    return table[COLUMNS]
 
 
 def _cost(costs: CostModel, spec: AnySpec) -> tuple[float, float]:
@@ -52,43 +49,31 @@ def _cost(costs: CostModel, spec: AnySpec) -> tuple[float, float]:
 
 def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
     """Return a plan as text: experiments, missing inputs once each, time and memory, total."""
+    lacking = table["needs"].map(len) > 0
     lines = [f"profile {profile.name}: {profile.description}", "", "experiments:"]
     for name in profile.experiments:
-        mine = table[[name in users for users in table["experiments"]]]
+        here = table["experiments"].map(lambda users, name=name: name in users)
+        mine, lack = table[here], int(lacking[here].sum())
         shared = int((mine["experiments"].map(len) > 1).sum())
         states = ", ".join(f"{n} {state}" for state, n in mine["state"].value_counts().items())
-        lacking = int((mine["needs"].map(len) > 0).sum())
         lines.append(
             f"  {name:<22} {len(mine):>3} runs, {shared} shared with others; {states}"
-            + (f"; {lacking} lack an input" if lacking else "")
-            + f"; {_cost_text(mine)}"
+            f"{f'; {lack} lack an input' if lack else ''}; {_cost_text(mine)}"
         )
-    lines += ["", *_needs_lines(table), "", *_total_lines(table, costs)]
-    return "\n".join(lines)
-
-
-def _needs_lines(table: pd.DataFrame) -> list[str]:
-    waiting: dict[Need, int] = {}
-    for needs in table["needs"]:
-        for need in needs:
-            waiting[need] = waiting.get(need, 0) + 1
-    if not waiting:
-        return ["missing inputs: none"]
-    lines = ["missing inputs:"]
+    waiting = counted(table["needs"])
+    lines += ["", "missing inputs:" if waiting else "missing inputs: none"]
     for need, runs in waiting.items():
         mark = "" if need.known else "UNKNOWN NAME: "
         lines.append(f"  {need.name} ({runs} runs)\n    {mark}{need.how}")
-    return lines
-
-
-def _total_lines(table: pd.DataFrame, costs: CostModel) -> list[str]:
-    ready = table[(table["state"] != "done") & (table["needs"].map(len) == 0)]
-    return [
+    ready = table[(table["state"] != "done") & ~lacking]
+    lines += [
+        "",
         f"total: {len(table)} runs; one after another {_cost_text(table)}",
         f"that can be trained now: {len(ready)} runs; {_cost_text(ready)}",
         f"the estimate is for this machine: {costs.machine()}",
         f"how sure it is: {costs.error()}",
     ]
+    return "\n".join(lines)
 
 
 def _cost_text(part: pd.DataFrame) -> str:

@@ -48,7 +48,8 @@ class Profile:
 
     experiments: name -> specs, in the file's order.  chapters: notebook stem -> experiment names.
     device and workers say how to train and are no part of any spec.  images is a folder of
-    photographs for chapter 5; None: those that the book's dependencies bring.
+    photographs for chapter 5, a relative path from the profile's own folder; None: those that the
+    book's dependencies bring.
     """
 
     name: str
@@ -60,26 +61,30 @@ class Profile:
     workers: int | None = None
     images: Path | None = None
 
+    @property
+    def address(self) -> str:
+        """What finds this profile again: its name where it is one of the book's, else its path."""
+        own = (profiles_folder() / self.path.name).resolve() == self.path
+        return self.name if own else str(self.path)
+
     def experiment(self, name: str) -> list[AnySpec]:
         """Return the specs of one experiment; raises ValueError where there is no such one."""
-        if name not in self.experiments:
-            known = tuple(self.experiments)
-            raise ValueError(f"{self.path}: {unknown_key(name, known, 'experiment')}")
-        return list(self.experiments[name])
+        return list(self._pick(self.experiments, name, "experiment"))
 
     def all_specs(self, chapter: str | None = None) -> list[AnySpec]:
         """Return the specs of one chapter or of the whole profile, each once.
 
         Raises ValueError for a chapter that the profile does not name.
         """
-        names = tuple(self.experiments)
-        if chapter is not None:
-            if chapter not in self.chapters:
-                known = tuple(self.chapters)
-                raise ValueError(f"{self.path}: {unknown_key(chapter, known, 'chapter')}")
-            names = self.chapters[chapter]
+        names = self.experiments if chapter is None else self._pick(
+            self.chapters, chapter, "chapter")  # fmt: skip
         specs = itertools.chain.from_iterable(self.experiments[name] for name in names)
         return list({spec.key_fields(): spec for spec in specs}.values())
+
+    def _pick(self, known: Mapping[str, tuple], name: str, what: str) -> tuple:
+        if name not in known:
+            raise ValueError(f"{self.path}: {unknown_key(name, tuple(known), what)}")
+        return known[name]
 
 
 def profiles_folder() -> Path:
@@ -108,21 +113,31 @@ def load_profile(name_or_path: str | Path) -> Profile:
     for name, kind in DEFAULTS.items():
         defaults[kind] = content.get(name) or {}
         _check_keys(defaults[kind], tuple(kind.model_fields), f"{path}: {name}", "setting")
-    blocks = _mapping(content.get("experiments"), f"{path}: experiments")
     experiments = {
         name: _experiment(grids, defaults, f"{path}: experiments.{name}")
-        for name, grids in blocks.items()
+        for name, grids in _mapping(content.get("experiments"), f"{path}: experiments").items()
     }
     chapters = _mapping(content.get("chapters") or {}, f"{path}: chapters")
+    device, workers, images = (
+        _typed(content, key, kind, path)
+        for key, kind in (("device", str), ("workers", int), ("images", str))
+    )
+    if device not in (None, "cpu", "cuda", "auto"):
+        raise ValueError(f"{path}: device must be cpu, cuda or auto, got {device!r}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"{path}: workers must be 1 or more, got {workers}")
+    folder = None if images is None else path.parent / Path(images).expanduser()
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"{path}: images must be a folder of photographs, got {images!r}")
     return Profile(
         name=path.stem,
         path=path,
-        description=_typed(content, "description", str, "", path),
+        description=_typed(content, "description", str, path) or "",
         experiments=experiments,
         chapters={stem: _chapter(stem, c, experiments, path) for stem, c in chapters.items()},
-        device=_device(_typed(content, "device", str, "cpu", path), path),
-        workers=_typed(content, "workers", int, None, path),
-        images=_images(_typed(content, "images", str, None, path), path),
+        device=device or "cpu",
+        workers=workers,
+        images=folder,
     )
 
 
@@ -207,24 +222,9 @@ def _check_keys(value: Any, known: tuple[str, ...], where: str | Path, what: str
             raise ValueError(f"{where}: {unknown_key(str(key), known, what)}")
 
 
-def _typed(content: dict, key: str, kind: type, default: Any, path: Path) -> Any:
-    value = content.get(key, default)
-    if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
+def _typed(content: dict, key: str, kind: type, path: Path) -> Any:
+    """Return what a key says, None where it is not there; it must be of a type."""
+    value = content.get(key)
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
         raise ValueError(f"{path}: {key} must be of type {kind.__name__}, got {value!r}")
     return value
-
-
-def _device(device: str, path: Path) -> str:
-    if device not in ("cpu", "cuda", "auto"):
-        raise ValueError(f"{path}: device must be cpu, cuda or auto, got {device!r}")
-    return device
-
-
-def _images(folder: str | None, path: Path) -> Path | None:
-    """Return the folder, which a relative path gives from the profile's own."""
-    if folder is None:
-        return None
-    found = path.parent / Path(folder).expanduser()
-    if not found.is_dir():
-        raise ValueError(f"{path}: images must be a folder of photographs, got {folder!r}")
-    return found

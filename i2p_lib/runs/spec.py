@@ -2,15 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import dataset_hash
 from i2p_lib.data.scenes import scene_hash
-from i2p_lib.runs.named import Input, Named
-from i2p_lib.train.settings import ClassifySettings, SegmentSettings, explain
+from i2p_lib.inflation.regimes import REGIMES
+from i2p_lib.models import image_name, modules_of, point_models
+from i2p_lib.train.settings import ClassifySettings, SegmentSettings, Settings, explain
+from i2p_lib.weights import weights_hash
+from i2p_lib.weights.cards import is_random
+
+Regime = Literal[*REGIMES]
+
+
+@lru_cache(maxsize=64)
+def _weights_digest(model: str, weights: str) -> str:
+    """Hash a weight file once a process; loading it checks it again."""
+    if model in point_models() and is_random(weights):
+        return "random"
+    return weights_hash(image_name(model), weights)
+
+
+class Named(Settings):
+    """What every named run adds to its task's settings: a network, its image weights, its data.
+
+    model, weights             names, see `image_model`; "random": no weights
+    regime                     what is trained, a name in `REGIMES` (io, io+ms, io+bn, all)
+    axis, normalize            how weights are inflated, see `inflate`
+
+    TASK names the module that builds the task and the network of such a run (`task_of`,
+    `build_network`); its import closure is part of the run's key.  TEAMS tells whether several
+    processes can train it together.
+    """
+
+    TASK: ClassVar[str]
+    TEAMS: ClassVar[bool] = True
+
+    model: str
+    weights: str
+    regime: Regime = "all"
+    axis: Literal["x", "y", "z"] = "z"
+    normalize: bool = True
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that TASK names."""
+        return import_module(self.TASK)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on whose import closure the run's result rests."""
+        return (self.TASK, "i2p_lib.train.loop", *modules_of(self.model))
+
+    @property
+    def on(self) -> str:
+        """What the run is trained on, by name."""
+        raise NotImplementedError
+
+    @property
+    def image_model(self) -> str:
+        """The model under whose name the weights are carded."""
+        return self.model
+
+    def data_input(self) -> tuple[str, Callable[[], str]]:
+        """Return the data's name for people, and how to hash them (see `inputs`)."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, tuple[str, Callable[[], str]]]:
+        """Return {key part: (name for people, how to hash it)} of the run's data and weights.
+
+        Hashing raises FileNotFoundError for what is not here, ValueError for what is unknown.
+        """
+        model, weights = self.image_model, self.weights
+        digest = f"{weights} weights of {model}", lambda: _weights_digest(model, weights)
+        return {"data": self.data_input(), "weights": digest}
+
+    def chain(self) -> list[Self]:
+        """Return the runs that this one needs, teachers first, itself last."""
+        return [self]
+
+    def row(self) -> dict[str, Any]:
+        """Return the settings as one flat table row."""
+        return dict(self)
+
+    def label(self) -> str:
+        """Return a short text for people; it does not name every setting."""
+        plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
+        axis = "" if self.axis == "z" else f", axis {self.axis}"
+        scale = "" if self.normalize else ", not divided by k"
+        return (
+            f"{self.model} {self.weights} {self.regime} on {self.on}{self._extra()}{plain}{axis}"
+            f"{scale}, {self.epochs} epochs, seed {self.seed}"
+        )
+
+    def _extra(self) -> str:
+        return ""
 
 
 def _to_spec(value: Any) -> Any:
@@ -53,15 +145,10 @@ class RunSpec(Named, ClassifySettings):
             raise ValueError("shots and episode belong together: set both (few-shot) or neither")
         if self.shots is not None and self.train_limit is not None:
             raise ValueError("shots already limits the training set: leave train_limit out")
-        self._check_teacher()
-        return self
-
-    def _check_teacher(self) -> None:
-        """Refuse a student that could not take over its teacher's network."""
         if (self.teacher is None) != (self.distill is None):
             raise ValueError("teacher and distill belong together: set both or neither")
         if self.teacher is None:
-            return
+            return self
         same = ("data", "model", "weights", "recipe", "axis", "normalize")
         other = [name for name in same if getattr(self, name) != getattr(self.teacher, name)]
         if other:
@@ -71,10 +158,10 @@ class RunSpec(Named, ClassifySettings):
                 "a student trains all layers on all clouds without labels: regime all, no shots, "
                 "no label_smoothing"
             )
+        return self
 
     @property
     def on(self) -> str:
-        """The name of the clouds."""
         return self.data
 
     def validated(self, epoch: int) -> bool:
@@ -82,16 +169,13 @@ class RunSpec(Named, ClassifySettings):
         few = self.shots is not None and self.rules.validate_on == "val"
         return epoch == self.epochs if few else super().validated(epoch)
 
-    def data_input(self) -> Input:
-        """See `Named`."""
+    def data_input(self) -> tuple[str, Callable[[], str]]:
         return f"data set {self.data}", lambda: dataset_hash(self.data)
 
     def chain(self) -> list[Self]:
-        """See `Named`."""
         return [*(self.teacher.chain() if self.teacher else []), self]
 
     def row(self) -> dict[str, Any]:
-        """See `Named`."""
         return super().row() | {
             "augment": self.augment_name(),
             "probe_epochs": ",".join(map(str, self.probe_epochs)),
@@ -166,7 +250,6 @@ class SegmentSpec(Named, SegmentSettings):
 
     @property
     def on(self) -> str:
-        """The name of the scenes."""
         return self.scenes
 
     @property
@@ -176,7 +259,6 @@ class SegmentSpec(Named, SegmentSettings):
 
     @property
     def image_model(self) -> str:
-        """The model under whose name the weights are carded."""
         return self.model.partition(":")[2] or self.model
 
     @property
@@ -193,8 +275,7 @@ class SegmentSpec(Named, SegmentSettings):
     def _set(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def data_input(self) -> Input:
-        """See `Named`."""
+    def data_input(self) -> tuple[str, Callable[[], str]]:
         return f"scenes {self.scenes}", lambda: scene_hash(self.scenes)
 
 

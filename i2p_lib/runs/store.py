@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from i2p_lib.data.making import project_root
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.runs.sources import PACKAGE, closure
+from i2p_lib.runs.sources import closure
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.train.loop import State
 
@@ -28,11 +29,10 @@ NOTED = ("epoch", "history", "probes")  # what a checkpoint holds of a run besid
 class DamagedRun(ValueError):
     """A stored result is not what was written."""
 
-
-def project_root() -> Path:
-    """Return the checkout this package lies in, or the working folder where it is installed."""
-    checkout = PACKAGE.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    @classmethod
+    def file(cls, path: Path, text: str) -> DamagedRun:
+        """Return the error of one file of a run; the run is trained anew without its folder."""
+        return cls(f"{text}: delete the folder {path.parent} of this run and run again")
 
 
 def store_root(store: str | Path | None = None) -> Path:
@@ -45,17 +45,17 @@ def key_parts(spec: AnySpec) -> dict[str, str]:
 
     Versions of torch and numpy are recorded with a run and are not part of its key.
     """
-    parts = {
+    protocol = json.dumps(asdict(spec.rules), sort_keys=True)
+    return {
         "spec": spec.key_fields(),
-        "protocol": json.dumps(asdict(spec.rules), sort_keys=True),
+        "protocol": protocol,
+        **{name: digest() for name, (_, digest) in spec.inputs().items()},
+        **{f"source {name}": value for name, value in closure(spec.modules).items()},
     }
-    parts |= {name: digest() for name, (_, digest) in spec.inputs().items()}
-    sources = closure(spec.modules)
-    return parts | {f"source {name}": value for name, value in sources.items()}
 
 
-def key_of(parts: dict[str, str]) -> str:
-    """Return the key of a run from its parts: 64 hexadecimal digits."""
+def key_of(parts: dict[str, Any]) -> str:
+    """Return the key of what has these parts, such as a run's: 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,9 +75,15 @@ class Entry:
         key = key_of(parts)
         return cls(spec, parts, key, store_root(store) / key[:16])
 
-    def teacher(self) -> Entry:
-        """Return the teacher's place in the same store; the spec must name one."""
-        return Entry.of(self.spec.teacher, self.folder.parent)
+    def teacher(self) -> Entry | None:
+        """Return the teacher's place in the same store; None where the spec names none."""
+        teacher = self.spec.teacher
+        return None if teacher is None else Entry.of(teacher, self.folder.parent)
+
+    def changed(self, parts: dict[str, str]) -> str:
+        """Return the names of the key's parts in which a run with other `parts` differs."""
+        names = sorted(parts.keys() | self.parts.keys())
+        return ", ".join(name for name in names if parts.get(name) != self.parts.get(name))
 
     def lock(self) -> FileLock:
         """Return the lock that the process training this run holds."""
@@ -107,7 +113,13 @@ class Entry:
         if state.get("state") != "done":
             return False
         for name, wanted in state["files"].items():
-            _check_file(self.folder / name, wanted)
+            path, size = self.folder / name, wanted["size"]
+            if not path.exists():
+                raise DamagedRun.file(path, f"the stored run lost its file {path}")
+            if (found := path.stat().st_size) != size:
+                raise DamagedRun.file(path, f"{path} should hold {size} bytes, holds {found}")
+            if sha256(path) != wanted["sha256"]:
+                raise DamagedRun.file(path, f"{path} has changed since its run was finished")
         return True
 
     def log(self, text: str) -> None:
@@ -116,26 +128,14 @@ class Entry:
             file.write(f"{pd.Timestamp.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
 
-def _check_file(path: Path, wanted: dict[str, Any]) -> None:
-    advice = f"delete the folder {path.parent} and run again"
-    if not path.exists():
-        raise DamagedRun(f"the stored run lost its file {path}: {advice}")
-    size = path.stat().st_size
-    if size != wanted["size"]:
-        raise DamagedRun(f"{path} should hold {wanted['size']} bytes, holds {size}: {advice}")
-    if sha256(path) != wanted["sha256"]:
-        raise DamagedRun(f"{path} has changed since its run was finished: {advice}")
-
-
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, or None where there is no such file."""
+    """Return the content of a run's JSON file, or None where there is no such file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
-        advice = f"delete the folder {path.parent} and run again"
-        raise DamagedRun(f"{path} is not JSON ({error}): {advice}") from error
+    except ValueError as error:
+        raise DamagedRun.file(path, f"{path} is not JSON ({error})") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -215,17 +215,25 @@ def read_checkpoint(path: Path, state: State) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise DamagedRun(f"{path} cannot be read: {error}") from error
-    net = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
-    load_learned(state.net, net, path)
+    net: dict[str, Tensor] = {}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("opt."):
-            _, index, slot = name.split(".", 2)
+        kind, _, rest = name.partition(".")
+        if kind == "net":
+            net[rest] = tensor
+        else:
+            index, _, slot = rest.partition(".")
             moments.setdefault(int(index), {})[slot] = tensor
+    load_learned(state.net, net, path)
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for name, value in note.items():
         setattr(state, name, value)
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a traceback, which says what was wrong."""
+    return (text.strip() or "no message").splitlines()[-1]
 
 
 def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:

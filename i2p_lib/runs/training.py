@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from tqdm import tqdm
 
 from i2p_lib.machine import cores
 from i2p_lib.runs import cluster, pool
 from i2p_lib.runs.cost import CostModel
-from i2p_lib.runs.execute import last_line, mark_failed, resolve_device, train_entry
-from i2p_lib.runs.needs import missing_inputs, prepare, reason
+from i2p_lib.runs.execute import mark_failed, train_entry
+from i2p_lib.runs.needs import prepare
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import DamagedRun, Entry, stored_runs
+from i2p_lib.runs.store import Entry, last_line
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.train import team as distributed
-from i2p_lib.train.loop import Hook, State
+from i2p_lib.train.loop import State
 
 
 class RunError(RuntimeError):
@@ -27,10 +26,9 @@ class RunError(RuntimeError):
 
     def __init__(self, failures: list[tuple[AnySpec, str]], total: int) -> None:
         self.failures = failures
-        lines = [f"{len(failures)} of {total} runs failed (the others are stored):"]
-        for spec, text in failures:
-            lines.append(f"- {spec.label()}\n    {last_line(text)}")
-        super().__init__("\n".join(lines))
+        lines = [f"- {spec.label()}\n    {last_line(text)}" for spec, text in failures]
+        first = f"{len(failures)} of {total} runs failed (the others are stored):"
+        super().__init__("\n".join([first, *lines]))
 
 
 def run(
@@ -50,8 +48,7 @@ def run(
     prepare([spec], progress)
     entry = Entry.of(spec, store)
     if not entry.done():
-        with _bar(spec.epochs, progress) as bar:
-            train_entry(entry, device, [_epoch_bar(bar)])
+        _train_here([entry], progress, device)
     return RunResult.load(entry)
 
 
@@ -87,6 +84,8 @@ def train_missing(
     scheduler: address of a Dask scheduler whose workers train instead of processes here; `device`
     is then theirs.  Processes that torchrun joined train one run after another together instead.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
     unique = {one.key: one for entry in entries for one in _chain(entry)}
     missing = {key: entry for key, entry in unique.items() if not entry.done()}
     if distributed.size() > 1:
@@ -95,14 +94,23 @@ def train_missing(
         return _train_together(unique, missing, progress, device)
     if not missing:
         return 0
-    with _labour(scheduler, workers, device) as labour:
+    with cluster.connected(scheduler) if scheduler else nullcontext() as client:
         costs = CostModel.of("auto" if scheduler else device, entries[0].folder.parent, False)
-        crew = _Crew(missing, device, labour, costs)
-        with _bar(sum(crew.cost.values()), progress) as bar:
-            crew.work(bar)
+        cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
+        most = workers or (cores() if costs.device == "cpu" else min(4, cores()))
+        work = partial(cluster.work, client) if scheduler else partial(pool.work, workers=most)
+        with _bar(sum(cost.values()), progress) as bar:
+            crew = _Crew(missing, cost, device, bar)
+            crew.work(work)
     if crew.failures:
         raise RunError(crew.failures, len(unique))
     return len(missing)
+
+
+def _chain(entry: Entry) -> list[Entry]:
+    """Return the entry and, before it, the teachers that it needs."""
+    teacher = entry.teacher()
+    return [*(_chain(teacher) if teacher else []), entry]
 
 
 def _train_together(
@@ -121,132 +129,83 @@ def _train_together(
             f"{alone[0].label()}: such runs train in one process each, start them without torchrun"
         )
     distributed.refuse_small_batches([entry.spec for entry in todo], distributed.size())
-    shown = progress and distributed.rank() == 0
-    with _bar(sum(entry.spec.epochs for entry in todo), shown) as bar:
-        for number, entry in enumerate(todo):
-            bar.set_description_str(f"{number}/{len(todo)} runs")
-            before = bar.n
-            train_entry(entry, device, [_epoch_bar(bar, before)])
-            bar.update(before + entry.spec.epochs - bar.n)
+    _train_here(todo, progress and distributed.rank() == 0, device)
     return len(todo)
 
 
-Labour = Callable[[list[pool.Job], Callable[[pool.Job, pool.Event], None]], None]
+def _train_here(todo: Sequence[Entry], progress: bool, device: str) -> None:
+    """Train runs in this process one after another, with a bar of their epochs."""
+    with _bar(sum(entry.spec.epochs for entry in todo), progress) as bar:
 
+        def show(state: State) -> None:
+            bar.update(before + state.epoch - bar.n)
+            row = state.history[-1] if state.history else {}
+            for name in ("val_top1", "val_miou"):
+                if row.get(name) is not None:  # not every epoch is validated
+                    bar.set_postfix_str(f"{name.replace('_', ' ')} {row[name]:.3f}", refresh=False)
 
-@contextmanager
-def _labour(scheduler: str | None, workers: int | None, device: str) -> Iterator[Labour]:
-    """Yield what does jobs and reports their events: processes here, or a Dask cluster."""
-    if scheduler is not None:
-        with cluster.connected(scheduler) as client:
-            yield partial(cluster.work, client)
-        return
-    most = cores() if resolve_device(device) == "cpu" else min(4, cores())
-    yield lambda jobs, on_event: pool.work(jobs, min(workers or most, len(jobs)), on_event)
-
-
-def _chain(entry: Entry) -> list[Entry]:
-    """Return the entry and, before it, the teachers that it needs."""
-    return [*(_chain(entry.teacher()) if entry.spec.teacher else []), entry]
+        for number, entry in enumerate(todo):
+            if len(todo) > 1:
+                bar.set_description_str(f"{number}/{len(todo)} runs")
+            before = bar.n
+            train_entry(entry, device, [show])
+            bar.update(before + entry.spec.epochs - bar.n)
 
 
 class _Crew:
-    """One call's missing runs: their order, their cost, and which of them failed."""
+    """One call's missing runs: their cost in seconds, how far each is, and which of them failed."""
 
     def __init__(
-        self, missing: dict[str, Entry], device: str, labour: Labour, costs: CostModel
+        self, missing: dict[str, Entry], cost: dict[str, float], device: str, bar: tqdm
     ) -> None:
-        self.missing, self.device, self.labour = missing, device, labour
-        self.cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
+        self.missing, self.cost, self.device, self.bar = missing, cost, device, bar
         self.failures: list[tuple[AnySpec, str]] = []
         self.ended = 0
         self.reached = dict.fromkeys(missing, 0.0)
 
-    def work(self, bar: tqdm) -> None:
-        """Train all runs, one generation after another: a teacher is as deep as its chain."""
-        bar.set_description_str(f"0/{len(self.missing)} runs")
+    def work(self, work: Callable) -> None:
+        """Let `work` train all, one generation after another: a teacher is as deep as its chain.
+
+        work(jobs, on_event=...) as `pool.work` does it.
+        """
+        self.bar.set_description_str(f"0/{len(self.missing)} runs")
         generations: dict[int, list[str]] = {}
         for key in sorted(self.missing, key=lambda key: -self.cost[key]):
             generations.setdefault(len(self.missing[key].spec.chain()), []).append(key)
-        for depth in sorted(generations):
-            jobs = [_job(self.missing[key], self.device)
-                    for key in generations[depth] if not self._orphaned(key, bar)]  # fmt: skip
-            self.labour(jobs, lambda job, event: self._on_event(job, event, bar))
+        for _, keys in sorted(generations.items()):
+            work([_job(self.missing[key], self.device) for key in keys if not self._orphaned(key)],
+                 on_event=self._on_event)  # fmt: skip
 
-    def _orphaned(self, key: str, bar: tqdm) -> bool:
+    def _orphaned(self, key: str) -> bool:
         """Tell whether a run's teacher failed in this call, and count it as failed if so."""
         teacher = self.missing[key].spec.teacher
         if teacher is None or all(spec != teacher for spec, _ in self.failures):
             return False
-        self._end(key, f"not tried: its teacher failed ({teacher.label()})", bar)
+        self._end(key, f"not tried: its teacher failed ({teacher.label()})")
         return True
 
-    def _on_event(self, job: pool.Job, event: pool.Event, bar: tqdm) -> None:
+    def _on_event(self, job: pool.Job, event: pool.Event) -> None:
         key = job["key"]
         if event["event"] == "epoch":
-            self._advance(key, event["epoch"], bar)
+            self._advance(key, event["epoch"])
             return
         failed = event["event"] == "failed"
         if failed and self.missing[key].state().get("state") != "failed":  # its worker died
             mark_failed(self.missing[key], event["traceback"])
-        self._end(key, event["traceback"] if failed else None, bar)
+        self._end(key, event["traceback"] if failed else None)
 
-    def _end(self, key: str, failure: str | None, bar: tqdm) -> None:
+    def _end(self, key: str, failure: str | None) -> None:
         if failure is not None:
             self.failures.append((self.missing[key].spec, failure))
         self.ended += 1
-        self._advance(key, self.missing[key].spec.epochs, bar)
-        bar.set_description_str(f"{self.ended}/{len(self.missing)} runs", refresh=False)
+        self._advance(key, self.missing[key].spec.epochs)
+        self.bar.set_description_str(f"{self.ended}/{len(self.missing)} runs", refresh=False)
 
-    def _advance(self, key: str, epoch: int, bar: tqdm) -> None:
+    def _advance(self, key: str, epoch: int) -> None:
         now = self.cost[key] * epoch / self.missing[key].spec.epochs
-        bar.update(min(now - self.reached[key], bar.total - bar.n))  # sums of floats overshoot
+        left = self.bar.total - self.bar.n  # sums of floats overshoot
+        self.bar.update(min(now - self.reached[key], left))
         self.reached[key] = now
-
-
-def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.DataFrame:
-    """Return one row per spec: run, state (done, running, failed, stale or missing), why, key.
-
-    A run whose data or weights are not on this machine is missing; why says how to get them.
-    """
-    older = _older_runs(store)
-    rows = []
-    for spec in specs:
-        needs = missing_inputs(spec)
-        if needs:
-            key, state, why = "", "missing", reason(needs)
-        else:
-            entry = Entry.of(spec, store)
-            key, (state, why) = entry.key[:16], _state_of(entry, older)
-        rows.append({"run": spec.label(), "state": state, "why": why, "key": key})
-    return pd.DataFrame(rows, columns=["run", "state", "why", "key"])
-
-
-def _older_runs(root: str | Path | None) -> dict[str, dict[str, str]]:
-    """Return {spec text: key parts} of the stored runs, the newest of each spec."""
-    found = sorted(stored_runs(root), key=lambda item: item[0].stat().st_mtime)
-    return {parts["spec"]: parts for folder, parts in found}
-
-
-def _state_of(entry: Entry, older: dict[str, dict[str, str]]) -> tuple[str, str]:
-    try:
-        if entry.done():
-            return "done", ""
-    except DamagedRun as error:
-        return "failed", str(error)
-    if entry.locked():
-        return "running", ""
-    state = entry.state()
-    if state.get("state") == "failed":
-        return "failed", last_line(state["traceback"])
-    if state:
-        return "missing", "interrupted; goes on from its checkpoint where there is one"
-    before = older.get(entry.parts["spec"])
-    if before is None:
-        return "missing", "never run"
-    names = sorted(before.keys() | entry.parts.keys())
-    changed = [name for name in names if before.get(name) != entry.parts.get(name)]
-    return "stale", f"changed since: {', '.join(changed)}"
 
 
 def _job(entry: Entry, device: str) -> pool.Job:
@@ -269,16 +228,3 @@ def _bar(total: float, progress: bool) -> tqdm:
         smoothing=0,
         bar_format="{desc} {percentage:3.0f}% |{bar:30}| {elapsed}, {remaining} left{postfix}",
     )
-
-
-def _epoch_bar(bar: tqdm, before: int = 0) -> Hook:
-    """Return a hook that moves a bar of epochs, `before` of which belong to earlier runs."""
-
-    def hook(state: State) -> None:
-        bar.update(before + state.epoch - bar.n)
-        row = state.history[-1] if state.history else {}
-        for name in ("val_top1", "val_miou"):
-            if row.get(name) is not None:  # not every epoch is validated
-                bar.set_postfix_str(f"{name.replace('_', ' ')} {row[name]:.3f}", refresh=False)
-
-    return hook

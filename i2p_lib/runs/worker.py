@@ -53,12 +53,11 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
 
     entry = Entry.of(spec_from(job["spec"], "job"), job["store"])
     if entry.key != job["key"]:
-        names = sorted(job["parts"].keys() | entry.parts.keys())
-        other = [name for name in names if job["parts"].get(name) != entry.parts.get(name)]
+        other = entry.changed(job["parts"])
         raise RuntimeError(
-            f"this worker would train another run than the one planned; other are: "
-            f"{', '.join(other)}. If files changed meanwhile, start again; on a cluster, give "
-            "every worker the version of project, data and weights that starts the runs"
+            f"this worker would train another run than the one planned; other are: {other}. "
+            "If files changed meanwhile, start again; on a cluster, give every worker the version "
+            "of project, data and weights that starts the runs"
         )
     train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
 

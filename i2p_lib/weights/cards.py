@@ -125,6 +125,15 @@ class WeightCard(LibraryFile):
             return f"download {self.url} as {self.file_name}"
         return f"download {self.file_name} by hand from {self.page}"
 
+    def text(self, state: str) -> str:
+        """Return the card for people; state: such as "present"."""
+        how = f"i2p weights get {self.label}" if self.url else self.how_to_get
+        return (
+            f"{self.label} [{state}]\n"
+            f"  {self.pretraining}; size: {self.size_text}; licence: {self.licence}\n"
+            f"  source: {self.source}\n  to get it: {how}"
+        )
+
 
 class _CardFile(BaseModel):
     model_config = LibraryFile.model_config

@@ -54,6 +54,17 @@ def fetch_weights(
     return verified(card, weights_dir)[0]
 
 
+def presence(card: WeightCard) -> str:
+    """Return "present", "absent", "never released", or "damaged: " and what is wrong."""
+    try:
+        verified(card)
+    except FileNotFoundError:
+        return "absent" if card.released else "never released"
+    except ValueError as error:
+        return f"damaged: {error}"
+    return "present"
+
+
 def weights_hash(name: str, weights: str | None, weights_dir: str | Path | None = None) -> str:
     """Return the SHA-256 of the file that `image_model` would load ("random": no file)."""
     if is_random(weights):

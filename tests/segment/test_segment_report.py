@@ -8,7 +8,7 @@ from made_notebooks import chapter_functions
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
 from i2p_lib.runs import segmented
-from i2p_lib.runs.store import PACKAGE
+from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.show import bars, comparison, segmentation, turning
 
 
