@@ -42,8 +42,9 @@ class PointCloudSet:
         return len(self.labels)
 
 
+@lru_cache(maxsize=16)
 def load_folder(folder: Path, name: str, split: str, manifest: bool = False) -> PointCloudSet:
-    """Return split "train", "val", "test" or "trainval" of the set in `folder`.
+    """Return split "train", "val", "test" or "trainval" of the set in an absolute `folder`.
 
     Without val files, val is a stratified VAL_SHARE of the train files fixed by VAL_SEED, and
     train the rest of them; "trainval" is all that is not test (what the released code trains on).
@@ -53,11 +54,6 @@ def load_folder(folder: Path, name: str, split: str, manifest: bool = False) -> 
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    return _load(Path(folder).resolve(), name, split, manifest)
-
-
-@lru_cache(maxsize=16)
-def _load(folder: Path, name: str, split: str, manifest: bool) -> PointCloudSet:
     class_names = read_class_names(folder)
     check_manifest(folder, required=manifest)
     own_val = bool(list(folder.glob("ply_data_val*.h5")))

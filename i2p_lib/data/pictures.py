@@ -11,19 +11,15 @@ import numpy as np
 from i2p_lib.data.fractal_images import fractal_images
 
 SHIPPED = {
-    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
-    "skimage": tuple(
-        f"data/{name}"
-        for name in (
-            "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png",
-            "clock_motion.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
-            "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg",
-            "rocket.jpg",
-        )
-    ),
+    "sklearn": ("datasets/images", ("china.jpg", "flower.jpg")),
+    "matplotlib": ("mpl-data/sample_data", ("grace_hopper.jpg",)),
+    "skimage": ("data", (
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
+        "coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png",
+        "moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg",
+    )),
 }  # fmt: skip
-"""Package -> its photographs; a package or file that is not there is left out."""
+"""Package -> folder and names of its photographs; what is not there is left out."""
 
 CREDITS = "china by danielbuechele and flower by vultilion, both CC BY 2.0"
 
@@ -86,11 +82,11 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
 
 def _shipped() -> Pictures:
     files = {}
-    for package, paths in SHIPPED.items():
+    for package, (folder, names) in SHIPPED.items():
         spec = importlib.util.find_spec(package)
         if spec is not None:
-            root = Path(spec.submodule_search_locations[0])
-            files |= {path: package for name in paths if (path := root / name).is_file()}
+            root = Path(spec.submodule_search_locations[0], folder)
+            files |= {path: package for name in names if (path := root / name).is_file()}
     if not files:
         raise FileNotFoundError(
             f"none of {', '.join(SHIPPED)} brings its pictures here: give a folder as `images` "

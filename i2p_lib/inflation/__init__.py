@@ -62,8 +62,7 @@ def inflate(
         raise ValueError(f"recipe must be one of {RECIPES}, got {recipe!r}")
     if recipe == "paper" and in_channels is None:
         raise ValueError("the paper's recipe replaces the input layer: give in_channels")
-    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    net = copy.deepcopy(model, dict(weights))  # shares them until its layers are replaced
+    net = copy.deepcopy(model)
     steps = trace(net)
     convolutions = [s for s in steps if isinstance(s.layer, nn.Conv2d)]
     if not convolutions:
@@ -82,20 +81,9 @@ def inflate(
     net.i2p_classifier, replaced = _new_classifier(net, steps, num_classes, recipe, generator)
     again = {row["layer"] for row in replaced}
     net.i2p_report = pd.DataFrame([row for row in rows if row["layer"] not in again] + replaced)
-    _own(net, weights)
     net.i2p_roles = _roles(net, steps, in_channels, num_classes)
     try_out(net, stem)
     return net
-
-
-def _own(net: nn.Module, shared: dict[int, torch.Tensor]) -> None:
-    """Give the layers that stayed as they are parameters and buffers of their own."""
-    copies: dict = {}
-    for layer in net.modules():
-        for tensors in (layer._parameters, layer._buffers):
-            for name, tensor in tensors.items():
-                if id(tensor) in shared:
-                    tensors[name] = copy.deepcopy(tensor, copies)
 
 
 def _leaves(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -59,7 +59,7 @@ class Maker:
 
     def _conv(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
         _check_conv(name, conv)
-        weight = inflate_weight(conv.weight.detach().clone(), self.axis, self.normalize)
+        weight = inflate_weight(conv.weight.detach(), self.axis, self.normalize)
         pad_h, pad_w = _padding(conv)
         padding = [pad_w, pad_h]
         square = conv.kernel_size[0] == conv.kernel_size[1]
@@ -73,7 +73,7 @@ class Maker:
                                 conv.bias is not None)
         twin.weight = nn.Parameter(to_taps(weight, conv.groups))
         if conv.bias is not None:
-            twin.bias = nn.Parameter(conv.bias.detach().clone())
+            twin.bias = nn.Parameter(conv.bias.detach())
         return twin
 
 
@@ -120,7 +120,7 @@ def restride(conv: nn.Conv2d) -> None:
 def _norm(norm: nn.BatchNorm2d) -> SparseBatchNorm:
     twin = SparseBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine,
                            norm.track_running_stats, activation=getattr(norm, "act", None))
-    twin.load_state_dict({k: v.clone() for k, v in norm.state_dict().items()}, assign=True)
+    twin.load_state_dict(norm.state_dict(), assign=True)
     return twin
 
 

@@ -122,7 +122,7 @@ class RunSpec(Named, ClassifySettings):
                                Few-shot runs, whose epochs are many and short, are validated after
                                the last one
     teacher                    another run: the student starts from its network and learns from
-                               its answers instead of labels, see `distill`
+                               its answers instead of labels, see `distillation_loss`
 
     >>> RunSpec(regime="io+bn", lr=0.003).label()
     'efficientnet_lite0 imagenet1k io+bn on home_objects, 10 epochs, seed 0'

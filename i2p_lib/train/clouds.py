@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from i2p_lib.data import few_shot_episode, load_dataset
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.train import team
-from i2p_lib.train.settings import ClassifySettings
+from i2p_lib.train.settings import PROTOCOLS, ClassifySettings
 
 if TYPE_CHECKING:
     from i2p_lib.runs.spec import RunSpec
@@ -127,17 +126,18 @@ def point_clouds(
     train_limit: int | None = None,
     test_limit: int | None = None,
     episode: tuple[int, int] | None = None,
-    files: Mapping[str, str] = MappingProxyType({"train": "train", "val": "val", "test": "test"}),
+    files: Mapping[str, str] | None = None,
 ) -> Splits:
     """Return the splits of a data set by name (see `dataset_names`), in memory on the CPU.
 
     points: the first so many points of each cloud.  A limit takes the first clouds of every class
     in turn.  episode: the shots and the number of a few-shot episode, drawn from the training
-    split.  files: {what a split is used as: the split of the files}, see `Protocol.splits`.
+    split.  files: {what a split is used as: the split of the files}, by default as the protocol
+    "clean" does.
     Raises ValueError where clouds hold fewer points, and as `load_dataset` does.
     """
     parts: dict[str, Split | None] = {"test": None}
-    for use, file in files.items():
+    for use, file in (files or PROTOCOLS["clean"].splits()).items():
         whole = load_dataset(name, file)
         labels = torch.tensor(whole.labels)
         if points > whole.points.shape[1]:

@@ -4,12 +4,7 @@ from i2p_lib.weights.building import image_model, load_weights
 from i2p_lib.weights.cards import WeightCard, model_library, weight_card, weight_cards
 from i2p_lib.weights.files import check_weights, fetch_weights, presence, weights_hash
 from i2p_lib.weights.images import image_input, imagenet_class_names
-from i2p_lib.weights.loading import (
-    TensorRow,
-    TransferReport,
-    convert_checkpoint,
-    tensor_table,
-)
+from i2p_lib.weights.loading import TensorRow, TransferReport, convert_checkpoint, tensor_table
 
 __all__ = [
     "TensorRow", "TransferReport", "WeightCard", "check_weights", "convert_checkpoint",

@@ -176,7 +176,9 @@ def _unpickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        names = _foreign(path, error)
+        names = re.findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))[:1]
+        with contextlib.suppress(Exception):  # of files of before torch 1.6 the first one is known
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         if not names:
             raise ValueError(f"{path} is not a whole PyTorch checkpoint: {error}") from error
         listed = ", ".join(names)
@@ -187,13 +189,6 @@ def _unpickled(path: Path) -> Any:
             f"  from i2p_lib.weights import convert_checkpoint\n"
             f"  convert_checkpoint({str(path)!r}, trusted=[{listed}], unwrap=...)"
         ) from error
-
-
-def _foreign(path: Path, error: Exception) -> list[str]:
-    """Return the names, other than tensors', that a checkpoint asks for."""
-    with contextlib.suppress(Exception):  # files of before torch 1.6 are not listed
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    return re.findall(r"GLOBAL ([\w.]+) was not an allowed global", str(error))[:1]
 
 
 def _unwrapped(stored: Any, unwrap: str, path: Path) -> dict[str, Tensor]:
