@@ -14,7 +14,8 @@ import torch
 
 from i2p_lib import machine
 from i2p_lib.files import atomic_write
-from i2p_lib.models.encodings import encoding_for, evaluated
+from i2p_lib.models.contract import evaluated
+from i2p_lib.models.encodings import encoding_for
 from i2p_lib.models.segmenters import segmenter
 
 GOAL = 20.0  # seconds on two cores for 2 million points in voxels of 0.05 m

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.labelled import (
-    Device,
-    Draw,
-    Encoded,
-    Labelled,
-    Scenes,
-    cloud_of,
-    evaluated,
-    labels_of,
-)
+from i2p_lib.models.contract import evaluated
+from i2p_lib.models.labelled import Device, Draw, Encoded, Labelled, Scenes, cloud_of, labels_of
 
 
 @dataclass(frozen=True)
@@ -35,14 +28,14 @@ class BlockEncoding:
     all the blocks that it lies in.
     """
 
+    place_channels: ClassVar[int] = 3  # the relative place; PointNet++ does not count the other
     block_size: float = 1.0
     block_points: int = 4096
     blocks: int = 4
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
         """See ``Encoding``; answers are block by block."""
-        if generator is None:
-            generator = torch.Generator().manual_seed(0)
+        generator = generator or torch.Generator().manual_seed(0)
         rows, targets = [], []
         for scene in scenes:
             points, features = cloud_of(scene, "cpu")
@@ -78,10 +71,6 @@ class BlockEncoding:
                 total.index_add_(0, chosen, scores[fresh])
         return total / total.sum(1, keepdim=True)
 
-    def channels(self, in_features: int) -> int:
-        """See ``Encoding``; the coordinates are not counted."""
-        return in_features + 3
-
     def _parts(self, points: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Each input of a whole scene: its points, which of them are no repeats, its middle."""
         generator = torch.Generator().manual_seed(0)
@@ -100,8 +89,7 @@ class BlockEncoding:
                 if not len(inside):
                     continue
                 inside = inside[torch.randperm(len(inside), generator=generator)]
-                count = -(-len(inside) // self.block_points) * self.block_points
-                place = torch.arange(count)
+                place = torch.arange(-(-len(inside) // self.block_points) * self.block_points)
                 middle = low + half * points.new_tensor([i + 1, j + 1])
                 parts += [(inside[p % len(inside)], p < len(inside), middle)
                           for p in place.split(self.block_points)]  # fmt: skip

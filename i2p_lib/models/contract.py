@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -38,53 +38,71 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def shapes(net: nn.Module) -> Shapes:
-    """Name -> shape of every parameter and buffer."""
-    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+@contextmanager
+def evaluated(net: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode, without gradients; its own mode comes back."""
+    training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        net.train(training)
+
+
+def shapes(net: nn.Module, prefix: str = "") -> Shapes:
+    """Name (behind a prefix) -> shape of every parameter and buffer."""
+    return {prefix + name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
 def describe(
-    net: nn.Module, inputs: Sequence[str], classifier: str, image: Shapes, new: Sequence[str]
+    net: nn.Module,
+    inputs: Sequence[str],
+    classifier: str,
+    image: Shapes,
+    new: Sequence[str],
+    head: Sequence[str] = (),
+    reshaped: str = "inflated",
 ) -> nn.Module:
     """Give a network on points its ``i2p_`` attributes and return it.
 
     Args:
         inputs: modules whose parameters have the role "input".
-        classifier: the module with the role "output". Of the rest, norm layers are "norm" and
-            everything else is "backbone".
+        classifier, head: the classifier, and the modules before it with the role "output" too. Of
+            the rest, norm layers are "norm" and everything else is "backbone".
         image: names and shapes of the image network's tensors; empty where there was none.
         new: modules that did not come from the image network. ``net.i2p_report`` says of each
             tensor whether it was copied, is new, or was dropped, with both shapes.
+        reshaped: what the report says of an image tensor that has another shape now.
     """
     norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
+    points = shapes(net)
 
     def role(name: str) -> str:
         if _within(name, inputs):
             return "input"
-        if _within(name, [classifier]):
+        if _within(name, [classifier, *head]):
             return "output"
         return "norm" if name.rpartition(".")[0] in norms else "backbone"
 
-    points = shapes(net)
-    rows = []
-    for name in dict.fromkeys([*image, *points]):
-        action = "copied" if name in image and not _within(name, new) else "new"
-        rows.append({
-            "tensor": name,
-            "image": _text(image, name),
-            "points": _text(points, name),
-            "action": action if name in points else "dropped",
-        })  # fmt: skip
+    def action(name: str) -> str:
+        if name not in points:
+            return "dropped"
+        if name not in image or _within(name, new):
+            return "new"
+        return "copied" if image[name] == points[name] else reshaped
+
+    def text(sizes: Shapes, name: str) -> str:
+        return "x".join(map(str, sizes[name])) or "scalar" if name in sizes else ""
+
     net.i2p_input = "points"
     net.i2p_roles = {name: role(name) for name, _ in net.named_parameters()}
     net.i2p_classifier = classifier
-    net.i2p_report = pd.DataFrame(rows)
+    net.i2p_report = pd.DataFrame([
+        {"tensor": name, "image": text(image, name), "points": text(points, name),
+         "action": action(name)} for name in dict.fromkeys([*image, *points])])  # fmt: skip
     return net
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:
     return name.startswith(tuple(f"{module}." for module in modules))
-
-
-def _text(sizes: Shapes, name: str) -> str:
-    return "x".join(map(str, sizes[name])) or "scalar" if name in sizes else ""

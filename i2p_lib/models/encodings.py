@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2p_lib.data.scenes import IGNORED
 from i2p_lib.models.blocks import BlockEncoding
+from i2p_lib.models.contract import evaluated
 from i2p_lib.models.labelled import (
     Device,
     Draw,
@@ -18,7 +20,6 @@ from i2p_lib.models.labelled import (
     Labelled,
     Scenes,
     cloud_of,
-    evaluated,
     labels_of,
 )
 from i2p_lib.models.range_view import (
@@ -43,43 +44,34 @@ class VoxelEncoding:
     of its points. Each point gets the answer of the voxel that it lies in.
     """
 
+    place_channels: ClassVar[int] = 3  # x, y, z
     voxel_size: float = 0.05
     centre: bool = True
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
         """See ``Encoding``; answers are in the order of the sites."""
-        clouds = [self._cloud(scene, device) for scene in scenes]
-        x = self._voxels(clouds)
+        x, voxel = self._voxels(scenes, device)
         labels = torch.cat([labels_of(scene, device) for scene in scenes])
-        return x, most_frequent(labels, self._places(clouds), len(x.sites))
+        return x, most_frequent(labels, voxel, len(x.sites))
 
     def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """See ``Encoding``."""
-        cloud = self._cloud(scene, device)
+        x, voxel = self._voxels([scene], device)
         with evaluated(net):
-            answers = net(self._voxels([cloud]))
-        return answers[self._places([cloud])]
+            return net(x)[voxel]
 
-    def channels(self, in_features: int) -> int:
-        """See ``Encoding``."""
-        return 3 + in_features
-
-    def _cloud(self, scene: Labelled, device: Device) -> tuple[Tensor, Tensor]:
-        points, features = cloud_of(scene, device)
-        if self.centre:
-            points = points - points.double().mean(0).to(points.dtype)
-        return points, torch.cat([points, features - 0.5], 1)
-
-    def _voxels(self, clouds: list[tuple[Tensor, Tensor]]) -> SparseTensor:
-        points, features = zip(*clouds, strict=True)
-        return voxelize(points, self.voxel_size, features=torch.cat(features))
-
-    def _places(self, clouds: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The row of each point's voxel among the sites, which ``voxelize`` sorts."""
-        cells = [torch.cat([torch.full_like(points[:, :1], sample),
-                            torch.floor(points / self.voxel_size)], 1).long()
-                 for sample, (points, _) in enumerate(clouds)]  # fmt: skip
-        return unique_rows(torch.cat(cells))[1]
+    def _voxels(self, scenes: Scenes, device: Device) -> tuple[SparseTensor, Tensor]:
+        """The voxels, and the row of each point's voxel among the sites, which are sorted."""
+        clouds, rows, cells = [], [], []
+        for sample, scene in enumerate(scenes):
+            points, features = cloud_of(scene, device)
+            if self.centre:
+                points = points - points.double().mean(0).to(points.dtype)
+            clouds.append(points)
+            rows.append(torch.cat([points, features - 0.5], 1))
+            cells.append(F.pad(torch.floor(points / self.voxel_size).long(), (1, 0), value=sample))
+        x = voxelize(clouds, self.voxel_size, features=torch.cat(rows))
+        return x, unique_rows(torch.cat(cells))[1]
 
 
 @dataclass(frozen=True)
@@ -95,6 +87,7 @@ class RangeEncoding:
     A pixel shows its nearest point; its target is that point's label, IGNORED where it is empty.
     """
 
+    place_channels: ClassVar[int] = 4  # range, x, y, z
     height: int = 64
     width: int = 2048
     fov_up: float = 3.0
@@ -113,19 +106,17 @@ class RangeEncoding:
         """See ``Encoding``; answers are pixel by pixel, row by row."""
         images, targets = [], []
         for scene in scenes:
-            points, features = cloud_of(scene, device)
-            nearest = self._nearest(points)[0]
-            images.append(self._image(points, features, nearest))
+            image, nearest, *_ = self._projected(scene, device)
+            images.append(image)
             labels = labels_of(scene, device)[nearest.clamp_min(0)]
             targets.append(torch.where(nearest < 0, IGNORED, labels))
         return torch.stack(images), torch.cat(targets)
 
     def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """See ``Encoding``; votes for "knn"."""
-        points, features = cloud_of(scene, device)
-        nearest, row, column, distance = self._nearest(points)
+        image, nearest, row, column, distance = self._projected(scene, device)
         with evaluated(net):
-            answers = net(self._image(points, features, nearest)[None])
+            answers = net(image[None])
         if self.back_projection == "pixel":
             return answers[row * self.width + column]
         ranges = torch.where(nearest < 0, torch.inf, distance[nearest.clamp_min(0)])
@@ -133,18 +124,15 @@ class RangeEncoding:
         return vote_of_neighbours(answers.argmax(1).view(shape), ranges.view(shape), row, column,
                                   distance, answers.shape[1])  # fmt: skip
 
-    def channels(self, in_features: int) -> int:
-        """See ``Encoding``."""
-        return 4 + in_features
-
-    def _nearest(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _projected(self, scene: Labelled, device: Device) -> tuple[Tensor, ...]:
+        """The image, each pixel's nearest point, and each point's row, column and range."""
+        points, features = cloud_of(scene, device)
         row, column, distance = spherical_pixels(points, self.height, self.width, self.fov_up,
                                                  self.fov_down)  # fmt: skip
         pixel = row * self.width + column
-        return (nearest_in_pixel(pixel, distance, self.height * self.width), row, column, distance)
-
-    def _image(self, points: Tensor, features: Tensor, nearest: Tensor) -> Tensor:
-        return range_image(points, features, nearest).view(-1, self.height, self.width)
+        nearest = nearest_in_pixel(pixel, distance, self.height * self.width)
+        image = range_image(points, features, nearest).view(-1, self.height, self.width)
+        return image, nearest, row, column, distance
 
 
 _ENCODINGS = {"unet": VoxelEncoding, "pointnet2_ssg": BlockEncoding, "range": RangeEncoding}

@@ -1,10 +1,9 @@
-"""What the encodings share: a labelled scene, the way into a network and back, its tensors."""
+"""What the encodings share: a labelled scene, and the way into a network and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from i2p_lib.sparse import SparseTensor
 
-Array = np.ndarray | Tensor
-
 
 class Labelled(Protocol):
     """A scene: points [N, 3] in metres, features [N, F] in 0..1, labels [N] (or IGNORED)."""
 
-    points: Array
-    features: Array
-    labels: Array
+    points: np.ndarray | Tensor
+    features: np.ndarray | Tensor
+    labels: np.ndarray | Tensor
 
 
 Scenes = Sequence[Labelled]
@@ -30,7 +27,12 @@ Encoded = tuple[SparseTensor | Tensor, Tensor]
 
 
 class Encoding(Protocol):
-    """The way from scenes into a network and back."""
+    """The way from scenes into a network and back.
+
+    place_channels: channels of the network's input besides the F features of a point.
+    """
+
+    place_channels: ClassVar[int]
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
         """Return the network's input, and the targets [M] int64 of its M answers (or IGNORED).
@@ -40,21 +42,6 @@ class Encoding(Protocol):
 
     def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """Return scores [N, C] of the scene's own N points, in their order."""
-
-    def channels(self, in_features: int) -> int:
-        """Return the channels of the network's input for F features of a point."""
-
-
-@contextmanager
-def evaluated(net: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode, without gradients; its own mode comes back."""
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        net.train(training)
 
 
 def cloud_of(scene: Labelled, device: Device) -> tuple[Tensor, Tensor]:

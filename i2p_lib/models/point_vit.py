@@ -10,7 +10,7 @@ timm's own ``forward`` runs behind it: class token, blocks, final norm, classifi
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,7 @@ def put_on_points(vit: nn.Module, num_classes: int, groups: int = 128, size: int
     generator. The class token keeps the position embedding that it had in the image model: their
     sum is the new class token, so the transformer sees the same one.
 
-    Raises:
-        ValueError: a transformer without one class token that has its own position embedding.
+    Raises ValueError for one without one class token that has its own position embedding.
     """
     if not vit.has_class_token or vit.num_prefix_tokens != 1 or vit.no_embed_class \
             or vit.pos_embed is None:
@@ -73,32 +72,24 @@ def put_on_points(vit: nn.Module, num_classes: int, groups: int = 128, size: int
 
 
 @point_network
-def point_vit_b16(
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-) -> nn.Module:
+def point_vit_b16(num_classes: int, **settings: Any) -> nn.Module:
     """Return ViT-B/16 on points: 128 tokens of 32 points each; see ``put_on_points``.
 
-    ``weights`` ("random", "imagenet21k" or a tag of timm), ``weights_dir`` and the errors are those
-    of ``image_model("vit_base_patch16_224")``; ``seed`` is that of all random layers.
+    settings: weights ("random", "imagenet21k" or a tag of timm), seed (of all random layers) and
+    weights_dir; they and the errors are those of ``image_model("vit_base_patch16_224")``.
     """
-    return _build("vit_base_patch16_224", num_classes, weights, seed, weights_dir)
+    return _build("vit_base_patch16_224", num_classes, **settings)
 
 
 @point_network
-def point_vit_l16(
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
+def point_vit_l16(num_classes: int, **settings: Any) -> nn.Module:
+    """Return ViT-L/16 on points; settings and errors as for ``point_vit_b16``."""
+    return _build("vit_large_patch16_224", num_classes, **settings)
+
+
+def _build(
+    name: str, num_classes: int, weights: str | None = "random", seed: int = 0, **settings: Any
 ) -> nn.Module:
-    """Return ViT-L/16 on points; arguments and errors as for ``point_vit_b16``."""
-    return _build("vit_large_patch16_224", num_classes, weights, seed, weights_dir)
-
-
-def _build(name: str, num_classes: int, weights, seed: int, weights_dir) -> nn.Module:
-    vit = image_model(name, weights=weights, seed=seed, weights_dir=weights_dir)
+    vit = image_model(name, weights, seed, **settings)
     with seeded(seed):
         return put_on_points(vit, num_classes)

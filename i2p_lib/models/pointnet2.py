@@ -61,16 +61,21 @@ class SetAbstraction(nn.Module):
         return centres, pool_groups(self.mlp, torch.cat([offsets, groups[..., 3:]], 3))
 
 
+def split_columns(points: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Points [B, P, 3 + channels] as x, y, z and features; ValueError for another shape."""
+    if points.ndim != 3 or points.shape[2] != 3 + channels:
+        raise ValueError(f"expected points [B, P, {3 + channels}], got {list(points.shape)}")
+    return points[..., :3], points[..., 3:]
+
+
 class PointNet2(nn.Module):
     """PointNet++ SSG; maps points [B, P, 3 + channels] to logits [B, num_classes].
 
-    Columns are x, y, z and then the features; coordinates are in units of the cloud's radius,
-    which the ball radii 0.2 and 0.4 refer to. Sampling starts at point 0 of each cloud.
+    Coordinates are in units of the cloud's radius. Sampling starts at point 0 of each cloud.
 
     **Symmetries.** The order of the points does not change the logits as long as point 0 stays
     first, no two points are equally far in sampling, and no ball of the first stage holds more
-    than 32 points (of a fuller one the first 32 in order are taken, as in the PointNet++ authors'
-    code).
+    than 32 points (of a fuller one the first 32 in order are taken).
     Moving the cloud does not change the features of the first two stages, which see offsets from
     the centres; it does change the logits, because the last stage sees the centres themselves.
     """
@@ -87,10 +92,7 @@ class PointNet2(nn.Module):
         self.classifier = nn.Linear(256, num_classes)
 
     def forward(self, points: Tensor) -> Tensor:
-        if points.ndim != 3 or points.shape[2] != 3 + self.channels:
-            raise ValueError(f"expected points [B, P, {3 + self.channels}], "
-                             f"got {list(points.shape)}")
-        xyz, features = self.sa2(*self.sa1(points[..., :3], points[..., 3:]))
+        xyz, features = self.sa2(*self.sa1(*split_columns(points, self.channels)))
         cloud = pool_groups(self.sa3, torch.cat([xyz, features], 2).unsqueeze(1))
         return self.classifier(self.head(cloud.squeeze(1)))
 
@@ -101,9 +103,7 @@ def image_to_points(images: Tensor) -> Tensor:
     Pixel centres lie in the plane z = 0, x to the right and y up; the longer side of the image
     spans -1 to 1. Colours stay as they are given. Points are in the order of the pixels, row by
     row; 64 x 64 pixels make 4,096 points, so resize large photos before.
-
-    Raises:
-        ValueError: images that are not float [B, 3, H, W].
+    Raises ValueError for images of another shape or of integers.
     """
     if images.ndim != 4 or images.shape[1] != PIXEL_CHANNELS or not images.is_floating_point():
         raise ValueError(f"expected float images [B, 3, H, W], got {images.dtype} "
@@ -136,9 +136,7 @@ def pointnet2_ssg(
         seed: of the random layers; torch's global generator stays as it was.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
-    Raises:
-        ValueError: weights of another name, or a file of another network.
-        FileNotFoundError: the file is not in the folders named.
+    Raises ValueError for other weights or a file of another network, FileNotFoundError without it.
     """
     with seeded(seed):
         if is_random(weights):

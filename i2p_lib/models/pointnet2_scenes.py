@@ -1,9 +1,6 @@
 """PointNet++ for segmentation (SSG): four set abstractions, and features carried back to points.
 
-The network of the PointNet++ authors for scenes (Qi et al., NIPS 2017): SA(1024, 0.1, [32, 32,
-64]), SA(256, 0.2, [64, 64, 128]), SA(64, 0.4, [128, 128, 256]), SA(16, 0.8, [256, 256, 512]),
-FP(256, 256), FP(256, 256), FP(256, 128), FP(128, 128, 128), a layer of 128, dropout 0.5.  Balls
-hold 32 points, radii are metres.
+The network of the PointNet++ authors for scenes (Qi et al., NIPS 2017); radii are metres.
 
 Image2Point pretrains PointNet++ on pixels taken as points; neither how nor the weights are public.
 Here what the classification network has learned on pixels (``i2p_lib.models.pointnet2``) is taken
@@ -20,12 +17,11 @@ from torch import Tensor, nn
 
 from i2p_lib.models.contract import describe, seeded, shapes
 from i2p_lib.models.point_ops import interpolate
-from i2p_lib.models.pointnet2 import SetAbstraction, pointnet2_ssg, shared_mlp
+from i2p_lib.models.pointnet2 import SetAbstraction, pointnet2_ssg, shared_mlp, split_columns
 from i2p_lib.weights.cards import is_random
 
 BALL = 32
-STAGES = {"sa2.mlp": "sa1.mlp", "sa3.mlp": "sa2.mlp", "sa4.mlp": "sa3"}
-"""A stage here, and the stage of the classification network that fits it best."""
+STAGES = {"sa2.mlp": "sa1.mlp", "sa3.mlp": "sa2.mlp", "sa4.mlp": "sa3"}  # here: on pixels
 
 
 class FeaturePropagation(nn.Module):
@@ -36,10 +32,7 @@ class FeaturePropagation(nn.Module):
         self.mlp = shared_mlp(*widths)
 
     def forward(self, xyz: Tensor, skip: Tensor | None, few: Tensor, features: Tensor) -> Tensor:
-        """Carry `features` [B, M, C] at `few` [B, M, 3] to `xyz` [B, P, 3], and join the skip.
-
-        Mean of the three nearest, weighted by the inverse squared distance.
-        """
+        """Carry `features` [B, M, C] at `few` [B, M, 3] to `xyz` [B, P, 3], and join the skip."""
         carried = interpolate(features, few, xyz)
         joined = carried if skip is None else torch.cat([skip, carried], 2)
         return self.mlp(joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
@@ -66,10 +59,7 @@ class Decoder(nn.Module):
 
 
 class PointNet2Segmentation(nn.Module):
-    """PointNet++ SSG; points [B, P, 3 + channels] in metres to logits [B * P, num_classes].
-
-    Columns are x, y, z and then the features.
-    """
+    """PointNet++ SSG; points [B, P, 3 + channels] in metres to logits [B * P, num_classes]."""
 
     def __init__(self, num_classes: int, channels: int):
         super().__init__()
@@ -81,10 +71,7 @@ class PointNet2Segmentation(nn.Module):
         self.decoder = Decoder(num_classes)
 
     def forward(self, points: Tensor) -> Tensor:
-        if points.ndim != 3 or points.shape[2] != 3 + self.channels:
-            raise ValueError(f"expected points [B, P, {3 + self.channels}], "
-                             f"got {list(points.shape)}")
-        xyz, features = points[..., :3], points[..., 3:]
+        xyz, features = split_columns(points, self.channels)
         levels: list[tuple[Tensor, Tensor | None]] = [(xyz, None)]
         for stage in (self.sa1, self.sa2, self.sa3, self.sa4):
             xyz, features = stage(xyz, features)
@@ -101,16 +88,9 @@ def pointnet2_segmentation(
 ) -> PointNet2Segmentation:
     """Return PointNet++ for segmentation, random or with what pixels have taught.
 
-    Args:
-        channels: features of a point besides its coordinates.
-        weights: "random", or those of the classification network on pixels
-            ("imagenet1k_pixels", see ``i2p_lib.models.pointnet2.pointnet2_ssg``). All of its
-            tensors must be there and fit that network. ``net.i2p_report`` says which were copied.
-        seed: of the random layers; torch's global generator stays as it was.
-
-    Raises:
-        ValueError: weights of another name, or a file of another network.
-        FileNotFoundError: the file is not in the folders named.
+    channels: features of a point besides its coordinates.  weights, seed, weights_dir, errors: as
+    for ``pointnet2_ssg``, the classification network on pixels; all tensors of the file must be
+    there and fit that network.  ``net.i2p_report`` says which were copied.
     """
     with seeded(seed):
         net = PointNet2Segmentation(num_classes, channels)
@@ -120,8 +100,7 @@ def pointnet2_segmentation(
         copied = _take(net, pixels)
         net.i2p_transfer = pixels.i2p_transfer
     known = {name: size for name, size in shapes(net).items() if name in copied}
-    describe(net, ["sa1.mlp.0", "sa1.mlp.1"], "decoder", known, [])
-    return net
+    return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], "decoder", known, [])
 
 
 def _take(net: nn.Module, pixels: nn.Module) -> list[str]:

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, seeded, shapes
-from i2p_lib.models.labelled import evaluated
-from i2p_lib.models.stages import around_stages, replace_layers, stage_names, stage_outputs
+from i2p_lib.models.contract import describe, evaluated, seeded, shapes
+from i2p_lib.models.stages import around_stages, stage_names, stage_outputs, with_norm_behind
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import is_random
 
@@ -44,10 +43,9 @@ def range_network(
     network's kernel, and stride 1 from row to row, since a scan has few rows.
 
     Args:
-        image_name, weights, weights_dir: see ``i2p_lib.weights.image_model``; a network with named
-            stages, "hrnet_w48" in the paper.
+        image_name: a network with named stages, "hrnet_w48" in the paper.
         in_channels: channels of the range image.
-        seed: of every random layer; torch's global generator stays as it was.
+        weights, seed, weights_dir: see ``segmenter``.
         wrap: columns that are repeated from the other end on either side, since a scan is a
             closed circle.
 
@@ -55,14 +53,15 @@ def range_network(
         ValueError: a network without named stages or with fewer than four maps, an unknown name.
     """
     image = image_model(image_name, weights, seed, weights_dir)
-    known = {} if is_random(weights) else {f"encoder.{n}": s for n, s in shapes(image).items()}
+    known = {} if is_random(weights) else shapes(image, "encoder.")
     stages = stage_names(image)
     before, behind = around_stages(image, stages)
-    replace_layers(image, behind)
+    for name in behind:
+        image.set_submodule(name, nn.Identity())
     with seeded(seed):
-        first = _new_input(image, before[0], in_channels)
+        image.set_submodule(before[0], _new_input(image.get_submodule(before[0]), in_channels))
         net = RangeNetwork(image, stages, in_channels, num_classes, wrap)
-    inputs = [f"encoder.{name}" for name in (first, *_norm_behind(image, before, first))]
+    inputs = [f"encoder.{name}" for name in with_norm_behind(image, before[0], before)]
     describe(net, inputs, "decoder", known, [inputs[0], "decoder"])
     net.i2p_input = "range"
     if not is_random(weights):
@@ -77,7 +76,13 @@ class RangeNetwork(nn.Module):
                  num_classes: int, wrap: int):  # fmt: skip
         super().__init__()
         self.encoder, self.stages, self.wrap = encoder, stages, wrap
-        channels = sum(m.shape[1] for m in self._trial(in_channels))
+        with evaluated(encoder):
+            maps = self._maps(torch.zeros(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE))
+        sizes = [tuple(m.shape[2:]) for m in maps]
+        if len(maps) < RESOLUTIONS or sizes != sorted(set(sizes), reverse=True):
+            raise ValueError(f"{type(encoder).__name__}: expected maps of {RESOLUTIONS} "
+                             f"resolutions, finest first, got the sizes {sizes}")
+        channels = sum(m.shape[1] for m in maps)
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU(),
             nn.Conv2d(channels, num_classes, 1))  # fmt: skip
@@ -99,15 +104,6 @@ class RangeNetwork(nn.Module):
     def _maps(self, images: Tensor) -> list[Tensor]:
         """The four coarsest maps, finest first."""
         return stage_outputs(self.encoder, self.stages, images)[-RESOLUTIONS:]
-
-    def _trial(self, in_channels: int) -> list[Tensor]:
-        with evaluated(self.encoder):
-            maps = self._maps(torch.zeros(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE))
-        sizes = [tuple(m.shape[2:]) for m in maps]
-        if len(maps) < RESOLUTIONS or sizes != sorted(set(sizes), reverse=True):
-            raise ValueError(f"{type(self.encoder).__name__}: expected maps of {RESOLUTIONS} "
-                             f"resolutions, finest first, got the sizes {sizes}")
-        return maps
 
 
 def spherical_pixels(
@@ -197,25 +193,17 @@ def vote_of_neighbours(
     return votes.scatter_add(1, chosen, valid)
 
 
-def _new_input(image: nn.Module, name: str, in_channels: int) -> str:
-    """Replace the first convolution by a new one, its rows not skipped; its name."""
-    old = image.get_submodule(name)
+def _new_input(old: nn.Module, in_channels: int) -> nn.Conv2d:
+    """A new first convolution for an old one, its rows not skipped."""
     if not isinstance(old, nn.Conv2d) or old.groups != 1:
-        raise ValueError(f"{type(image).__name__}: the first layer {name} is no convolution")
+        raise ValueError(f"expected an image network whose first layer is a convolution, got {old}")
     padding = tuple((size - 1) // 2 for size in old.kernel_size)
     new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, (1, old.stride[1]), padding,
                     bias=old.bias is not None)  # fmt: skip
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     if new.bias is not None:
         nn.init.zeros_(new.bias)
-    image.set_submodule(name, new)
-    return name
-
-
-def _norm_behind(image: nn.Module, before: list[str], first: str) -> list[str]:
-    """The norm right behind the input layer, if there is one."""
-    behind = before[before.index(first) + 1 :]
-    return [n for n in behind[:1] if isinstance(image.get_submodule(n), nn.BatchNorm2d)]
+    return new
 
 
 def _resized(maps: Tensor, size: torch.Size) -> Tensor:

@@ -13,12 +13,7 @@ from i2p_lib.models.unet import unet
 
 
 def segmenter(
-    name: str,
-    num_classes: int,
-    in_features: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    **settings: Any,
+    name: str, num_classes: int, in_features: int, weights: str | None = "random", **settings: Any
 ) -> nn.Module:
     """Return a segmentation network on the CPU; it maps what its encoding gives to logits [M, C].
 
@@ -27,8 +22,8 @@ def segmenter(
             "pointnet2_ssg"; "range:NAME", the image network on range images (paper: hrnet_w48).
         in_features: features of a point besides its coordinates (3 colours, 1 intensity).
         weights: "random", or image weights of NAME; of pointnet2_ssg those of pixels.
-        seed: of every random layer; torch's global generator stays as it was.
-        settings: see ``unet``, ``pointnet2_segmentation`` and ``range_network``.
+        settings: weights_dir (see ``i2p_lib.weights.image_model``), seed (of every random layer;
+            torch's global generator stays as it was), and those of ``unet``, ``range_network``.
 
     ``net.i2p_roles`` maps each parameter's name to "input", "output" (the decoder included, which
     the paper trains in every regime), "norm" or "backbone"; ``net.i2p_report`` is a table of what
@@ -39,13 +34,12 @@ def segmenter(
         FileNotFoundError: the weight file is not there; says what to place where.
         TypeError: a setting that the network does not have.
     """
-    channels = encoding_for(name).channels(in_features)
+    channels = in_features + encoding_for(name).place_channels
     if num_classes < 1 or in_features < 1:
         raise ValueError("num_classes and in_features must be at least 1, "
                          f"got {num_classes} and {in_features}")
-    settings |= {"weights": weights, "seed": seed}
     family, _, image_name = name.partition(":")
     if family == "pointnet2_ssg":
-        return pointnet2_segmentation(num_classes, channels, **settings)
+        return pointnet2_segmentation(num_classes, channels, weights, **settings)
     build = unet if family == "unet" else range_network
-    return build(image_name, num_classes, channels, **settings)
+    return build(image_name, num_classes, channels, weights, **settings)

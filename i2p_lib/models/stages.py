@@ -72,17 +72,14 @@ def stage_outputs(net: nn.Module, stages: tuple[str, ...], x: Tensor | SparseTen
     finally:
         for handle in handles:
             handle.remove()
-    outputs: list = []
-    for name in stages:
-        output = seen[name]
-        outputs += output if isinstance(output, list | tuple) else [output]
-    return outputs
+    outputs = [seen[name] for name in stages]
+    return [x for y in outputs for x in (y if isinstance(y, list | tuple) else [y])]
 
 
-def replace_layers(net: nn.Module, names: list[str]) -> None:
-    """Put ``nn.Identity`` in the place of layers."""
-    for name in names:
-        net.set_submodule(name, nn.Identity())
+def with_norm_behind(model: nn.Module, layer: str, names: list[str]) -> list[str]:
+    """A layer's name, and that of the norm right behind it, if there is one, among the names."""
+    behind = names[names.index(layer) + 1 :][:1]
+    return [layer, *(n for n in behind if isinstance(model.get_submodule(n), nn.BatchNorm2d))]
 
 
 def _convolves(module: nn.Module) -> bool:

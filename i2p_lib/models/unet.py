@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2p_lib.inflation import InflationError, inflate
-from i2p_lib.models.contract import describe, seeded, shapes
-from i2p_lib.models.labelled import evaluated
+from i2p_lib.models.contract import describe, evaluated, seeded, shapes
 from i2p_lib.models.residual import residual_stage
-from i2p_lib.models.stages import around_stages, replace_layers, stage_names, stage_outputs
+from i2p_lib.models.stages import around_stages, stage_names, stage_outputs
 from i2p_lib.sparse import (
     Sites,
     SparseBatchNorm,
@@ -51,9 +50,8 @@ def unet(
     """Return a U-Net on sparse voxels around an image network with named stages.
 
     Args:
-        image_name, weights, weights_dir: see ``i2p_lib.weights.image_model``.
+        image_name, weights, seed, weights_dir: see ``segmenter``.
         in_channels: features per voxel.
-        seed: of every random layer; torch's global generator stays as it was.
         decoder_width: factor on the channels of stem and decoder (1: the paper's 64, and
             512, 256, 192, 192). The encoder keeps the image network's own.
         point_branch: see ``Decoder``.
@@ -69,20 +67,23 @@ def unet(
     image = image_model(image_name, weights, seed, weights_dir)
     stages = stage_names(image)
     before, behind = around_stages(image, stages)
-    entry = [image.get_submodule(name).out_channels for name in before
-             if isinstance(image.get_submodule(name), nn.Conv2d)][-1]  # fmt: skip
+    first = [image.get_submodule(name) for name in before]
+    entry = [layer.out_channels for layer in first if isinstance(layer, nn.Conv2d)][-1]
     encoder = inflate(image, in_channels, axis=axis, normalize=normalize, recipe="paper",
                       generator=torch.Generator().manual_seed(seed))  # fmt: skip
-    replace_layers(encoder, before + behind)
+    for name in before + behind:
+        encoder.set_submodule(name, nn.Identity())
     stages, channels = _levels(encoder, stages, entry)
+    width = scaled(entry, decoder_width)
     with seeded(seed):
-        net = UNet(encoder, stages, channels, entry, in_channels, num_classes, decoder_width,
-                   point_branch, dropout)  # fmt: skip
-    known = {} if is_random(weights) else {f"encoder.{n}": s for n, s in shapes(image).items()}
+        stem = nn.Sequential(*_unit(SparseConv3d(in_channels, width, 3, bias=False)),
+                             *_unit(SparseConv3d(width, width, 3, bias=False)))
+        down = nn.Sequential(*_unit(SparseConv3d(width, entry, 2, 2, bias=False)))
+        decoder = Decoder((width, *channels), [scaled(w, decoder_width) for w in WIDTHS],
+                          num_classes, point_branch, dropout)  # fmt: skip
+    net = UNet(stem, down, encoder, stages, decoder)
+    known = {} if is_random(weights) else shapes(image, "encoder.")
     describe(net, ["stem", "down"], "decoder", known, ["stem", "down", "decoder"])
-    report = net.i2p_report
-    changed = (report["action"] == "copied") & (report["image"] != report["points"])
-    report.loc[changed, "action"] = "inflated"
     if not is_random(weights):
         net.i2p_transfer = image.i2p_transfer
     net.i2p_input = "voxels"
@@ -92,18 +93,11 @@ def unet(
 class UNet(nn.Module):
     """Made by ``unet``: SparseTensor with stride 1 to logits [sites, num_classes]."""
 
-    def __init__(self, encoder: nn.Module, stages: tuple[str, ...], channels: tuple[int, ...],
-                 entry: int, in_channels: int, num_classes: int, width: float, point_branch: bool,
-                 dropout: float):  # fmt: skip
+    def __init__(self, stem: nn.Module, down: nn.Module, encoder: nn.Module,
+                 stages: tuple[str, ...], decoder: nn.Module):  # fmt: skip
         super().__init__()
-        stem = scaled(entry, width)
+        self.stem, self.down, self.encoder, self.decoder = stem, down, encoder, decoder
         self.stages = stages
-        self.stem = nn.Sequential(*_unit(SparseConv3d(in_channels, stem, 3, bias=False)),
-                                  *_unit(SparseConv3d(stem, stem, 3, bias=False)))
-        self.down = nn.Sequential(*_unit(SparseConv3d(stem, entry, 2, 2, bias=False)))
-        self.encoder = encoder
-        self.decoder = Decoder((stem, *channels), [scaled(w, width) for w in WIDTHS], num_classes,
-                               point_branch, dropout)  # fmt: skip
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Logits of each site, in the order of the sites; ValueError on a coarser level."""

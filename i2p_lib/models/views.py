@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import point_network, seeded
-from i2p_lib.models.labelled import evaluated
+from i2p_lib.models.contract import describe, evaluated, point_network, seeded, shapes
 from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.models.stages import with_norm_behind
 from i2p_lib.weights import image_model, load_weights
 from i2p_lib.weights.cards import is_random
 
@@ -22,7 +21,6 @@ one from above, one from below. They are SimpleView's, in its order; like there,
 the mirror image of what a camera would take."""
 
 _UP = {"y": {"x": (0, 1), "y": (1, 1), "z": (2, 1)}, "z": {"x": (0, 1), "y": (2, 1), "z": (1, -1)}}
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
@@ -35,14 +33,10 @@ def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
 
     Args:
         points: [B, P, 3], in the unit sphere.
-        size: pixels of a side.
         up: the axis of the cloud that points up in the pictures, ``y`` or ``z``.
 
-    Returns:
-        [B, 6, size, size]; each pixel is differentiable in the depth of its points.
-
-    Raises:
-        ValueError: another shape of points, another axis.
+    Returns [B, 6, size, size]; each pixel is differentiable in the depth of its points.
+    Raises ValueError for another shape of points or another axis.
     """
     if points.ndim != 3 or points.shape[2] != 3 or not points.is_floating_point():
         raise ValueError(f"expected float points [B, P, 3], got {points.dtype} "
@@ -78,58 +72,23 @@ class ViewNet(nn.Module):
     Made by ``simpleview`` and ``image_on_views``; [B, P, 3] to logits [B, num_classes].
     """
 
-    i2p_input = "points"
-    i2p_classifier = "classifier"
-
     def __init__(self, image: nn.Module, fusion: nn.Module, features: int, num_classes: int,
                  size: int | None, up: str):  # fmt: skip
         super().__init__()
         _frames(up, torch.device("cpu"))
         self.size, self.up = size or _view_size(image), up
-        stem, last, channels = _adapt(image, self.size)
+        known = shapes(image, "image.")
+        stem = _adapt(image, self.size)
+        inputs = with_norm_behind(image, stem, [name for name, _ in image.named_modules()])
         self.image, self.fusion = image, fusion
         self.classifier = nn.Linear(features, num_classes)
-        self.i2p_roles = self._roles(f"image.{stem}")
-        self.i2p_report = self._report(f"image.{stem}", f"image.{last}", channels)
+        describe(self, [f"image.{name}" for name in inputs], "classifier", known,
+                 ["fusion", "classifier"], head=["fusion"], reshaped="replaced")  # fmt: skip
 
     def forward(self, points: Tensor) -> Tensor:
         """[B, P, 3] to logits [B, num_classes]; ValueError on another shape."""
         pictures = depth_views(points, self.size, self.up).flatten(0, 1)[:, None]
         return self.classifier(self.fusion(self.image(pictures)))
-
-    def _roles(self, stem: str) -> dict[str, str]:
-        """The norm behind the input convolution counts as input, as with ``inflate``."""
-        layers = dict(self.named_modules())
-        names = list(layers)
-        after = names[names.index(stem) + 1]
-        inputs = {stem, after} if isinstance(layers[after], nn.BatchNorm2d) else {stem}
-        roles = {}
-        for name, _ in self.named_parameters():
-            owner = name.rpartition(".")[0]
-            if owner in inputs:
-                roles[name] = "input"
-            elif not name.startswith("image."):
-                roles[name] = "output"
-            else:
-                roles[name] = "norm" if isinstance(layers[owner], _NORMS) else "backbone"
-        return roles
-
-    def _report(self, stem: str, last: str, channels: int) -> pd.DataFrame:
-        rows = []
-        for name, layer in self.named_modules():
-            if next(layer.parameters(recurse=False), None) is None:
-                continue
-            weight = getattr(layer, "weight", None)
-            shape = [] if weight is None else list(weight.shape)
-            before = shape[:1] + [channels] + shape[2:] if name == stem else shape
-            new = not name.startswith("image.")
-            rows.append({"layer": name, "type": type(layer).__name__,
-                         "image": "" if new else "x".join(map(str, before)),
-                         "points": "x".join(map(str, shape)),
-                         "action": "new" if new else "replaced" if name == stem else "copied"})
-        rows.append({"layer": last, "type": "Linear", "image": "", "points": "",
-                     "action": "replaced"})  # fmt: skip
-        return pd.DataFrame(rows)
 
 
 def image_on_views(
@@ -180,12 +139,8 @@ def simpleview(
 
     Args:
         weights: "random", or "imagenet1k": a file that you trained (none is public), with the
-            tensors of ``resnet18_quarter()``; it is loaded strictly.
+            tensors of ``resnet18_quarter()``; FileNotFoundError without it, ValueError for others.
         seed, size, up: see ``image_on_views``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file has other tensors than ``resnet18_quarter()``.
     """
     with seeded(seed):
         image = resnet18_quarter()
@@ -213,9 +168,8 @@ def resnet18_quarter() -> nn.Module:
     net.conv1, net.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
     net.maxpool = nn.Identity()
     net.layer1 = residual_stage(BasicBlock, 16, 16, 2)
-    net.layer2 = residual_stage(BasicBlock, 16, 32, 2, stride=2)
-    net.layer3 = residual_stage(BasicBlock, 32, 64, 2, stride=2)
-    net.layer4 = residual_stage(BasicBlock, 64, 128, 2, stride=2)
+    for number, width in enumerate((32, 64, 128), 2):
+        net.set_submodule(f"layer{number}", residual_stage(BasicBlock, width // 2, width, 2, 2))
     net.fc = nn.Linear(128, 1000)
     he_init(net)
     for block in net.modules():
@@ -239,18 +193,18 @@ def _last_linear(image: nn.Module) -> tuple[str, nn.Linear]:
     return linears[-1]
 
 
-def _adapt(image: nn.Module, size: int) -> tuple[str, str, int]:
-    """One input channel, no classifier. Returns both layers' names and the colours there were."""
+def _adapt(image: nn.Module, size: int) -> str:
+    """Give an image network one input channel and no classifier; the input layer's name."""
     last, linear = _last_linear(image)
     stem, conv = next(((n, m) for n, m in image.named_modules() if isinstance(m, nn.Conv2d)),
                       ("", None))  # fmt: skip
     if conv is None or conv.in_channels != 3 or conv.groups != 1:
         raise ValueError(f"{type(image).__name__}: the first convolution does not take an image")
-    colours, conv.in_channels = conv.in_channels, 1
+    conv.in_channels = 1
     conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
     image.set_submodule(last, nn.Identity())
     with evaluated(image):
         features = image(conv.weight.new_zeros(2, 1, size, size))
     if not isinstance(features, Tensor) or tuple(features.shape) != (2, linear.in_features):
         raise ValueError(f"{type(image).__name__}: {last} is not a classifier on its features")
-    return stem, last, colours
+    return stem

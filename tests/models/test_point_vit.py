@@ -154,7 +154,7 @@ def test_vit_b16_fulfils_the_contract():
 def test_random_weights_follow_the_seed_alone():
     """Promise: all layers, image model's and new ones, follow it; torch's generator does not."""
     before = torch.random.get_rng_state()
-    first, again, other = (_build("vit_tiny_patch16_224", 5, w, s, None).state_dict()
+    first, again, other = (_build("vit_tiny_patch16_224", 5, w, s).state_dict()
                            for w, s in (("random", 1), (None, 1), ("random", 2)))  # fmt: skip
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[k], again[k]) for k in first)
@@ -201,7 +201,7 @@ def test_an_image_weight_file_reaches_the_blocks(tmp_path):
     tag = "vit_tiny_patch16_224.augreg_in21k"
     stored = timm.create_model(tag).state_dict()
     save_file(stored, tmp_path / f"{tag}.safetensors")
-    net = _build("vit_tiny_patch16_224", 5, "imagenet21k", 0, tmp_path)
+    net = _build("vit_tiny_patch16_224", 5, "imagenet21k", weights_dir=tmp_path)
     state = net.state_dict()
     shared = [name for name in stored if name.startswith(("blocks.", "norm."))]
     assert len(shared) == 12 * 12 + 2

@@ -177,9 +177,9 @@ def test_the_contract_of_networks_on_points(make):
     assert logits.shape == (2, 7) and isinstance(classifier, nn.Linear)
     assert seen == [((2, classifier.in_features), (2, 7))]
     report = net.i2p_report
-    owners = {name.rpartition(".")[0] for name in names}
-    assert owners - set(report["layer"]) <= {"image"}  # a bare parameter of the image model
-    assert report["action"].isin(["copied", "new", "replaced"]).all()
+    assert set(report["tensor"][report["action"] != "dropped"]) == set(net.state_dict())
+    assert report["action"].isin(["copied", "new", "replaced", "dropped"]).all()
+    assert (report["action"] == "replaced").sum() == 1  # the input convolution
 
 
 def test_simpleview_is_the_quarter_width_network():

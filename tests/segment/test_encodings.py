@@ -60,7 +60,7 @@ def test_voxels_hold_their_points_and_answer_for_them():
     encoding = VoxelEncoding(0.25)
     rooms = [scene(seed=0), scene(300, seed=1)]
     x, targets = encoding.encode(rooms)
-    assert x.feats.shape == (len(targets), encoding.channels(3)) and x.batch_size == 2
+    assert x.feats.shape == (len(targets), 3 + encoding.place_channels) and x.batch_size == 2
     sites = {tuple(row): n for n, row in enumerate(x.coords.tolist())}
     for sample, room in enumerate(rooms):
         centred = room.points - room.points.mean(0, dtype=np.float64).astype(np.float32)
@@ -99,7 +99,7 @@ def test_random_blocks_hold_points_of_their_base():
     encoding = BlockEncoding(block_size=1.0, block_points=64, blocks=5)
     room = scene(2000)
     rows, targets = encoding.encode([room], generator=torch.Generator().manual_seed(3))
-    assert rows.shape == (5, 64, 3 + encoding.channels(3)) and targets.shape == (5 * 64,)
+    assert rows.shape == (5, 64, 6 + encoding.place_channels) and targets.shape == (5 * 64,)
     assert float(rows[..., :2].abs().max()) <= 0.5 + 1e-5 and float(rows[..., 2].min()) >= 0
     known = {tuple(f): n for n, f in enumerate((room.features - 0.5).tolist())}
     low, extent = room.points.min(0), np.ptp(room.points, 0)
@@ -175,7 +175,7 @@ def scan(points=400, seed=0):
 def test_pixels_hold_the_nearest_point_and_its_label():
     encoding = RangeEncoding(32, 64)
     x, targets = encoding.encode([scan(seed=0), scan(seed=1)])
-    assert x.shape == (2, encoding.channels(1), 32, 64) and targets.shape == (2 * 32 * 64,)
+    assert x.shape == (2, 1 + encoding.place_channels, 32, 64) and targets.shape == (2 * 32 * 64,)
     target = targets.view(2, 32, 64)
     for sample in range(2):
         labelled = scan(seed=sample)
