@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return options.act(options)
+        return options.act(options) or 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -72,7 +72,6 @@ def build_parser() -> argparse.ArgumentParser:
                                      formatter_class=as_typed)  # fmt: skip
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, act: Callable, text: str, **more: Any) -> argparse.ArgumentParser:
@@ -122,11 +121,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _opened(options: argparse.Namespace):  # noqa: ANN202
     from i2p_lib.book.chapters import Project
 
     project = Project.default()
-    profile = project.profile(options.profile)
+    return project, project.profile(options.profile)
+
+
+def _run(options: argparse.Namespace) -> None:
+    project, profile = _opened(options)
     chapters = project.chapters(options.chapters)
     if options.dry_run:
         from i2p_lib.runs.cost import CostModel
@@ -140,33 +143,24 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError("--experiment executes no chapter: leave one of them out")
     else:
         _train(profile.experiment(options.experiment), profile, options, {})
-    return 0
 
 
-def _book(options: argparse.Namespace) -> int:
+def _book(options: argparse.Namespace) -> None:
     from i2p_lib.book.build import build_book
-    from i2p_lib.book.chapters import Project
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("i2p book is one process: train with torchrun ... run, then call it alone")
-    project = Project.default()
-    profile = project.profile(options.profile)
+    project, profile = _opened(options)
     times = _execute(project, profile, project.chapters(), options)
     began = time.perf_counter()
     index, built = build_book(project, profile)
     times["build the pages" if built else "pages unchanged"] = time.perf_counter() - began
-    print("\nwhere the time went:")
-    for name, seconds in times.items():
-        print(f"  {name:<28} {seconds:8.1f} s")
-    print(f"\nopen {index}")
-    return 0
+    lines = (f"  {name:<28} {seconds:8.1f} s" for name, seconds in times.items())
+    print("\nwhere the time went:", *lines, f"\nopen {index}", sep="\n")
 
 
 def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: ANN001
-    """Train the runs of the chapters, then execute them; return the seconds of each step.
-
-    Of processes that train together, the main one alone executes.
-    """
+    """Train the runs of chapters, then execute them (the main process); return times by step."""
     from i2p_lib.book.chapters import Chapter, chapter_state
     from i2p_lib.book.notebooks import execute
 
@@ -215,12 +209,11 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     return True
 
 
-def _status(options: argparse.Namespace) -> int:
+def _status(options: argparse.Namespace) -> None:
     from i2p_lib import runs
-    from i2p_lib.book.chapters import Chapter, Project, chapter_state
+    from i2p_lib.book.chapters import Chapter, chapter_state
 
-    project = Project.default()
-    profile = project.profile(options.profile)
+    project, profile = _opened(options)
     print(f"profile {profile.name}: {profile.description}")
     table = runs.status(profile.all_specs())
     counts = table["state"].value_counts().to_dict()
@@ -233,28 +226,23 @@ def _status(options: argparse.Namespace) -> int:
         chapter = Chapter.of(project, name, profile)
         state, why = chapter_state(chapter, {"profile": profile.address})
         print(f"  {state:<8} {name}" + (f"   ({why})" if why else ""))
-    return 0
 
 
-def _results(options: argparse.Namespace) -> int:
-    from i2p_lib.book.chapters import Project
-    from i2p_lib.files import atomic_write
+def _results(options: argparse.Namespace) -> None:
     from i2p_lib.runs import finished
+    from i2p_lib.runs.store import write_csv
 
-    profile = Project.default().profile(options.profile)
+    _, profile = _opened(options)
     specs = profile.all_specs()
     table = finished(specs)
     print(f"{len(table)} of {len(specs)} runs of {profile.name} are done", file=sys.stderr)
-    text = table.to_csv(index=False)
     if options.output is None:
-        print(text, end="")
+        print(table.to_csv(index=False), end="")
     else:
-        with atomic_write(options.output) as temp:
-            temp.write_text(text, encoding="utf-8")
-    return 0
+        write_csv(options.output, table)
 
 
-def _data(options: argparse.Namespace) -> int:
+def _data(options: argparse.Namespace) -> None:
     from i2p_lib import data
     from i2p_lib.data import scenes
     from i2p_lib.data.get import get_data
@@ -269,7 +257,7 @@ def _data(options: argparse.Namespace) -> int:
         for one in rooms:
             there = (scenes.scene_root(one) / "manifest.json").is_file()
             print(scenes.scene_card(one).text("present" if there else "absent"))
-        return 0
+        return
     if not name:
         raise ValueError(f"i2p {options.action}: name a data set; known are {', '.join(known)}")
     if name not in known:
@@ -281,16 +269,15 @@ def _data(options: argparse.Namespace) -> int:
     else:
         print(f"{name}: good, {scenes.scene_root(name)}\n  sha256 {scenes.scene_hash(name)}")
         print(textwrap.indent(scenes.describe_scenes(name), "  "))
-    return 0
 
 
-def _weights(options: argparse.Namespace) -> int:
+def _weights(options: argparse.Namespace) -> None:
     from i2p_lib import weights
 
     if options.action == "list":
         for card in weights.weight_cards():
             print(card.text(weights.presence(card)))
-        return 0
+        return
     if not options.name:
         raise ValueError(
             f"i2p weights {options.action}: name an image model, such as resnet50, "
@@ -299,16 +286,14 @@ def _weights(options: argparse.Namespace) -> int:
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
     act = weights.fetch_weights if options.action == "get" else weights.check_weights
-    path = act(card.model, card.weights)
-    tensors = ""
+    lines = [f"{card.label}: good, {act(card.model, card.weights)}"]
+    digest = weights.weights_hash(card.model, card.weights)
+    lines.append(f"  sha256 {digest} (published: {card.hash_text})")
     if card.network == "image":
         report = weights.image_model(card.model, card.weights).i2p_transfer
         counts = report.table["state"].value_counts().to_dict()
-        tensors = "\n  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items())
-    print(f"{card.label}: good, {path}")
-    digest = weights.weights_hash(card.model, card.weights)
-    print(f"  sha256 {digest} (published: {card.hash_text}){tensors}")
-    return 0
+        lines.append("  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    print("\n".join(lines))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -50,23 +50,6 @@ def torchvision_for(torch_version: str) -> str | None:
     return TORCHVISION_FOR.get(torch_version.split("+")[0])
 
 
-def read_lock(path: Path) -> dict[str, str]:
-    """Return {package name in lower case: exact version} of a lock file.
-
-    Raises ValueError for a line that is not an exact pin.
-    """
-    pins = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        requirement = line.split("#")[0].split(";")[0].strip()
-        if not requirement:
-            continue
-        name, equals, version = requirement.partition("==")
-        if not equals or "+" in version:
-            raise ValueError(f"{path}: expected 'name==version', got {line!r}")
-        pins[name.lower()] = version
-    return pins
-
-
 def installed_version(package: str) -> str | None:
     """Return the installed version of a package without importing it, or None."""
     from importlib import metadata
@@ -116,13 +99,15 @@ def install(root: Path) -> None:
     """
     torch = installed_version("torch")
     if torch is None or torchvision_for(torch) is None:
-        _say(f"installing torch {TORCH} (found {torch or 'none'}); this takes a few minutes")
+        print(f"set-up: installing torch {TORCH} (found {torch or 'none'}); "
+              "this takes a few minutes", flush=True)  # fmt: skip
         _pip("install", f"torch=={TORCH}")
         torch = TORCH
     vision = torchvision_for(torch)
     if (installed_version("torchvision") or "").split("+")[0] != vision:
         _pip("install", "--no-deps", f"torchvision=={vision}")
-    _say(f"torch {torch}, torchvision {vision}; installing the packages of {LOCK}")
+    print(f"set-up: torch {torch}, torchvision {vision}; installing the packages of {LOCK}",
+          flush=True)  # fmt: skip
     _pip("install", "--no-deps", "-r", str(root / LOCK))
     _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(root))
     write_shim()
@@ -130,10 +115,6 @@ def install(root: Path) -> None:
 
 def _pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet"], check=True)
-
-
-def _say(text: str) -> None:
-    print(f"set-up: {text}", flush=True)
 
 
 def main(arguments: list[str]) -> int:

@@ -17,9 +17,23 @@ from packaging.version import Version
 from i2p_lib import doctor, environment, torchvision_shim
 
 
+def read_lock(path: Path) -> dict[str, str]:
+    """{package name in lower case: exact version}; ValueError for what is no exact pin."""
+    pins = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        requirement = line.split("#")[0].split(";")[0].strip()
+        if not requirement:
+            continue
+        name, equals, version = requirement.partition("==")
+        if not equals or "+" in version:
+            raise ValueError(f"{path}: expected 'name==version', got {line!r}")
+        pins[name.lower()] = version
+    return pins
+
+
 @pytest.fixture(scope="module")
 def lock(project_root: Path) -> dict[str, str]:
-    pins = environment.read_lock(project_root / environment.LOCK)
+    pins = read_lock(project_root / environment.LOCK)
     return {canonicalize_name(name): version for name, version in pins.items()}
 
 
@@ -62,7 +76,7 @@ def test_a_lock_line_that_is_no_exact_pin_is_refused(tmp_path: Path) -> None:
     for line in ("numpy>=2", "torch==2.13.0+cpu", "numpy"):
         path.write_text(line + "\n")
         with pytest.raises(ValueError, match="name==version"):
-            environment.read_lock(path)
+            read_lock(path)
 
 
 def test_the_ranges_of_python_and_torch_agree_everywhere(pyproject: dict) -> None:
