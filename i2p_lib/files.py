@@ -26,8 +26,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     temp.touch(exist_ok=False)
+    mode = temp.stat().st_mode
     try:
         yield temp
+        temp.chmod(mode)  # some writers make the file anew, for its owner alone
         os.replace(temp, path)
     finally:
         temp.unlink(missing_ok=True)

@@ -49,8 +49,10 @@ class _Worker:
             events.put((self, json.loads(line)))
         events.put((self, None))
 
-    def give(self, job: Job) -> None:
+    def give(self, job: Job | None) -> None:
         self.job = job
+        if job is None:
+            return
         try:
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
@@ -95,31 +97,27 @@ def work(
     events: queue.Queue = queue.Queue()
     crew: set[_Worker] = set()
 
-    def next_job(worker: _Worker | None) -> None:
-        if not waiting:
-            if worker is not None:
-                worker.job = None
-            return
-        if worker is None:
+    def hire() -> None:
+        if waiting:
             worker = _Worker(module, events)
             crew.add(worker)
-        worker.give(waiting.popleft())
+            worker.give(waiting.popleft())
 
     try:
-        for _ in range(min(workers, len(waiting))):
-            next_job(None)
+        for _ in range(workers):
+            hire()
         while any(worker.job is not None for worker in crew):
             worker, event = events.get()
-            if event is None:
+            if event is None:  # it ended by itself
                 crew.discard(worker)
                 if worker.job is not None:
                     on_event(worker.job, {"event": "failed", "traceback": worker.last_words()})
                 worker.end()
-                next_job(None)
+                hire()
                 continue
             on_event(worker.job, event)
             if event["event"] in ("done", "failed"):
-                next_job(worker)
+                worker.give(waiting.popleft() if waiting else None)
     finally:
         for worker in crew:
             worker.end()

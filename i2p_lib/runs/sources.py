@@ -101,25 +101,18 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 def _file_of(module: str, package: Path) -> Path | None:
     """Return the file of a module relative to the package; None for what is no module in it."""
-    parts = module.split(".")[1:]
-    if not parts:
-        return None
-    for file in (Path(*parts).with_suffix(".py"), Path(*parts) / "__init__.py"):
-        if (package / file).is_file():
-            return file
-    return None
+    inside = Path(*module.split(".")[1:])
+    files = (inside.with_suffix(".py"), inside / "__init__.py") if inside.parts else ()
+    return next((file for file in files if (package / file).is_file()), None)
 
 
 @lru_cache(maxsize=1024)
 def _read(file: Path, package: Path, mtime_ns: int, size: int) -> tuple[str, set[Path | None]]:
     """Return a file's source hash and the files that it imports, its parent packages included."""
     text = file.read_text(encoding="utf-8")
-    inside = file.relative_to(package).with_suffix("")
-    dotted = ".".join([PACKAGE.name, *inside.parts])
-    imported = imports_of(ast.parse(text), dotted)
-    parents = {".".join([PACKAGE.name, *inside.parts[:depth]])
-               for depth in range(1, len(inside.parts))}  # fmt: skip
-    for name in list(imported):
+    module = ".".join([PACKAGE.name, *file.relative_to(package).with_suffix("").parts])
+    names = {module} | imports_of(ast.parse(text), module)
+    for name in list(names):
         parts = name.split(".")
-        parents |= {".".join(parts[:depth]) for depth in range(2, len(parts))}
-    return source_hash(text), {_file_of(name, package) for name in imported | parents}
+        names |= {".".join(parts[:depth]) for depth in range(2, len(parts))}
+    return source_hash(text), {_file_of(name, package) for name in names}

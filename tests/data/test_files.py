@@ -28,6 +28,14 @@ def test_atomic_write_keeps_the_old_file_when_the_writer_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_was_written_is_as_readable_as_any_file_of_the_process(tmp_path):
+    """Promise: processes of other users see a shared store, whatever the writer does."""
+    (tmp_path / "plain").touch()
+    with atomic_write(tmp_path / "result") as temp:
+        temp.chmod(0o600)
+    assert (tmp_path / "result").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_sha256_is_that_of_the_bytes(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"points")
