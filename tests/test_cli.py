@@ -60,6 +60,35 @@ def test_an_unknown_command_is_refused() -> None:
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("words", [["run"], ["book"], ["data", "get", "home_objects"]])
+@pytest.mark.parametrize("number", ["-3", "0", "many"])
+def test_a_number_of_workers_below_one_is_refused(
+    words: list[str], number: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, f"--workers={number}"])
+    assert stop.value.code == 2
+    assert f"expected a number of 1 or more, got '{number}'" in capsys.readouterr().err
+
+
+def test_a_chapter_is_executed_with_the_profile_whose_runs_were_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: a profile given by its path is not the book's profile of that name."""
+    given: list[dict] = []
+
+    def execute(chapter: object, parameters: dict, *_: object) -> dict:
+        given.append(parameters)
+        return {"seconds": 0.0}
+
+    monkeypatch.setenv("I2P_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr("i2p_lib.book.notebooks.execute", execute)
+    path = tmp_path / "smoke.yml"
+    path.write_text("experiments: {}\nchapters: {00_method: []}\n")
+    assert cli.main(["run", "0", "--profile", str(path)]) == 0
+    assert given == [{"profile": str(path)}]
+
+
 def test_being_stopped_by_hand_is_no_error_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

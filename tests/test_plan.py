@@ -138,6 +138,15 @@ def test_a_network_counts_with_its_size_and_a_measured_step_is_kept(tmp_path, mo
     assert CostModel.of("cpu", tmp_path).cost(SMALL) == small
 
 
+@pytest.mark.parametrize("damage", ["{", "[1]", "\x00", '{"a": {"seconds_per_item": 1}}'])
+def test_a_damaged_file_of_steps_is_ignored_and_measured_again(damage, tmp_path):
+    wanted = CostModel.of("cpu", tmp_path).cost(SMALL)
+    (tmp_path / "steps.json").write_text(damage)
+    again = CostModel.of("cpu", tmp_path).cost(SMALL)
+    assert again.seconds > 0 and again.gib == pytest.approx(wanted.gib)
+    assert CostModel.of("cpu", tmp_path).cost(SMALL) == again
+
+
 def test_finished_runs_calibrate_the_estimate(tmp_path):
     result = run(SMALL, store=tmp_path, progress=False)
     checked = CostModel.of("cpu", tmp_path)

@@ -107,6 +107,7 @@ def test_specs_shared_by_experiments_are_counted_once(write):
         ("[regimes]", "regimes", "expected a list of experiments, got 'regimes'"),
         ("description: two", "device: tpu #", "device must be cpu, cuda or auto, got 'tpu'"),
         ("description: two", "workers: many #", "workers must be of type int, got 'many'"),
+        ("description: two", "workers: -2 #", "workers must be 1 or more, got -2"),
         ("experiments:", "experiments: [", "not valid YAML"),
     ],
 )
@@ -192,3 +193,12 @@ def test_a_folder_of_photographs_is_found_beside_its_profile_or_refused(write, t
     loaded = profiles.load_profile(write("images: mine\n" + GOOD))
     assert loaded.images == tmp_path / "mine"
     assert profiles.load_profile(write(GOOD)).images is None
+
+
+def test_a_profile_given_by_its_path_is_found_again_by_it_and_not_by_its_name(tmp_path):
+    """Promise: one profile throughout: a chapter opens the file whose runs were trained."""
+    for name in ("smoke.yml", "my own.yml"):
+        (tmp_path / name).write_text(GOOD)
+        mine = profiles.load_profile(tmp_path / name)
+        assert profiles.load_profile(mine.address) == mine
+    assert profiles.load_profile("smoke").address == "smoke"

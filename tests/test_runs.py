@@ -231,6 +231,12 @@ def test_workers_give_the_same_numbers_and_one_failure_stops_no_other(finished, 
     assert_same(run(SPEC, store=tmp_path), run(SPEC, store=finished))
 
 
+def test_fewer_than_one_worker_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match="workers must be 1 or more, got -3"):
+        run_all([SPEC], workers=-3, store=tmp_path, progress=False)
+    assert not Entry.of(SPEC, tmp_path).folder.exists()
+
+
 def test_a_run_that_another_process_trains_is_waited_for_and_found(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "train", no_training)
     entry, found = Entry.of(SPEC, tmp_path), []

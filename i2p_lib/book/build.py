@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -121,11 +122,11 @@ def _stage_chapter(
 ) -> tuple[dict[str, Any], dict[str, Recorded]]:
     """Write an executed chapter and its source; return its provenance and what it found by item."""
     record = chapter.provenance()
-    name, profile = chapter.name, chapter.profile.name
+    name, profile = chapter.name, chapter.profile
     if record is None:
         raise BookError(
-            f"chapter {name} is not executed at profile {profile}; "
-            f"run: i2p run {name} --profile {profile}"
+            f"chapter {name} is not executed at profile {profile.name}; "
+            f"run: i2p run {name} --profile {shlex.quote(profile.address)}"
         )
     target = staged / "chapters"
     (target / "source").mkdir(parents=True, exist_ok=True)
@@ -134,24 +135,25 @@ def _stage_chapter(
     found = {}
     for cell in notebook.cells:
         outputs = cell.get("outputs", [])
-        found |= attached(outputs, profile)
+        found |= attached(outputs, profile.name)
         if outputs:
             cell.outputs = [output for output in outputs if not is_attached(output)]
-    _show_injected(notebook)
+    _show_injected(notebook, profile)
     note = nbformat.v4.new_markdown_cell(pages.run_note(record), id="how-it-was-run")
     notebook.cells.insert(1, note)
     nbformat.write(notebook, target / f"{name}.ipynb")
     return record, found
 
 
-def _show_injected(notebook: nbformat.NotebookNode) -> None:
+def _show_injected(notebook: nbformat.NotebookNode, profile: Profile) -> None:
     """Make one cell, in place, of the parameters cell and the one with the values that ran."""
     kinds = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
     injected = next((i for i, tags in enumerate(kinds) if "injected-parameters" in tags), None)
     if injected is not None:
         ran = notebook.cells.pop(injected)
         stated = next(i for i, tags in enumerate(kinds) if "parameters" in tags)
-        notebook.cells[stated].source = ran.source.removeprefix("# Parameters\n").strip()
+        text = ran.source.replace(profile.address, profile.name)  # no path of this machine
+        notebook.cells[stated].source = text.removeprefix("# Parameters\n").strip()
 
 
 def _copy_plotly(folder: Path) -> None:

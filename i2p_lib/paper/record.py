@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -64,7 +65,8 @@ def attach(
     verdict_counts(comparison)
     rows = [{name: _plain(value) for name, value in row.items()}
             for row in comparison.astype(object).to_dict("records")]  # fmt: skip
-    content = {"item": item, "profile": profile, "figures": list(figures), "rows": rows}
+    name = Path(profile).stem  # of a profile that is given by its path
+    content = {"item": item, "profile": name, "figures": list(figures), "rows": rows}
     if shell := get_ipython():  # the empty HTML is what a program shows that lacks our kind
         shell.display_pub.publish({MIME: content, "text/html": ""})
 
