@@ -189,13 +189,14 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     """Make simulated scenes, train what is missing, and note the times; tell the main process."""
     from i2p_lib.runs import train_missing
     from i2p_lib.runs.needs import available, prepare, skipped_text
+    from i2p_lib.runs.spec import distinct
     from i2p_lib.train import team
 
     began = time.perf_counter()
     prepare(specs)
     times["simulated scenes"] = time.perf_counter() - began
     began = time.perf_counter()
-    entries, skipped = available(list({spec.key_fields(): spec for spec in specs}.values()))
+    entries, skipped = available(distinct(specs))
     missing = sum(not entry.done() for entry in entries)
     with team.joined(profile.device):
         workers = options.workers or profile.workers

@@ -20,7 +20,7 @@ from i2p_lib.files import sha256
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
 from i2p_lib.runs.sources import PACKAGE, closure
-from i2p_lib.runs.spec import AnySpec
+from i2p_lib.runs.spec import AnySpec, distinct
 from i2p_lib.train.settings import unknown_key
 
 CODE = (".py", ".pyc")  # other files of the package are data that code reads by name
@@ -141,8 +141,7 @@ class Chapter:
         Where the profile does not list the chapter, of those that its code names.
         """
         names = self.profile.chapters.get(self.name, self._named())
-        specs = [spec for name in names for spec in self.profile.experiment(name)]
-        return list({spec.key_fields(): spec for spec in specs}.values())
+        return distinct(spec for name in names for spec in self.profile.experiment(name))
 
     def experiments(self) -> list[str]:
         """Return the experiments that the chapter may read: listed for it, or named in its code."""

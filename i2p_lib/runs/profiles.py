@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
+from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, distinct, kind_of, spec_from
 from i2p_lib.runs.store import project_root
 from i2p_lib.train.settings import unknown_key
 
@@ -76,10 +76,10 @@ class Profile:
 
         Raises ValueError for a chapter that the profile does not name.
         """
-        names = self.experiments if chapter is None else self._pick(
-            self.chapters, chapter, "chapter")  # fmt: skip
-        specs = itertools.chain.from_iterable(self.experiments[name] for name in names)
-        return list({spec.key_fields(): spec for spec in specs}.values())
+        names = self.experiments
+        if chapter is not None:
+            names = self._pick(self.chapters, chapter, "chapter")
+        return distinct(spec for name in names for spec in self.experiments[name])
 
     def _pick(self, known: Mapping[str, tuple], name: str, what: str) -> tuple:
         if name not in known:
@@ -176,7 +176,7 @@ def _experiment(grids: Any, defaults: dict, where: str) -> tuple[AnySpec, ...]:
     """Return the specs of an experiment; a block that names `scenes` is one of segmentations."""
     if not isinstance(grids, list) or not grids:
         raise ValueError(f"{where}: expected a list of blocks (- regime: ...), got {grids!r}")
-    specs = {}
+    specs = []
     for number, block in enumerate(grids, start=1):
         place = f"{where}, block {number}"
         kind = kind_of(_mapping(block, place))
@@ -185,9 +185,8 @@ def _experiment(grids: Any, defaults: dict, where: str) -> tuple[AnySpec, ...]:
             if value == []:
                 raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
         for settings in grid(block):
-            spec = spec_from(_with_teacher(defaults[kind] | settings, place), place)
-            specs[spec.key_fields()] = spec
-    return tuple(specs.values())
+            specs.append(spec_from(_with_teacher(defaults[kind] | settings, place), place))
+    return tuple(distinct(specs))
 
 
 def _with_teacher(settings: dict, place: str) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
@@ -194,9 +194,8 @@ ENCODING = {
     "pointnet2_ssg": ("block_size", "block_points", "blocks"),
     "range": ("height", "width", "back_projection"),
 }
-"""Family of networks -> the settings of its encoding (`encoding_for`)."""
 NETWORK = {"unet": ("decoder_width", "point_branch"), "pointnet2_ssg": (), "range": ()}
-"""Family of networks -> the settings of the network itself (`segmenter`)."""
+"""Family of networks -> the settings of its encoding and of the network itself (`segmenter`)."""
 
 
 class SegmentSpec(Named, SegmentSettings):
@@ -282,16 +281,18 @@ class SegmentSpec(Named, SegmentSettings):
 AnySpec = RunSpec | SegmentSpec
 
 
+def distinct(specs: Iterable[AnySpec]) -> list[AnySpec]:
+    """Return specs in their order, equal ones once."""
+    return list({spec.key_fields(): spec for spec in specs}.values())
+
+
 def kind_of(settings: Mapping[str, Any]) -> type[AnySpec]:
     """Return the kind of run that settings describe: those with `scenes` segment them."""
     return SegmentSpec if "scenes" in settings else RunSpec
 
 
 def spec_from(settings: Mapping[str, Any], where: str) -> AnySpec:
-    """Build a spec, and say `where` (a file, an experiment) when a setting is wrong.
-
-    Raises ValueError with one line per wrong setting.
-    """
+    """Build a spec; ValueError says `where` (a file, an experiment) and each wrong setting."""
     try:
         return kind_of(settings)(**settings)
     except ValidationError as error:
