@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import textwrap
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,8 +27,7 @@ DATA_EXAMPLES = """examples:
   i2p data check home_objects            its hash
   i2p data get simulated_rooms           generate rooms in S3DIS's form, about a minute
   i2p data get modelnet40                fetch 435 MB; an interrupted download goes on
-  i2p data get s3dis --from FOLDER       convert the official folder, with 4 processes:
-                         --workers 4
+  i2p data get s3dis --from FOLDER --workers 4    convert the official folder, 4 processes
 
 Sets go to $I2P_DATA, else to data_cache in the project.
 """
@@ -165,11 +163,10 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
     from i2p_lib.book.notebooks import execute
 
     parameters, times = {"profile": profile.address}, {}
+    found, specs = [], profile.all_specs()  # of a profile of runs alone, such as tuning
     if profile.chapters:
         found = [Chapter.of(project, name, profile) for name in chapters]
         specs = [spec for chapter in found for spec in chapter.specs()]
-    else:  # a profile of runs alone, such as tuning
-        found, specs = [], profile.all_specs()
     if not _train(specs, profile, options, times):
         return times
     for chapter in found:
@@ -244,32 +241,20 @@ def _results(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from i2p_lib import data
-    from i2p_lib.data import scenes
-    from i2p_lib.data.get import get_data
+    from i2p_lib.data.get import check_data, data_cards, get_data
     from i2p_lib.train.settings import unknown_key
 
-    clouds, rooms = data.dataset_names(), scenes.scene_names()
-    known, name = (*clouds, *rooms), options.name
+    cards, name = data_cards(), options.name
     if options.action == "list":
-        for one in clouds:
-            there = data.dataset_root(one).is_dir()
-            print(data.dataset_card(one).text("present" if there else "absent"))
-        for one in rooms:
-            there = (scenes.scene_root(one) / "manifest.json").is_file()
-            print(scenes.scene_card(one).text("present" if there else "absent"))
+        print("\n".join(cards.values()))
         return
     if not name:
-        raise ValueError(f"i2p {options.action}: name a data set; known are {', '.join(known)}")
-    if name not in known:
-        raise ValueError(unknown_key(name, known, "data set"))
+        raise ValueError(f"i2p {options.action}: name a data set; known are {', '.join(cards)}")
+    if name not in cards:
+        raise ValueError(unknown_key(name, tuple(cards), "data set"))
     if options.action == "get":
         get_data(name, options.source, options.part, options.workers)
-    if name in clouds:
-        print(f"{name}: good, {data.dataset_root(name)}\n  sha256 {data.dataset_hash(name)}")
-    else:
-        print(f"{name}: good, {scenes.scene_root(name)}\n  sha256 {scenes.scene_hash(name)}")
-        print(textwrap.indent(scenes.describe_scenes(name), "  "))
+    print(check_data(name))
 
 
 def _weights(options: argparse.Namespace) -> None:

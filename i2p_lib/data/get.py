@@ -1,12 +1,35 @@
-"""The way in of `i2p data get`: any set fetched, made or converted by the script of its card."""
+"""What `i2p data` does: any set listed, checked, and fetched, made or converted by its script."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from i2p_lib.data.making import run_script
-from i2p_lib.data.registry import dataset_card, dataset_names, dataset_root
-from i2p_lib.data.scenes import prepare_scenes, scene_card, scene_root
+from i2p_lib.data.registry import dataset_card, dataset_hash, dataset_names, dataset_root
+from i2p_lib.data.scenes import (
+    describe_scenes,
+    prepare_scenes,
+    scene_card,
+    scene_hash,
+    scene_names,
+    scene_root,
+)
+
+
+def data_cards() -> dict[str, str]:
+    """Return {name: its card for people, "present" or "absent"} of all data sets."""
+    clouds = [(dataset_card(name), dataset_root(name)) for name in dataset_names()]
+    scenes = [(scene_card(name), scene_root(name) / "manifest.json") for name in scene_names()]
+    return {card.name: card.text("present" if place.exists() else "absent")
+            for card, place in (*clouds, *scenes)}  # fmt: skip
+
+
+def check_data(name: str) -> str:
+    """Return where a data set is, its hash and what it holds; raises as the hash does."""
+    if name in dataset_names():
+        return f"{name}: good, {dataset_root(name)}\n  sha256 {dataset_hash(name)}"
+    text = f"{name}: good, {scene_root(name)}\nsha256 {scene_hash(name)}\n{describe_scenes(name)}"
+    return text.replace("\n", "\n  ")
 
 
 def get_data(
