@@ -119,12 +119,8 @@ def image_to_points(images: Tensor) -> Tensor:
 
 
 @point_network
-def pointnet2_ssg(
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-) -> PointNet2:
+def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 0,
+                  weights_dir: str | Path | None = None) -> PointNet2:  # fmt: skip
     """Return PointNet++ on points [B, P, 3], random or pretrained on pixels.
 
     Args:

@@ -79,13 +79,9 @@ class PointNet2Segmentation(nn.Module):
         return self.decoder(levels)
 
 
-def pointnet2_segmentation(
-    num_classes: int,
-    channels: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-) -> PointNet2Segmentation:
+def pointnet2_segmentation(num_classes: int, channels: int, weights: str | None = "random",
+                           seed: int = 0, weights_dir: str | Path | None = None
+                           ) -> PointNet2Segmentation:  # fmt: skip
     """Return PointNet++ for segmentation, random or with what pixels have taught.
 
     channels: features of a point besides its coordinates.  weights, seed, weights_dir, errors: as

@@ -91,15 +91,9 @@ class ViewNet(nn.Module):
         return self.classifier(self.fusion(self.image(pictures)))
 
 
-def image_on_views(
-    image_name: str,
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    size: int | None = None,
-    up: str = "z",
-) -> ViewNet:
+def image_on_views(image_name: str, num_classes: int, weights: str | None = "random", seed: int = 0,
+                   weights_dir: str | Path | None = None, size: int | None = None,
+                   up: str = "z") -> ViewNet:  # fmt: skip
     """Any image classifier of torchvision or timm on six depth views, its 2D weights copied.
 
     The input convolution takes one depth channel, with its kernels summed over the colours. That
@@ -124,14 +118,9 @@ def image_on_views(
 
 
 @point_network
-def simpleview(
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    size: int | None = None,
-    up: str = "z",
-) -> ViewNet:
+def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
+               weights_dir: str | Path | None = None, size: int | None = None,
+               up: str = "z") -> ViewNet:  # fmt: skip
     """SimpleView: a quarter-width ResNet-18 on six depth views (paper, Table 1).
 
     Behind the image network: BatchNorm on each view's features, dropout 0.5, concatenation, a

@@ -81,12 +81,8 @@ def use_backend(name: str | None = None) -> Iterator[Use]:
         _IN_USE.reset(token)
 
 
-def convolve(
-    ours: Callable[[Tensor, Tensor, KernelMap], Tensor],
-    feats: Tensor,
-    weight: Tensor,
-    kmap: KernelMap,
-) -> Tensor:
+def convolve(ours: Callable[[Tensor, Tensor, KernelMap], Tensor], feats: Tensor, weight: Tensor,
+             kmap: KernelMap) -> Tensor:  # fmt: skip
     """Compute a convolution by the backend in use, or by `ours` where it lacks it.
 
     `feats` [n_in, C_in], contiguous; `weight` [K, G, C_in / G, C_out / G], or [K, C] depthwise.

@@ -78,15 +78,9 @@ class KernelMap:
         return self.lists["transposed"]
 
 
-def build_kernel_map(
-    sites_in: Tensor,
-    sites_out: Tensor,
-    kernel: Triple,
-    stride: int = 1,
-    padding: Triple = (0, 0, 0),
-    dilation: int = 1,
-    extruded: int | None = None,
-) -> KernelMap:
+def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride: int = 1,
+                     padding: Triple = (0, 0, 0), dilation: int = 1,
+                     extruded: int | None = None) -> KernelMap:  # fmt: skip
     """Find every pair ``input = stride * output + offset``.
 
     Args:

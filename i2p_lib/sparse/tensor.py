@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from i2p_lib.sparse.sites import Sites, checked_sites
-from i2p_lib.sparse.sums import sum_rows
+from i2p_lib.sparse.sums import mean_rows
 
 MEANINGS: dict[Callable, Callable] = {}
 """What a function of torch does on a SparseTensor; filled in ``functions.py``."""
@@ -49,13 +49,8 @@ class SparseTensor:
         ValueError: wrong shape, a site twice, or a batch index out of range.
     """
 
-    def __init__(
-        self,
-        feats: Tensor,
-        coords: Tensor | Sites,
-        batch_size: int | None = None,
-        channels_last: bool = False,
-    ):
+    def __init__(self, feats: Tensor, coords: Tensor | Sites, batch_size: int | None = None,
+                 channels_last: bool = False):  # fmt: skip
         sites = coords if isinstance(coords, Sites) else checked_sites(coords, batch_size)
         if not feats.is_floating_point():
             raise TypeError(f"features must be floating point, got {feats.dtype}")
@@ -125,8 +120,7 @@ class SparseTensor:
 
         float32 for 16-bit formats.
         """
-        total = sum_rows(self.feats, self.sites.batch, self.batch_size)
-        return total / self.sites.counts.clamp(min=1)[:, None].to(total.dtype)
+        return mean_rows(self.feats, self.sites.batch, self.sites.counts)
 
     def mean(
         self, dim: int | tuple[int, ...] | list[int], keepdim: bool = False

@@ -11,18 +11,15 @@ from torch import Tensor
 
 from i2p_lib.sparse.kernel_map import unique_rows
 from i2p_lib.sparse.sites import Sites
-from i2p_lib.sparse.sums import sum_rows
+from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
 
 COORD_LIMIT = 2**30
 
 
-def voxelize(
-    points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor,
-    voxel_size: float,
-    reduce: Literal["mean", "first"] = "mean",
-    features: Tensor | None = None,
-) -> SparseTensor:
+def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_size: float,
+             reduce: Literal["mean", "first"] = "mean",
+             features: Tensor | None = None) -> SparseTensor:  # fmt: skip
     """Put points into cubic voxels; one site for each voxel that holds a point.
 
     Args:
@@ -61,8 +58,7 @@ def voxelize(
     coords = torch.cat([batch[:, None], grid.long()], 1)
     unique, place, counts = unique_rows(coords)
     if reduce == "mean":
-        total = sum_rows(features, place, len(unique))
-        feats = (total / counts[:, None].to(total.dtype)).to(features.dtype)
+        feats = mean_rows(features, place, counts).to(features.dtype)
     else:
         order = torch.arange(len(place) - 1, -1, -1, device=place.device)
         first = place.new_zeros(len(unique)).scatter_reduce_(
