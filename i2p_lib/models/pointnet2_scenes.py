@@ -20,7 +20,7 @@ from i2p_lib.models.point_ops import interpolate
 from i2p_lib.models.pointnet2 import SetAbstraction, pointnet2_ssg, shared_mlp, split_columns
 from i2p_lib.weights.cards import is_random
 
-BALL = 32
+BALL = 32  # points
 STAGES = {"sa2.mlp": "sa1.mlp", "sa3.mlp": "sa2.mlp", "sa4.mlp": "sa3"}  # here: on pixels
 
 

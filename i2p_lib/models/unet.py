@@ -19,13 +19,7 @@ from i2p_lib.inflation import InflationError, inflate
 from i2p_lib.models.contract import describe, evaluated, seeded, shapes
 from i2p_lib.models.residual import residual_stage
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs
-from i2p_lib.sparse import (
-    Sites,
-    SparseBatchNorm,
-    SparseConv3d,
-    SparseConvTranspose3d,
-    SparseTensor,
-)
+from i2p_lib.sparse import Sites, SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseTensor
 from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import is_random

@@ -60,13 +60,9 @@ class KernelMap:
     def taps(self) -> list[tuple[int, Tensor, Tensor]]:
         """(tap, input rows, output rows) of each tap that has pairs, the identity tap left out."""
         if "taps" not in self.lists:
-            groups = zip(self.rows_in.split(self.sizes), self.rows_out.split(self.sizes),
-                         strict=True)
-            self.lists["taps"] = [
-                (k, i, o)
-                for k, (i, o) in enumerate(groups)
-                if len(i) and k != self.identity
-            ]
+            pairs = zip(*(r.split(self.sizes) for r in (self.rows_in, self.rows_out)), strict=True)
+            self.lists["taps"] = [(k, *rows) for k, rows in enumerate(pairs)
+                                  if self.sizes[k] and k != self.identity]  # fmt: skip
         return self.lists["taps"]
 
     def transposed(self) -> KernelMap:
@@ -90,8 +86,7 @@ def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride
         extruded: an axis (0, 1 or 2) along which the volume is constant and infinite; all taps
             along it meet the same site.
 
-    Raises:
-        ValueError: the coordinates span more cells than int64 keys can number.
+    Raises ValueError where the coordinates span more cells than int64 keys can number.
     """
     offsets = kernel_offsets(kernel, padding, dilation)
     if extruded is not None:
@@ -106,8 +101,7 @@ def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride
     keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, reach)
     deltas = (searched * searched.new_tensor(weights)).sum(1).to(sites_in.device)
     if occupancy := _occupancy(keys_in, cells):
-        found = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
-        rows_in, rows_out, sizes = found
+        rows_in, rows_out, sizes = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
     else:
         find = (_table if cells <= TABLE_CELLS else _sorted)(keys_in, cells)
         taps, rows_in, rows_out = _search(find, keys_out, deltas)
