@@ -24,10 +24,7 @@ def triple(value: int | tuple[int, ...]) -> Triple:
 
 
 class _Convolution(torch.autograd.Function):
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only.
-
-    Saves the input, the weight and the map.
-    """
+    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
@@ -140,9 +137,7 @@ class SparseConv3d(_SparseKernel):
         if isinstance(x, Tensor):
             return self._pointwise(x)
         if x.feats.shape[1] != self.in_channels:
-            raise ValueError(
-                f"expected {self.in_channels} input channels, got {x.feats.shape[1]}"
-            )
+            raise ValueError(f"expected {self.in_channels} input channels, got {x.feats.shape[1]}")
         if math.prod(self.kernel_size) == 1 and self.stride == 1 and self.groups == 1:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return x.replace(nn.functional.linear(x.feats, self.weight[0].T.to(x.dtype), bias))
