@@ -135,15 +135,10 @@ def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
     if occupancy := _occupancy(coords, cells):
         return occupancy.unique_rows(coords, low, extent)
-    keys = columns[0] - low[0]
-    for axis in (1, 2, 3):
-        keys = keys * extent[axis] + (columns[axis] - low[axis])
+    keys = _numbered(columns, low, extent)
     keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    columns = []
-    for axis in (3, 2, 1):
-        columns.append(keys % extent[axis] + low[axis])
-        keys = keys // extent[axis]
-    return torch.stack([keys + low[0], *columns[::-1]], 1), place, counts
+    rows = torch.stack(torch.unravel_index(keys, tuple(extent)), 1)
+    return rows + rows.new_tensor(low), place, counts
 
 
 def _search(find, keys_out: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,11 +188,17 @@ def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
             f"the coordinates span {cells:.3g} cells, more than the {KEY_LIMIT:.3g} that can be "
             "numbered: use a larger voxel size or a smaller batch"
         )
+    keys = _numbered(columns, low, extent)
+    weights = extent[2] * extent[3], extent[3], 1
+    return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
+
+
+def _numbered(columns: Tensor, low: list[int], extent: list[int]) -> Tensor:
+    """The number of each cell, [N], of integer columns [4, N] in a grid."""
     keys = columns[0] - low[0]
     for column, first, size in zip(columns[1:], low[1:], extent[1:], strict=True):
         keys = keys * size + (column - first)
-    weights = extent[2] * extent[3], extent[3], 1
-    return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
+    return keys
 
 
 def _extent(columns: Tensor, reach: int) -> tuple[list[int], list[int]]:
