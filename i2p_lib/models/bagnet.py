@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from i2p_lib.models.residual import he_init, residual_stage
 
-_STRIDES = (2, 2, 2, 1)
-
 
 class BagNet(nn.Module):
     """The network of Brendel and Bethge (ICLR 2019), made of torchvision's bottleneck blocks.
@@ -25,7 +23,7 @@ class BagNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64, momentum=0.001)
         self.relu = nn.ReLU(inplace=True)
         channels = 64
-        for number, (depth, stride) in enumerate(zip((3, 4, 6, 3), _STRIDES, strict=True)):
+        for number, (depth, stride) in enumerate(zip((3, 4, 6, 3), (2, 2, 2, 1), strict=True)):
             width = 64 * 2**number
             stage = residual_stage(Bottleneck, channels, width, depth, stride)
             for block in stage:
@@ -52,24 +50,21 @@ def bagnet17(padded: bool = True) -> BagNet:
 
 
 def bagnet33(padded: bool = True) -> BagNet:
-    """BagNet-33: a 3x3 kernel in each of the four stages.
+    """BagNet-33: a 3x3 kernel in each of the four stages; both have the same tensors.
 
-    Args:
-        padded: False is the published network. Its kernels have no padding, so each 3x3 kernel
-            shrinks the image and each shortcut is cropped at the right and at the bottom. A 3x3
-            kernel therefore looks one cell further right and down than its shortcut.
-            True keeps the grid, as sparse sites need, and is what ``inflate`` takes. Kernels with
-            stride 2 are padded behind only (the grid's sides must be even), so they lie as they
-            did. Kernels with stride 1 have to be centred. For the one before the first stage
-            this moves the image by one pixel and changes nothing else: each activation that the
-            published network has up to the end of the third stage, and to the very end in
-            BagNet-17, is there, unchanged. In BagNet-33 the 3x3 kernel of the last stage gives
-            the published values too, but one cell further than its shortcut. So its last stage
-            is not the published one but the one of a ResNet-50 with centred kernels; the paper
-            says that its inflated BagNets have exactly the inflated ResNet-50's architecture.
+    padded: False is the published network. Its kernels have no padding: each 3x3 kernel shrinks
+    the image, its shortcut is cropped at the right and at the bottom, and the kernel looks one
+    cell further right and down than the shortcut.
+    True keeps the grid, as sparse sites need, and is what ``inflate`` takes. Kernels with stride 2
+    are padded behind only (the grid's sides must be even), so they lie as they did. Kernels with
+    stride 1 have to be centred. Before the first stage this moves the image by one pixel and
+    changes nothing else: each activation of the published network up to the end of the third
+    stage, and to the very end in BagNet-17, is there, unchanged. In BagNet-33 the 3x3 kernel of
+    the last stage gives the published values one cell further than its shortcut: that stage is a
+    ResNet-50's with centred kernels. The paper says that its inflated BagNets have exactly the
+    inflated ResNet-50's architecture.
 
-    Both have the same tensors. ``inflate`` keeps each 1x1 kernel as 1x1x1; how the paper made a
-    3x3x3 kernel of it is not known.
+    ``inflate`` keeps each 1x1 kernel as 1x1x1; how the paper made 3x3x3 of it is not known.
     """
     return BagNet(4, padded)
 

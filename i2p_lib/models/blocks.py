@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.models.contract import evaluated
-from i2p_lib.models.labelled import Device, Draw, Encoded, Labelled, Scenes, cloud_of, labels_of
+from i2p_lib.models.labelled import Device, Draw, Encoded, Labelled, Scenes, cloud_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class BlockEncoding:
         generator = generator or torch.Generator().manual_seed(0)
         rows, targets = [], []
         for scene in scenes:
-            points, features = cloud_of(scene, "cpu")
-            labels = labels_of(scene, "cpu")
+            points, features, labels = cloud_of(scene, "cpu")
             for _ in range(self.blocks):
                 middle = points[torch.randint(len(points), (), generator=generator), :2]
                 near = (points[:, :2] - middle).abs().amax(1) <= self.block_size / 2
@@ -56,7 +55,7 @@ class BlockEncoding:
         self, net: nn.Module, scene: Labelled, device: Device = "cpu", batch: int = 8
     ) -> Tensor:
         """See ``Encoding``; `batch` inputs at a time."""
-        points, features = cloud_of(scene, "cpu")
+        points, features, _ = cloud_of(scene, "cpu")
         parts = self._parts(points)
         total = None
         with evaluated(net):

@@ -55,15 +55,9 @@ def shapes(net: nn.Module, prefix: str = "") -> Shapes:
     return {prefix + name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
-def describe(
-    net: nn.Module,
-    inputs: Sequence[str],
-    classifier: str,
-    image: Shapes,
-    new: Sequence[str],
-    head: Sequence[str] = (),
-    reshaped: str = "inflated",
-) -> nn.Module:
+def describe(net: nn.Module, inputs: Sequence[str], classifier: str, image: Shapes,
+             new: Sequence[str], head: Sequence[str] = (),
+             reshaped: str = "inflated") -> nn.Module:  # fmt: skip
     """Give a network on points its ``i2p_`` attributes and return it.
 
     Args:

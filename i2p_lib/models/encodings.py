@@ -12,16 +12,7 @@ from torch import Tensor, nn
 from i2p_lib.data.scenes import IGNORED
 from i2p_lib.models.blocks import BlockEncoding
 from i2p_lib.models.contract import evaluated
-from i2p_lib.models.labelled import (
-    Device,
-    Draw,
-    Encoded,
-    Encoding,
-    Labelled,
-    Scenes,
-    cloud_of,
-    labels_of,
-)
+from i2p_lib.models.labelled import Device, Draw, Encoded, Encoding, Labelled, Scenes, cloud_of
 from i2p_lib.models.range_view import (
     nearest_in_pixel,
     range_image,
@@ -50,28 +41,28 @@ class VoxelEncoding:
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
         """See ``Encoding``; answers are in the order of the sites."""
-        x, voxel = self._voxels(scenes, device)
-        labels = torch.cat([labels_of(scene, device) for scene in scenes])
+        x, voxel, labels = self._voxels(scenes, device)
         return x, most_frequent(labels, voxel, len(x.sites))
 
     def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """See ``Encoding``."""
-        x, voxel = self._voxels([scene], device)
+        x, voxel, _ = self._voxels([scene], device)
         with evaluated(net):
             return net(x)[voxel]
 
-    def _voxels(self, scenes: Scenes, device: Device) -> tuple[SparseTensor, Tensor]:
-        """The voxels, and the row of each point's voxel among the sites, which are sorted."""
-        clouds, rows, cells = [], [], []
+    def _voxels(self, scenes: Scenes, device: Device) -> tuple[SparseTensor, Tensor, Tensor]:
+        """The voxels, the row of each point's voxel among the sorted sites, and its label."""
+        clouds, rows, cells, targets = [], [], [], []
         for sample, scene in enumerate(scenes):
-            points, features = cloud_of(scene, device)
+            points, features, labels = cloud_of(scene, device)
             if self.centre:
                 points = points - points.double().mean(0).to(points.dtype)
             clouds.append(points)
+            targets.append(labels)
             rows.append(torch.cat([points, features - 0.5], 1))
             cells.append(F.pad(torch.floor(points / self.voxel_size).long(), (1, 0), value=sample))
         x = voxelize(clouds, self.voxel_size, features=torch.cat(rows))
-        return x, unique_rows(torch.cat(cells))[1]
+        return x, unique_rows(torch.cat(cells))[1], torch.cat(targets)
 
 
 @dataclass(frozen=True)
@@ -106,15 +97,14 @@ class RangeEncoding:
         """See ``Encoding``; answers are pixel by pixel, row by row."""
         images, targets = [], []
         for scene in scenes:
-            image, nearest, *_ = self._projected(scene, device)
+            image, nearest, labels, *_ = self._projected(scene, device)
             images.append(image)
-            labels = labels_of(scene, device)[nearest.clamp_min(0)]
-            targets.append(torch.where(nearest < 0, IGNORED, labels))
+            targets.append(torch.where(nearest < 0, IGNORED, labels[nearest.clamp_min(0)]))
         return torch.stack(images), torch.cat(targets)
 
     def predict(self, net: nn.Module, scene: Labelled, device: Device = "cpu") -> Tensor:
         """See ``Encoding``; votes for "knn"."""
-        image, nearest, row, column, distance = self._projected(scene, device)
+        image, nearest, _, row, column, distance = self._projected(scene, device)
         with evaluated(net):
             answers = net(image[None])
         if self.back_projection == "pixel":
@@ -125,14 +115,14 @@ class RangeEncoding:
                                   distance, answers.shape[1])  # fmt: skip
 
     def _projected(self, scene: Labelled, device: Device) -> tuple[Tensor, ...]:
-        """The image, each pixel's nearest point, and each point's row, column and range."""
-        points, features = cloud_of(scene, device)
+        """The image, each pixel's nearest point, and each point's label, row, column and range."""
+        points, features, labels = cloud_of(scene, device)
         row, column, distance = spherical_pixels(points, self.height, self.width, self.fov_up,
                                                  self.fov_down)  # fmt: skip
         pixel = row * self.width + column
         nearest = nearest_in_pixel(pixel, distance, self.height * self.width)
         image = range_image(points, features, nearest).view(-1, self.height, self.width)
-        return image, nearest, row, column, distance
+        return image, nearest, labels, row, column, distance
 
 
 _ENCODINGS = {"unet": VoxelEncoding, "pointnet2_ssg": BlockEncoding, "range": RangeEncoding}

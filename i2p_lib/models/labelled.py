@@ -44,17 +44,15 @@ class Encoding(Protocol):
         """Return scores [N, C] of the scene's own N points, in their order."""
 
 
-def cloud_of(scene: Labelled, device: Device) -> tuple[Tensor, Tensor]:
-    """Return points and features as float32 on the device; ValueError where they do not fit."""
+def cloud_of(scene: Labelled, device: Device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return points and features as float32, labels as int64, on the device.
+
+    Raises ValueError where points and features do not fit.
+    """
     points = torch.as_tensor(scene.points, dtype=torch.float32, device=device)
     features = torch.as_tensor(scene.features, dtype=torch.float32, device=device)
     fits = points.ndim == features.ndim == 2 and points.shape[1] == 3
     if not fits or len(points) != len(features) or not len(points):
         raise ValueError("expected a scene with points [N, 3] and features [N, F], N at least 1, "
                          f"got {list(points.shape)} and {list(features.shape)}")
-    return points, features
-
-
-def labels_of(scene: Labelled, device: Device) -> Tensor:
-    """Return a scene's labels [N] as int64 on the device."""
-    return torch.as_tensor(scene.labels, dtype=torch.int64, device=device)
+    return points, features, torch.as_tensor(scene.labels, dtype=torch.int64, device=device)

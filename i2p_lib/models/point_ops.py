@@ -4,6 +4,8 @@ Coordinates are [B, P, 3] in any unit; indices are int64 and count the P points 
 On the CPU compiled loops run; elsewhere torch does.
 Both compute squared distances as ``dx*dx + dy*dy + dz*dz`` in the coordinates' own precision and
 settle ties in favour of the lower index, so both choose the same points.
+ValueError is raised for coordinates that are not float [B, P, 3] of one batch and dtype, with P at
+least 1, and for a count, start or radius out of range.
 """
 
 from __future__ import annotations
@@ -19,14 +21,10 @@ from torch import Tensor
 def farthest_points(points: Tensor, count: int, start: int = 0) -> Tensor:
     """Farthest point sampling (PointNet++, section 3.2): indices [B, count].
 
-    The first is ``start``; each next one is the point farthest from all that were taken before,
-    the lower index where several are equally far.
+    The first is ``start``; each next one is the point farthest from all that were taken before.
     Once all distinct points are taken, point 0 repeats, so ``count`` may exceed P.
-
-    Raises:
-        ValueError: points that are not float [B, P, 3], a count below 1, or a start outside them.
     """
-    _check(points, count, "count")
+    _check(points, count)
     if not 0 <= start < points.shape[1]:
         raise ValueError(f"start must be one of the {points.shape[1]} points, got {start}")
     if points.device.type != "cpu":
@@ -42,12 +40,8 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Te
     As in PointNet++'s own code these are the first ones in the order of the points, not the
     nearest; where the ball holds fewer, its first point fills the rest.
     An empty ball (a centre that is no point) is filled with the nearest point.
-
-    Raises:
-        ValueError: points or centres that are not float [B, _, 3] of one batch and dtype, a count
-            below 1, or a radius that is not positive.
     """
-    _check(points, count, "count", centres)
+    _check(points, count, centres)
     if not radius > 0:
         raise ValueError(f"radius must be positive, got {radius}")
     limit = float(torch.tensor(radius * radius, dtype=_plain(points).dtype))
@@ -59,15 +53,8 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Te
 
 
 def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
-    """For each centre [B, M, 3], its ``count`` nearest points, nearest first: [B, M, count].
-
-    Of equally near points the lower index comes first.
-
-    Raises:
-        ValueError: points or centres that are not float [B, _, 3] of one batch and dtype, or a
-            count outside 1..P.
-    """
-    _check(points, count, "count", centres)
+    """For each centre [B, M, 3], its ``count`` nearest points, nearest first: [B, M, count]."""
+    _check(points, count, centres)
     if count > points.shape[1]:
         raise ValueError(f"{count} nearest points asked of clouds of {points.shape[1]}: "
                          "ask for fewer, or give larger clouds")
@@ -86,23 +73,21 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     return F.embedding(rows, values.flatten(0, 1))
 
 
-def interpolate(values: Tensor, points: Tensor, targets: Tensor, count: int = 3) -> Tensor:
+def interpolate(values: Tensor, points: Tensor, targets: Tensor) -> Tensor:
     """Carry values [B, P, C] from the points to the targets [B, M, 3]: [B, M, C].
 
-    Mean of the ``count`` nearest points, weighted by the inverse squared distance
+    Mean of the three nearest points, weighted by the inverse squared distance
     (PointNet++, section 3.4); a target on a point gets that point's value.
     """
-    index = nearest_points(points, targets, count)
+    index = nearest_points(points, targets, 3)
     squared = (gather(points, index) - targets.unsqueeze(2)).square().sum(-1)
     weight = 1 / squared.clamp_min(1e-10)
     weight = weight / weight.sum(-1, keepdim=True)
     return (gather(values, index) * weight.unsqueeze(-1)).sum(2)
 
 
-def _check(points: Tensor, count: int, name: str, centres: Tensor | None = None) -> None:
-    for what, xyz in (("points", points), ("centres", centres)):
-        if xyz is None:
-            continue
+def _check(points: Tensor, count: int, centres: Tensor | None = None) -> None:
+    for what, xyz in [("points", points)] + ([] if centres is None else [("centres", centres)]):
         if xyz.ndim != 3 or xyz.shape[2] != 3 or not xyz.shape[1] or not xyz.is_floating_point():
             raise ValueError(f"{what} must be a float tensor [B, P, 3] with P > 0, "
                              f"got {xyz.dtype} {list(xyz.shape)}")
@@ -110,15 +95,12 @@ def _check(points: Tensor, count: int, name: str, centres: Tensor | None = None)
         raise ValueError(f"points and centres must be of one batch and dtype, got {len(points)} "
                          f"clouds of {points.dtype} and {len(centres)} of {centres.dtype}")
     if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
 
 
 def _plain(points: Tensor) -> Tensor:
     """Half precision widened to float32: too coarse to tell neighbours apart."""
     return points.detach() if points.dtype == torch.float64 else points.detach().float()
-
-
-# ---------------------------------------------------------------------------------------- torch
 
 
 def _squared(points: Tensor, centres: Tensor) -> Tensor:
@@ -154,9 +136,6 @@ def _ball_query_torch(points: Tensor, centres: Tensor, limit: float, count: int)
 def _nearest_points_torch(points: Tensor, centres: Tensor, count: int) -> Tensor:
     order = _squared(_plain(points), _plain(centres)).argsort(dim=2, stable=True)
     return order[..., :count].contiguous()
-
-
-# ------------------------------------------------------------------------------- compiled loops
 
 
 def _planes(points: Tensor) -> np.ndarray:

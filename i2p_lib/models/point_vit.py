@@ -39,13 +39,10 @@ class PointTokenizer(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         centres = gather(points, farthest_points(points, self.groups))
         group = gather(points, nearest_points(points, centres, self.size))
-        return self.embed(group - centres.unsqueeze(2)) + self.position(centres)
-
-    def embed(self, offsets: Tensor) -> Tensor:
-        """Groups of offsets [B, M, K, 3] to tokens [B, M, width], in any order of the K points."""
+        offsets = group - centres.unsqueeze(2)  # [B, groups, size, 3]
         each = self.local(offsets.flatten(0, 2)).unflatten(0, offsets.shape[:3])
         whole = each.max(2, keepdim=True).values.expand_as(each)
-        return pool_groups(self.token, torch.cat([whole, each], 3))
+        return pool_groups(self.token, torch.cat([whole, each], 3)) + self.position(centres)
 
 
 def put_on_points(vit: nn.Module, num_classes: int, groups: int = 128, size: int = 32) -> nn.Module:

@@ -1,14 +1,10 @@
 """PointNet++ for classification, on point clouds and on images whose pixels are the points.
 
-The network is the single-scale one (SSG) of the PointNet++ paper (Qi et al., NIPS 2017):
-SA(512, 0.2, [64, 64, 128]), SA(128, 0.4, [128, 128, 256]), SA([256, 512, 1024]), FC(512),
-FC(256), FC(classes), dropout 0.5, balls of 32 and 64 points as in its authors' code.
-
+The network is the single-scale one (SSG) of the PointNet++ paper (Qi et al., NIPS 2017).
 Image2Point pretrains it on ImageNet by treating pixels as points; neither how nor the weights are
-public.
-Here a pixel is a point of the plane z = 0 that carries its colour, so the pixel network has six
-input channels where the point network has three: what is transferred is everything but the first
-layer and the classifier.
+public.  Here a pixel is a point of the plane z = 0 that carries its colour, so the pixel network
+has six input channels where the point network has three: what is transferred is everything but the
+first layer and the classifier.
 """
 
 from __future__ import annotations
@@ -30,9 +26,8 @@ PIXEL_CHANNELS = 3  # red, green, blue
 def shared_mlp(*widths: int) -> nn.Sequential:
     """Linear, BatchNorm, ReLU per width, on rows [N, C]: the same for every point."""
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out),
-                   nn.ReLU(inplace=True)]  # fmt: skip
+    for before, width in zip(widths, widths[1:], strict=False):
+        layers += nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)
     return nn.Sequential(*layers)
 
 
@@ -105,9 +100,9 @@ def image_to_points(images: Tensor) -> Tensor:
     row; 64 x 64 pixels make 4,096 points, so resize large photos before.
     Raises ValueError for images of another shape or of integers.
     """
-    if images.ndim != 4 or images.shape[1] != PIXEL_CHANNELS or not images.is_floating_point():
-        raise ValueError(f"expected float images [B, 3, H, W], got {images.dtype} "
-                         f"{list(images.shape)}")
+    shape = list(images.shape)
+    if images.ndim != 4 or shape[1] != PIXEL_CHANNELS or not images.is_floating_point():
+        raise ValueError(f"expected float images [B, 3, H, W], got {images.dtype} {shape}")
     height, width = images.shape[2:]
     place = {"device": images.device, "dtype": images.dtype}
     x = (2 * torch.arange(width, **place) + 1 - width) / max(height, width)
@@ -119,12 +114,8 @@ def image_to_points(images: Tensor) -> Tensor:
 
 
 @point_network
-def pointnet2_ssg(
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-) -> PointNet2:
+def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 0,
+                  weights_dir: str | Path | None = None) -> PointNet2:  # fmt: skip
     """Return PointNet++ on points [B, P, 3], random or pretrained on pixels.
 
     Args:
@@ -142,20 +133,14 @@ def pointnet2_ssg(
         if is_random(weights):
             net, image = PointNet2(num_classes), {}
         else:
-            net = _pixel_network(weights, weights_dir)
+            card = weight_card("pointnet2_ssg", weights)
+            path, digest = verified(card, weights_dir)
+            classes = len(read_tensors(card, path).get("classifier.bias", ()))
+            net = PointNet2(max(1, classes), channels=PIXEL_CHANNELS)
+            net.i2p_transfer = transfer(net, card, path, digest)
             image = shapes(net)
             net.channels = 0
             net.sa1.mlp[0] = nn.Linear(3, net.sa1.mlp[0].out_features, bias=False)
             net.classifier = nn.Linear(net.classifier.in_features, num_classes)
     new = ["sa1.mlp.0", "classifier"]
     return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], "classifier", image, new)
-
-
-def _pixel_network(weights: str, weights_dir: str | Path | None) -> PointNet2:
-    """The network on pixels with the tensors of a card's file, each accounted for."""
-    card = weight_card("pointnet2_ssg", weights)
-    path, digest = verified(card, weights_dir)
-    classes = len(read_tensors(card, path).get("classifier.bias", ()))
-    net = PointNet2(max(1, classes), channels=PIXEL_CHANNELS)
-    net.i2p_transfer = transfer(net, card, path, digest)
-    return net

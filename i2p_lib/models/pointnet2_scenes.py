@@ -20,7 +20,7 @@ from i2p_lib.models.point_ops import interpolate
 from i2p_lib.models.pointnet2 import SetAbstraction, pointnet2_ssg, shared_mlp, split_columns
 from i2p_lib.weights.cards import is_random
 
-BALL = 32
+BALL = 32  # points
 STAGES = {"sa2.mlp": "sa1.mlp", "sa3.mlp": "sa2.mlp", "sa4.mlp": "sa3"}  # here: on pixels
 
 
@@ -79,13 +79,9 @@ class PointNet2Segmentation(nn.Module):
         return self.decoder(levels)
 
 
-def pointnet2_segmentation(
-    num_classes: int,
-    channels: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-) -> PointNet2Segmentation:
+def pointnet2_segmentation(num_classes: int, channels: int, weights: str | None = "random",
+                           seed: int = 0, weights_dir: str | Path | None = None
+                           ) -> PointNet2Segmentation:  # fmt: skip
     """Return PointNet++ for segmentation, random or with what pixels have taught.
 
     channels: features of a point besides its coordinates.  weights, seed, weights_dir, errors: as

@@ -25,17 +25,13 @@ SHIFT = (12.0, 0.0, 0.0, -1.0)  # of range, x, y and z in metres: about a street
 SPREAD = (12.0, 12.0, 12.0, 1.0)  # and how far it reaches
 MULTIPLE = 32  # of which height and width of an image must be
 RESOLUTIONS = 4  # maps that the head joins
+SIGMA, CUTOFF = 1.0, 1.0  # of the vote: pixels of its Gaussian, metres of a weighted difference
 
 
-def range_network(
-    image_name: str,
-    num_classes: int,
-    in_channels: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    wrap: int = 32,
-) -> RangeNetwork:
+def range_network(image_name: str, num_classes: int, in_channels: int,
+                  weights: str | None = "random", seed: int = 0,
+                  weights_dir: str | Path | None = None,
+                  wrap: int = 32) -> RangeNetwork:  # fmt: skip
     """Return an image network that labels the pixels of range images.
 
     The first convolution is new: range, coordinates and intensity have no colours to stand for,
@@ -43,14 +39,12 @@ def range_network(
     network's kernel, and stride 1 from row to row, since a scan has few rows.
 
     Args:
-        image_name: a network with named stages, "hrnet_w48" in the paper.
+        image_name, weights, seed, weights_dir: see ``segmenter``.
         in_channels: channels of the range image.
-        weights, seed, weights_dir: see ``segmenter``.
         wrap: columns that are repeated from the other end on either side, since a scan is a
             closed circle.
 
-    Raises:
-        ValueError: a network without named stages or with fewer than four maps, an unknown name.
+    Raises ValueError for a network without named stages or with fewer than four maps.
     """
     image = image_model(image_name, weights, seed, weights_dir)
     known = {} if is_random(weights) else shapes(image, "encoder.")
@@ -102,7 +96,7 @@ class RangeNetwork(nn.Module):
         return logits.permute(0, 2, 3, 1).flatten(0, 2)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        """The four coarsest maps, finest first."""
+        """The coarsest maps, finest first."""
         return stage_outputs(self.encoder, self.stages, images)[-RESOLUTIONS:]
 
 
@@ -131,8 +125,8 @@ def nearest_in_pixel(pixel: Tensor, distance: Tensor, pixels: int) -> Tensor:
     least = distance.new_full((pixels,), torch.inf).scatter_reduce(0, pixel, distance, "amin")
     order = torch.arange(len(pixel), device=pixel.device)
     near = distance == least[pixel]
-    none = len(pixel)
-    first = order.new_full((pixels,), none).scatter_reduce(0, pixel[near], order[near], "amin")
+    none = order.new_full((pixels,), len(pixel))
+    first = none.scatter_reduce(0, pixel[near], order[near], "amin")
     return torch.where(first == none, -1, first)
 
 
@@ -147,32 +141,19 @@ def range_image(points: Tensor, features: Tensor, nearest: Tensor) -> Tensor:
     return torch.where(nearest[:, None] < 0, 0, rows).T
 
 
-def vote_of_neighbours(
-    labels: Tensor,
-    ranges: Tensor,
-    row: Tensor,
-    column: Tensor,
-    distance: Tensor,
-    num_classes: int,
-    neighbours: int = 5,
-    window: int = 5,
-    sigma: float = 1.0,
-    cutoff: float = 1.0,
-) -> Tensor:
-    """Let the pixels around each point vote on its class (RangeNet++, section III-D).
+def vote_of_neighbours(labels: Tensor, ranges: Tensor, row: Tensor, column: Tensor,
+                       distance: Tensor, num_classes: int, neighbours: int = 5,
+                       window: int = 5) -> Tensor:  # fmt: skip
+    """Votes [N, num_classes] of the pixels around each point (RangeNet++, section III-D), float32.
 
     Args:
         labels, ranges: [H, W] class and range of each pixel; an infinite range where it is empty.
         row, column, distance: of the N points, as from ``spherical_pixels``.
         neighbours: that vote: those of the window whose range differs least from the point's,
-            the difference weighted by one minus a Gaussian (``sigma`` pixels) of the place.
-        cutoff: weighted difference in metres from which on a pixel has no vote.
+            the difference weighted by one minus a Gaussian of the place; from CUTOFF on none does.
 
     The point's own pixel counts as being at the point's own range, so it always votes.  Columns
     go round, rows do not.
-
-    Returns:
-        Votes [N, num_classes], float32.
     """
     height, width = ranges.shape
     half = window // 2
@@ -182,13 +163,13 @@ def vote_of_neighbours(
     inside = (rows >= 0) & (rows < height)
     rows = rows.clamp(0, height - 1)
     here = (down == 0) & (right == 0)
-    bell = torch.exp(-(down**2 + right**2) / (2 * sigma**2))
+    bell = torch.exp(-(down**2 + right**2) / (2 * SIGMA**2))
     difference = (ranges[rows, columns] - distance[:, None]).abs() * (1 - bell / bell.sum())
     difference = torch.where(inside, difference, torch.inf).masked_fill(here, 0)
     difference, order = difference.sort(dim=1, stable=True)
     voters = order[:, :neighbours]
     chosen = labels[rows.gather(1, voters), columns.gather(1, voters)]
-    valid = (difference[:, :neighbours] <= cutoff).float()
+    valid = (difference[:, :neighbours] <= CUTOFF).float()
     votes = valid.new_zeros(len(row), num_classes)
     return votes.scatter_add(1, chosen, valid)
 

@@ -55,10 +55,8 @@ class Res16Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] to logits [B, 1000]."""
-        x = self.layer1(self.bn1(self.conv1(x)))
-        x = self.layer2(self.ds1(x))
-        x = self.layer3(self.ds2(x))
-        x = self.layer4(self.ds3(x))
+        x = self.layer2(self.ds1(self.layer1(self.bn1(self.conv1(x)))))
+        x = self.layer4(self.ds3(self.layer3(self.ds2(x))))
         return self.fc(self.avgpool(x).flatten(1))
 
 
@@ -119,10 +117,7 @@ def is_pointcontrast(name: str, weights: str) -> bool:
 
 
 def load_pointcontrast(
-    net: nn.Module,
-    weights: str,
-    order: str = "minkowski",
-    weights_dir: str | Path | None = None,
+    net: nn.Module, weights: str, order: str = "minkowski", weights_dir: str | Path | None = None
 ) -> pd.DataFrame:
     """Load PointContrast's Res16UNet34 weights strictly.
 
@@ -133,13 +128,11 @@ def load_pointcontrast(
         order: where tap i of a file's kernel [K, C_in, C_out] goes. ``"minkowski"`` keeps each
             tap at its place in space. ``"released"`` repeats the released code of the paper,
             which copies tap i to tap i of torchsparse: the two libraries number the taps of a
-            3x3x3 kernel differently, so its kernels are shuffled in space. 1x1x1 and 2x2x2
-            kernels are the same in both.
+            3x3x3 kernel differently, so its kernels are shuffled in space.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
-    Returns:
-        One row per tensor: name, file_key, shape, state ("copied" or "left out"). In
-        ``net.i2p_report`` the filled layers now count as copied.
+    Returns one row per tensor: name, file_key, shape, state ("copied" or "left out"). In
+    ``net.i2p_report`` the filled layers now count as copied.
 
     Raises:
         FileNotFoundError: the file is not there; says what to place where.
@@ -167,9 +160,9 @@ def load_pointcontrast(
                if name in values and values[name].shape != tensor.shape]  # fmt: skip
     if faults:
         raise ValueError(
-            f"{len(faults)} tensors of {path.name} do not fit: "
-            f"{', '.join(sorted(faults)[:5])}. Expected PointContrast's Res16UNet34 and a network "
-            "made by inflate(res16unet34(), recipe=None)."
+            f"{len(faults)} tensors of {path.name} do not fit: {', '.join(sorted(faults)[:5])}. "
+            "Expected PointContrast's Res16UNet34 and a network made by "
+            "inflate(res16unet34(), recipe=None)."
         )
     net.load_state_dict(net.state_dict() | values, strict=True)
     filled = net.i2p_report["layer"].isin({name.rpartition(".")[0] for name in values})

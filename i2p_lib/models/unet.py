@@ -19,14 +19,8 @@ from i2p_lib.inflation import InflationError, inflate
 from i2p_lib.models.contract import describe, evaluated, seeded, shapes
 from i2p_lib.models.residual import residual_stage
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs
-from i2p_lib.sparse import (
-    Sites,
-    SparseBatchNorm,
-    SparseConv3d,
-    SparseConvTranspose3d,
-    SparseTensor,
-)
-from i2p_lib.sparse.sums import sum_rows
+from i2p_lib.sparse import Sites, SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseTensor
+from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import is_random
 
@@ -34,19 +28,9 @@ WIDTHS = (512, 256, 192, 192)  # channels of the decoder, coarsest first
 STRIDES = (2, 4, 8, 16)  # of the encoder's levels, in input voxels
 
 
-def unet(
-    image_name: str,
-    num_classes: int,
-    in_channels: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    decoder_width: float = 1.0,
-    point_branch: bool = False,
-    dropout: float = 0.3,
-    axis: str = "z",
-    normalize: bool = True,
-) -> UNet:
+def unet(image_name: str, num_classes: int, in_channels: int, weights: str | None = "random",
+         seed: int = 0, weights_dir: str | Path | None = None, decoder_width: float = 1.0,
+         point_branch: bool = False, axis: str = "z", normalize: bool = True) -> UNet:  # fmt: skip
     """Return a U-Net on sparse voxels around an image network with named stages.
 
     Args:
@@ -57,10 +41,8 @@ def unet(
         point_branch: see ``Decoder``.
         axis, normalize: see ``inflate_weight``. The stages get the paper's geometry (its recipe).
 
-    Raises:
-        ValueError: a network without named stages, an unknown name, a factor that is not positive.
-        InflationError: a network that cannot be inflated, or with other levels than strides
-            2, 4, 8, 16.
+    Raises ValueError for a network without named stages or a factor that is not positive, and
+    InflationError for one that cannot be inflated or has other levels than strides 2, 4, 8, 16.
     """
     if not decoder_width > 0:
         raise ValueError(f"decoder_width must be positive, got {decoder_width}")
@@ -80,7 +62,7 @@ def unet(
                              *_unit(SparseConv3d(width, width, 3, bias=False)))
         down = nn.Sequential(*_unit(SparseConv3d(width, entry, 2, 2, bias=False)))
         decoder = Decoder((width, *channels), [scaled(w, decoder_width) for w in WIDTHS],
-                          num_classes, point_branch, dropout)  # fmt: skip
+                          num_classes, point_branch)  # fmt: skip
     net = UNet(stem, down, encoder, stages, decoder)
     known = {} if is_random(weights) else shapes(image, "encoder.")
     describe(net, ["stem", "down"], "decoder", known, ["stem", "down", "decoder"])
@@ -121,13 +103,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, channels: tuple[int, ...], widths: list[int], num_classes: int,
-                 point_branch: bool, dropout: float):  # fmt: skip
+                 point_branch: bool):  # fmt: skip
         super().__init__()
         inputs, skips = [channels[-1], *widths], channels[-2::-1]
-        kernels = (3, 3, 3, 2)
         self.up = nn.ModuleList(
-            Up(*sizes) for sizes in zip(inputs, skips, widths, kernels, strict=False))
-        self.dropout = nn.Dropout(dropout)
+            Up(*sizes) for sizes in zip(inputs, skips, widths, (3, 3, 3, 2), strict=False))
+        self.dropout = nn.Dropout(0.3)
         self.points = None
         if point_branch:
             stops = (channels[0], channels[-1], widths[1], widths[3])
@@ -177,9 +158,8 @@ def residual_blocks(channels: int, width: int, depth: int) -> nn.Sequential:
         blocks = residual_stage(BasicBlock, channels, width, depth)
     for name, layer in list(blocks.named_modules()):
         if isinstance(layer, nn.Conv2d):
-            kernel, stride = layer.kernel_size[0], layer.stride[0]
-            blocks.set_submodule(name, SparseConv3d(layer.in_channels, layer.out_channels, kernel,
-                                                    stride, bias=False))  # fmt: skip
+            blocks.set_submodule(name, SparseConv3d(layer.in_channels, layer.out_channels,
+                                                    layer.kernel_size[0], bias=False))  # fmt: skip
         elif isinstance(layer, nn.BatchNorm2d):
             blocks.set_submodule(name, SparseBatchNorm(layer.num_features))
     return blocks
@@ -202,9 +182,8 @@ def points_to_sites(points: Tensor, sites: Sites) -> Tensor:
     if sites.stride == 1:
         return points
     owner = _cells(sites)
-    total = sum_rows(points, owner, len(sites))
-    counts = torch.bincount(owner, minlength=len(sites)).clamp(min=1)
-    return (total / counts[:, None].to(total.dtype)).to(points.dtype)
+    sizes = torch.bincount(owner, minlength=len(sites))
+    return mean_rows(points, owner, sizes).to(points.dtype)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -38,9 +38,9 @@ def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
     Returns [B, 6, size, size]; each pixel is differentiable in the depth of its points.
     Raises ValueError for another shape of points or another axis.
     """
-    if points.ndim != 3 or points.shape[2] != 3 or not points.is_floating_point():
-        raise ValueError(f"expected float points [B, P, 3], got {points.dtype} "
-                         f"{list(points.shape)}")
+    shape = list(points.shape)
+    if points.ndim != 3 or shape[2] != 3 or not points.is_floating_point():
+        raise ValueError(f"expected float points [B, P, 3], got {points.dtype} {shape}")
     axes, signs = _frames(up, points.device)
     seen = (points[..., axes] * signs).permute(0, 2, 1, 3)  # [B, 6, P, (row, column, depth)]
     depth = seen[..., 2] + CAMERA
@@ -91,15 +91,9 @@ class ViewNet(nn.Module):
         return self.classifier(self.fusion(self.image(pictures)))
 
 
-def image_on_views(
-    image_name: str,
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    size: int | None = None,
-    up: str = "z",
-) -> ViewNet:
+def image_on_views(image_name: str, num_classes: int, weights: str | None = "random", seed: int = 0,
+                   weights_dir: str | Path | None = None, size: int | None = None,
+                   up: str = "z") -> ViewNet:  # fmt: skip
     """Any image classifier of torchvision or timm on six depth views, its 2D weights copied.
 
     The input convolution takes one depth channel, with its kernels summed over the colours. That
@@ -112,9 +106,8 @@ def image_on_views(
         size: pixels of a side; None means 128, or what a model of fixed size wants.
         up: the axis that points up in the pictures.
 
-    Raises:
-        ValueError: an unknown model or axis, or a model without a first convolution on colours
-            and a last linear classifier.
+    Raises ValueError for an unknown model or axis, or a model without a first convolution on
+    colours and a last linear classifier.
     """
     image = image_model(image_name, weights, seed, weights_dir)
     with seeded(seed):
@@ -124,14 +117,9 @@ def image_on_views(
 
 
 @point_network
-def simpleview(
-    num_classes: int,
-    weights: str | None = "random",
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    size: int | None = None,
-    up: str = "z",
-) -> ViewNet:
+def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
+               weights_dir: str | Path | None = None, size: int | None = None,
+               up: str = "z") -> ViewNet:  # fmt: skip
     """SimpleView: a quarter-width ResNet-18 on six depth views (paper, Table 1).
 
     Behind the image network: BatchNorm on each view's features, dropout 0.5, concatenation, a

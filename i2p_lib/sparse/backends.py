@@ -52,15 +52,10 @@ _IN_USE: ContextVar[Use | None] = ContextVar("backend in use", default=None)
 def use_backend(name: str | None = None) -> Iterator[Use]:
     """Let an engine compute the sparse convolutions that run inside the block.
 
-    Args:
-        name: "torch", "spconv" or "torchsparse"; default: $I2P_BACKEND, else "torch".
-
+    name: "torch", "spconv" or "torchsparse"; default: $I2P_BACKEND, else "torch".
     The gradients of a convolution are computed by the engine that computed it, wherever `backward`
     is called.  Blocks may be nested; the inner one counts.
-
-    Raises:
-        ValueError: an unknown name.
-        RuntimeError: the engine cannot be used here; the message says why and what helps.
+    Raises ValueError for an unknown name, RuntimeError where the engine cannot be used here.
 
     >>> with use_backend("torch") as use:
     ...     pass  # net(x)
@@ -81,12 +76,8 @@ def use_backend(name: str | None = None) -> Iterator[Use]:
         _IN_USE.reset(token)
 
 
-def convolve(
-    ours: Callable[[Tensor, Tensor, KernelMap], Tensor],
-    feats: Tensor,
-    weight: Tensor,
-    kmap: KernelMap,
-) -> Tensor:
+def convolve(ours: Callable[[Tensor, Tensor, KernelMap], Tensor], feats: Tensor, weight: Tensor,
+             kmap: KernelMap) -> Tensor:  # fmt: skip
     """Compute a convolution by the backend in use, or by `ours` where it lacks it.
 
     `feats` [n_in, C_in], contiguous; `weight` [K, G, C_in / G, C_out / G], or [K, C] depthwise.

@@ -24,10 +24,7 @@ def triple(value: int | tuple[int, ...]) -> Triple:
 
 
 class _Convolution(torch.autograd.Function):
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only.
-
-    Saves the input, the weight and the map.
-    """
+    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
@@ -40,27 +37,20 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         need_x, need_w, _ = ctx.needs_input_grad
-        grad = grad.contiguous()
-        turned = weight if weight.ndim == 2 else weight.mT
-        grad_x = _multiply(grad, turned, ctx.kmap.transposed()) if need_x else None
-        grad_w = _weight_gradient(x, grad, weight, ctx.kmap) if need_w else None
+        grad, grad_x, grad_w = grad.contiguous(), None, None
+        if need_x:
+            turned = weight if weight.ndim == 2 else weight.mT
+            grad_x = _multiply(grad, turned, ctx.kmap.transposed())
+        if need_w:
+            engine, wide = _engine(x)
+            made = engine.weight_gradient(x.to(wide), grad.to(wide), weight, ctx.kmap)
+            grad_w = made.to(weight.dtype)
         return grad_x, grad_w, None
 
 
 def _multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
     engine, wide = _engine(x)
-    function = engine.weighted_sum if weight.ndim == 2 else engine.multiply
-    return function(x.to(wide), weight.to(wide), kmap).to(x.dtype)
-
-
-def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-    engine, wide = _engine(x)
-    x, grad = x.to(wide), grad.to(wide)
-    if weight.ndim == 2:
-        made = engine.weighted_gradient(x, grad, kmap)
-    else:
-        made = engine.weight_gradient(x, grad, kmap, weight.shape[1])
-    return made.to(weight.dtype)
+    return engine.multiply(x.to(wide), weight.to(wide), kmap).to(x.dtype)
 
 
 def _engine(x: Tensor) -> tuple[ModuleType, torch.dtype]:
@@ -82,18 +72,10 @@ class _SparseKernel(nn.Module):
     depthwise layer, with the K taps in row-major (x, y, z) order.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Triple,
-        stride: int = 1,
-        padding: int | Triple | None = None,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-        generator: torch.Generator | None = None,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | Triple,
+                 stride: int = 1, padding: int | Triple | None = None, dilation: int = 1,
+                 groups: int = 1, bias: bool = True,
+                 generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         self.kernel_size = triple(kernel_size)
         half = tuple((k - 1) // 2 for k in self.kernel_size)
@@ -116,15 +98,9 @@ class _SparseKernel(nn.Module):
             shape = (taps, in_channels, out_channels)
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """He initialisation for the fan-out, as torchvision's and timm's image models use."""
-        fan = math.prod(self.kernel_size) * self.out_channels // self.groups
-        with torch.no_grad():
+        with torch.no_grad():  # He, by the fan-out, as torchvision and timm initialise
+            fan = taps * out_channels // groups
             self.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
-            if self.bias is not None:
-                self.bias.zero_()
 
     def _apply_kernel(self, feats: Tensor, kmap: KernelMap) -> Tensor:
         weight = self.weight.to(feats.dtype)
@@ -161,9 +137,7 @@ class SparseConv3d(_SparseKernel):
         if isinstance(x, Tensor):
             return self._pointwise(x)
         if x.feats.shape[1] != self.in_channels:
-            raise ValueError(
-                f"expected {self.in_channels} input channels, got {x.feats.shape[1]}"
-            )
+            raise ValueError(f"expected {self.in_channels} input channels, got {x.feats.shape[1]}")
         if math.prod(self.kernel_size) == 1 and self.stride == 1 and self.groups == 1:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return x.replace(nn.functional.linear(x.feats, self.weight[0].T.to(x.dtype), bias))

@@ -33,55 +33,43 @@ PAIRS = 128  # pairs whose rows stay in a cache for a gradient of weights
 
 
 def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] @ weight[k], group by group.
-
-    ``x`` [N, G * c_in] and ``weight`` [K, G, c_in, c_out] in float32 or float64; the result is
-    [M, G * c_out].
-    """
-    taps, groups, depth, width = weight.shape
+    """As ``gathered.multiply``, in float32 or float64."""
+    real = x.element_size()
+    if weight.ndim == 2:
+        out = x.new_empty(kmap.n_out, x.shape[1])
+        for left, right, lanes, vectors in _panels(x.shape[1], real, 2 * VECTORS):
+            run = _weighted_kernels(real, lanes, vectors)[0]
+            _share(kmap.n_out, run, out.numpy(), _array(x), _array(weight),
+                   *_sorted_pairs(kmap, _by_output), left, right)  # fmt: skip
+        return out
+    taps, groups, _, width = weight.shape
     turned = not weight.is_contiguous() and weight.mT.is_contiguous()
     stored = _array(weight.mT if turned else weight)
     out = x.new_zeros(kmap.n_out, groups * width)
-    lists = _windows(kmap)
+    lists = _sorted_pairs(kmap, _by_window)
     for group in range(groups):
-        for left, right, lanes, vectors in _panels(width, x.element_size()):
-            run = _kernels(x.element_size(), lanes, vectors)[0]
+        for left, right, lanes, vectors in _panels(width, real):
+            run = _kernels(real, lanes, vectors)[0]
             _share((len(lists[0]) - 1) // taps, run, out.numpy(), _array(x), stored, *lists,
                    group, left, right, turned)  # fmt: skip
     return out
 
 
-def weight_gradient(x: Tensor, grad: Tensor, kmap: KernelMap, groups: int) -> Tensor:
-    """grad_weight[k] = sum over pairs (i, o) of tap k: x[i].T @ grad[o], group by group.
-
-    ``x`` [N, G * c_in], ``grad`` [M, G * c_out]; the result is [K, G, c_in, c_out].
-    """
-    taps, width = len(kmap.sizes), grad.shape[1] // groups
-    out = x.new_empty(taps, groups, x.shape[1] // groups, width)
-    for group in range(groups):
-        for left, right, lanes, vectors in _panels(width, x.element_size()):
-            run = _kernels(x.element_size(), lanes, vectors)[1]
-            _share(taps, run, out.numpy(), _array(x), _array(grad), *_windows(kmap), group,
+def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+    """As ``gathered.weight_gradient``, in float32 or float64."""
+    real, lists = x.element_size(), _sorted_pairs(kmap, _by_window)
+    if weight.ndim == 2:
+        out = x.new_zeros(weight.shape)
+        for left, right, lanes, vectors in _panels(x.shape[1], real, 2 * VECTORS):
+            run = _weighted_kernels(real, lanes, vectors)[1]
+            _share(len(out), run, out.numpy(), _array(x), _array(grad), *lists, left, right)
+        return out
+    out = x.new_empty(weight.shape)
+    for group in range(weight.shape[1]):
+        for left, right, lanes, vectors in _panels(weight.shape[3], real):
+            run = _kernels(real, lanes, vectors)[1]
+            _share(len(out), run, out.numpy(), _array(x), _array(grad), *lists, group,
                    left, right)  # fmt: skip
-    return out
-
-
-def weighted_sum(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] * weight[k]; [N, C] to [M, C]."""
-    out = x.new_empty(kmap.n_out, x.shape[1])
-    for left, right, lanes, vectors in _panels(x.shape[1], x.element_size(), 2 * VECTORS):
-        run = _weighted_kernels(x.element_size(), lanes, vectors)[0]
-        _share(kmap.n_out, run, out.numpy(), _array(x), _array(weight), *_by_output(kmap),
-               left, right)  # fmt: skip
-    return out
-
-
-def weighted_gradient(x: Tensor, grad: Tensor, kmap: KernelMap) -> Tensor:
-    """grad_weight[k] = sum over pairs (i, o) of tap k: x[i] * grad[o]; [K, C]."""
-    out = x.new_zeros(len(kmap.sizes), x.shape[1])
-    for left, right, lanes, vectors in _panels(x.shape[1], x.element_size(), 2 * VECTORS):
-        run = _weighted_kernels(x.element_size(), lanes, vectors)[1]
-        _share(len(out), run, out.numpy(), _array(x), _array(grad), *_windows(kmap), left, right)
     return out
 
 
@@ -103,26 +91,17 @@ def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int
         column = end
 
 
-def _windows(kmap: KernelMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the pairs of each window and tap start; the output and the input row of each pair."""
-    return _sorted_once(kmap, "windows", _sort_by_window)
-
-
-def _by_output(kmap: KernelMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the pairs of each output row start; the input row and the tap of each pair."""
-    return _sorted_once(kmap, "by output", _sort_by_output)
-
-
-def _sorted_once(kmap: KernelMap, name: str, sort: Callable) -> tuple[np.ndarray, ...]:
-    if name not in kmap.lists:
-        kmap.lists[name] = sort(
-            kmap.rows_in.numpy(), kmap.rows_out.numpy(), np.array(kmap.sizes), kmap.n_out
-        )
-    return kmap.lists[name]
+def _sorted_pairs(kmap: KernelMap, sort: Callable) -> tuple[np.ndarray, ...]:
+    """The pairs as ``_by_window`` or ``_by_output`` sorts them, kept with the map."""
+    if sort not in kmap.lists:
+        arrays = kmap.rows_in.numpy(), kmap.rows_out.numpy(), np.array(kmap.sizes)
+        kmap.lists[sort] = sort(*arrays, kmap.n_out)
+    return kmap.lists[sort]
 
 
 @njit(cache=True, nogil=True)
-def _sort_by_window(rows_in, rows_out, sizes, n_out):
+def _by_window(rows_in, rows_out, sizes, n_out):
+    """Where the pairs of each window and tap start; the output and the input row of each pair."""
     taps = len(sizes)
     start = np.zeros(-(-n_out // WINDOW) * taps + 1, np.int64)
     p = 0
@@ -144,7 +123,8 @@ def _sort_by_window(rows_in, rows_out, sizes, n_out):
 
 
 @njit(cache=True, nogil=True)
-def _sort_by_output(rows_in, rows_out, sizes, n_out):
+def _by_output(rows_in, rows_out, sizes, n_out):
+    """Where the pairs of each output row start; the input row and the tap of each pair."""
     start = np.zeros(n_out + 1, np.int64)
     for o in rows_out:
         start[o + 1] += 1

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from i2p_lib.sparse.kernel_map import KernelMap
 
+Gradients = tuple[Tensor, Tensor]
 CHANNELS_16_BIT = 8  # 16-bit kernels on a GPU read so many channels at a time
 
 
@@ -42,9 +43,7 @@ class Backend(ABC):
         """Return [n_out, C_out] of `x` [n_in, C_in] and `weight` [K, C_in, C_out]."""
 
     @abstractmethod
-    def backward(
-        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap) -> Gradients:
         """Return the gradients of `x` and `weight` for `grad` [n_out, C_out]."""
 
     def problem(self) -> str | None:
@@ -68,9 +67,8 @@ class Backend(ABC):
             return f"on {x.device.type}"
         if x.dtype not in self.formats:
             return str(x.dtype).removeprefix("torch.")
-        if x.is_cuda and x.dtype == torch.float16 and any(
-            channels % CHANNELS_16_BIT for channels in weight.shape[-2:]
-        ):
+        uneven = any(channels % CHANNELS_16_BIT for channels in weight.shape[-2:])
+        if x.is_cuda and x.dtype == torch.float16 and uneven:
             return f"channels no multiple of {CHANNELS_16_BIT} in float16"
         return None if any(kmap.sizes) else "no pairs"
 
@@ -103,13 +101,10 @@ class Spconv(Backend):
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         filters = weight.permute(2, 0, 1).contiguous()
         pairs, counts, submanifold = _padded_pairs(kmap)
-        return _spconv_ops().indice_conv(
-            x, filters, pairs, counts, kmap.n_out, False, submanifold
-        )
+        convolve = _spconv_ops().indice_conv
+        return convolve(x, filters, pairs, counts, kmap.n_out, False, submanifold)
 
-    def backward(
-        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap) -> Gradients:
         filters = weight.permute(2, 0, 1).contiguous()
         pairs, counts, submanifold = _padded_pairs(kmap)
         function = _spconv_ops().indice_conv_backward if x.is_cuda else _backward_without_cuda()
@@ -173,7 +168,6 @@ class TorchSparse(Backend):
         return version
 
     def devices(self) -> tuple[str, ...]:
-        """See `Backend`."""
         return ("cuda",)
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
@@ -188,9 +182,7 @@ class TorchSparse(Backend):
         )
         return out[: kmap.n_out]
 
-    def backward(
-        self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap) -> Gradients:
         pairs, counts = _listed_pairs(kmap)
         grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
         importlib.import_module("torchsparse.backend").conv_backward_gather_scatter_cuda(

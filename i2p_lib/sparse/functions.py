@@ -13,8 +13,6 @@ from i2p_lib.sparse.kernel_map import grid_padding
 from i2p_lib.sparse.pool import SparseAvgPool3d, SparseMaxPool3d
 from i2p_lib.sparse.tensor import EXTENT, MEANINGS, SparseTensor, partner
 
-Pair = tuple[int, int]
-
 FEATURE_WISE = (
     F.relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
     F.selu, F.mish, F.softplus, F.dropout, F.prelu, torch.relu, torch.relu_, torch.sigmoid,
@@ -36,13 +34,9 @@ def means(*functions: Callable) -> Callable:
     return register
 
 
-def _feature_wise(function: Callable) -> Callable:
-    return lambda x, *args, **kwargs: x.replace(function(x.feats, *args, **kwargs))
-
-
-def _of_the_last_axis(function: Callable) -> Callable:
+def _of_features(function: Callable) -> Callable:
     def meaning(x: SparseTensor, *args, **kwargs) -> SparseTensor:
-        if not x.channels_last:
+        if function in OF_THE_LAST_AXIS and not x.channels_last:
             raise ValueError(f"{function.__name__} works on the last axis, and that is the width "
                              "here; sites have none")
         return x.replace(function(x.feats, *args, **kwargs))
@@ -50,30 +44,21 @@ def _of_the_last_axis(function: Callable) -> Callable:
     return meaning
 
 
-MEANINGS.update({function: _feature_wise(function) for function in FEATURE_WISE})
-MEANINGS.update({function: _of_the_last_axis(function) for function in OF_THE_LAST_AXIS})
+MEANINGS.update({f: _of_features(f) for f in (*FEATURE_WISE, *OF_THE_LAST_AXIS)})
 MEANINGS[torch.mean] = SparseTensor.mean
 MEANINGS[Tensor.dim] = lambda x: x.ndim
 MEANINGS[Tensor.new_empty] = lambda x, *args, **kwargs: x.feats.new_empty(*args, **kwargs)
+MEANINGS[torch.div] = MEANINGS[Tensor.div] = MEANINGS[Tensor.div_] = operator.truediv
 
 
 @means(torch.add, Tensor.add, Tensor.add_, Tensor.__add__)
 def _add(a, b) -> SparseTensor:
-    return operator.add(*_sparse_first(a, b))
+    return a + b if isinstance(a, SparseTensor) else b + a
 
 
 @means(torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)
 def _mul(a, b) -> SparseTensor:
-    return operator.mul(*_sparse_first(a, b))
-
-
-@means(torch.div, Tensor.div, Tensor.div_)
-def _div(x: SparseTensor, divisor) -> SparseTensor:
-    return x / divisor
-
-
-def _sparse_first(a, b) -> tuple:
-    return (a, b) if isinstance(a, SparseTensor) else (b, a)
+    return a * b if isinstance(a, SparseTensor) else b * a
 
 
 @means(torch.cat, torch.concat)
@@ -135,8 +120,7 @@ def _var(x: SparseTensor, dim, keepdim: bool = False) -> SparseTensor:
 def _over_channels(x: SparseTensor, dim: int) -> None:
     place = 3 if x.channels_last else 1
     if dim % x.ndim != place:
-        raise ValueError(
-            f"sparse tensors join and part over channels (dim {place}), got dim {dim}")
+        raise ValueError(f"sparse tensors join and part over channels (dim {place}), got dim {dim}")
 
 
 def _channels_first(x: SparseTensor) -> None:
@@ -206,9 +190,7 @@ def _pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value=None
     return x
 
 
-def pads_border(
-    pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> bool:
+def pads_border(pad: Sequence[int], mode: str = "constant", value: float | None = None) -> bool:
     """Whether arguments of F.pad put constant cells around an image, and do nothing else."""
     return mode == "constant" and len(pad) == 4 and min(pad) >= 0
 
@@ -243,12 +225,13 @@ def _avg_pool(x: SparseTensor, kernel_size, stride=None, padding=0, ceil_mode=Fa
 
 
 def window(
-    kernel_size: int | Pair, stride: int | Pair | None, padding: int | Pair
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None,
+    padding: int | tuple[int, int],
 ) -> tuple[int, int, int]:
-    """Kernel, stride and padding of a 2D pooling layer as those of its cubic window.
+    """Kernel, stride and padding of a square 2D pooling layer as those of its cubic window.
 
-    Raises:
-        ValueError: a window that is not square.
+    Raises ValueError for one that is not square.
     """
     sides = [kernel_size, stride or kernel_size, padding]
     if any(isinstance(side, tuple) and side[0] != side[1] for side in sides):

@@ -60,13 +60,9 @@ class KernelMap:
     def taps(self) -> list[tuple[int, Tensor, Tensor]]:
         """(tap, input rows, output rows) of each tap that has pairs, the identity tap left out."""
         if "taps" not in self.lists:
-            groups = zip(self.rows_in.split(self.sizes), self.rows_out.split(self.sizes),
-                         strict=True)
-            self.lists["taps"] = [
-                (k, i, o)
-                for k, (i, o) in enumerate(groups)
-                if len(i) and k != self.identity
-            ]
+            pairs = zip(*(r.split(self.sizes) for r in (self.rows_in, self.rows_out)), strict=True)
+            self.lists["taps"] = [(k, *rows) for k, rows in enumerate(pairs)
+                                  if self.sizes[k] and k != self.identity]  # fmt: skip
         return self.lists["taps"]
 
     def transposed(self) -> KernelMap:
@@ -78,15 +74,9 @@ class KernelMap:
         return self.lists["transposed"]
 
 
-def build_kernel_map(
-    sites_in: Tensor,
-    sites_out: Tensor,
-    kernel: Triple,
-    stride: int = 1,
-    padding: Triple = (0, 0, 0),
-    dilation: int = 1,
-    extruded: int | None = None,
-) -> KernelMap:
+def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride: int = 1,
+                     padding: Triple = (0, 0, 0), dilation: int = 1,
+                     extruded: int | None = None) -> KernelMap:  # fmt: skip
     """Find every pair ``input = stride * output + offset``.
 
     Args:
@@ -96,8 +86,7 @@ def build_kernel_map(
         extruded: an axis (0, 1 or 2) along which the volume is constant and infinite; all taps
             along it meet the same site.
 
-    Raises:
-        ValueError: the coordinates span more cells than int64 keys can number.
+    Raises ValueError where the coordinates span more cells than int64 keys can number.
     """
     offsets = kernel_offsets(kernel, padding, dilation)
     if extruded is not None:
@@ -112,8 +101,7 @@ def build_kernel_map(
     keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, reach)
     deltas = (searched * searched.new_tensor(weights)).sum(1).to(sites_in.device)
     if occupancy := _occupancy(keys_in, cells):
-        found = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
-        rows_in, rows_out, sizes = found
+        rows_in, rows_out, sizes = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
     else:
         find = (_table if cells <= TABLE_CELLS else _sorted)(keys_in, cells)
         taps, rows_in, rows_out = _search(find, keys_out, deltas)
@@ -147,15 +135,10 @@ def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
     if occupancy := _occupancy(coords, cells):
         return occupancy.unique_rows(coords, low, extent)
-    keys = columns[0] - low[0]
-    for axis in (1, 2, 3):
-        keys = keys * extent[axis] + (columns[axis] - low[axis])
+    keys = _numbered(columns, low, extent)
     keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    columns = []
-    for axis in (3, 2, 1):
-        columns.append(keys % extent[axis] + low[axis])
-        keys = keys // extent[axis]
-    return torch.stack([keys + low[0], *columns[::-1]], 1), place, counts
+    rows = torch.stack(torch.unravel_index(keys, tuple(extent)), 1)
+    return rows + rows.new_tensor(low), place, counts
 
 
 def _search(find, keys_out: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,11 +188,17 @@ def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
             f"the coordinates span {cells:.3g} cells, more than the {KEY_LIMIT:.3g} that can be "
             "numbered: use a larger voxel size or a smaller batch"
         )
+    keys = _numbered(columns, low, extent)
+    weights = extent[2] * extent[3], extent[3], 1
+    return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
+
+
+def _numbered(columns: Tensor, low: list[int], extent: list[int]) -> Tensor:
+    """The number of each cell, [N], of integer columns [4, N] in a grid."""
     keys = columns[0] - low[0]
     for column, first, size in zip(columns[1:], low[1:], extent[1:], strict=True):
         keys = keys * size + (column - first)
-    weights = extent[2] * extent[3], extent[3], 1
-    return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
+    return keys
 
 
 def _extent(columns: Tensor, reach: int) -> tuple[list[int], list[int]]:

@@ -90,25 +90,21 @@ class _NormActivation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        if ctx.frozen:
-            return _frozen_gradient(grad, ctx.limits, *ctx.saved_tensors), *[None] * 6
-        x, weight, *_ = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
+        grad = grad.contiguous()
+        grad_x = torch.empty_like(grad)
+        if ctx.frozen:  # the slope, and nothing where the clamp held
+            weight, scale, *out = ctx.saved_tensors
+            if not out:
+                return grad * (weight * scale), *[None] * 6
+            _kernels()[3](*_arrays(*out, weight * scale, grad), *ctx.limits, grad_x.numpy())
+            return grad_x, *[None] * 6
+        weight = ctx.saved_tensors[1]
         grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
         _kernels()[2](
-            *_arrays(*ctx.saved_tensors, grad.contiguous()), *ctx.limits, ctx.batch,
+            *_arrays(*ctx.saved_tensors, grad), *ctx.limits, ctx.batch,
             *_arrays(grad_x, grad_weight, grad_bias),
         )  # fmt: skip
-        return grad_x, grad_weight, grad_bias, None, None, None, None
-
-
-def _frozen_gradient(grad: Tensor, limits, weight: Tensor, scale: Tensor, *out: Tensor) -> Tensor:
-    """The gradient of clamp(x * slope + shift): slope, and nothing where the clamp held."""
-    if not out:
-        return grad * (weight * scale)
-    grad_x = torch.empty_like(grad)
-    _kernels()[3](*_arrays(*out, weight * scale, grad.contiguous()), *limits, grad_x.numpy())
-    return grad_x
+        return grad_x, grad_weight, grad_bias, *[None] * 4
 
 
 def _arrays(*tensors: Tensor) -> list:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from i2p_lib.sparse.conv import triple
 from i2p_lib.sparse.kernel_map import KernelMap, Triple
-from i2p_lib.sparse.sums import fixed_order, sum_rows
+from i2p_lib.sparse.sums import fixed_order, mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
 
 
@@ -40,6 +40,8 @@ class _MaxPool(torch.autograd.Function):
 
 
 class _WindowPool(nn.Module):
+    """[N, C] to [M, C]: output sites as for a strided convolution, which windows must cover."""
+
     def __init__(
         self, kernel_size: int | Triple, stride: int | None = None, padding: int | Triple = 0
     ):
@@ -53,8 +55,9 @@ class _WindowPool(nn.Module):
                 "leave sites out: the kernel must be at least the stride, the padding below it"
             )
 
-    def _map(self, x: SparseTensor) -> KernelMap:
-        return x.sites.kernel_map(self.kernel_size, self.stride, self.padding)
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        kmap = x.sites.kernel_map(self.kernel_size, self.stride, self.padding)
+        return SparseTensor(self.pooled(x.feats, kmap), x.sites.downsample(self.stride))
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
@@ -62,40 +65,28 @@ class _WindowPool(nn.Module):
 
 
 class SparseMaxPool3d(_WindowPool):
-    """Maximum over the occupied sites of each window; output sites as for a strided conv."""
+    """Maximum over the occupied sites of each window."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """[N, C] to [M, C]."""
-        return SparseTensor(_MaxPool.apply(x.feats, self._map(x)), x.sites.downsample(self.stride))
+    def pooled(self, feats: Tensor, kmap: KernelMap) -> Tensor:
+        """Features of the output rows of a map, [M, C]."""
+        return _MaxPool.apply(feats, kmap)
 
 
 class SparseAvgPool3d(_WindowPool):
     """Mean over the occupied sites of each window; empty cells do not count."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """[N, C] to [M, C]."""
-        kmap = self._map(x)
-        total = sum_rows(x.feats[kmap.rows_in], kmap.rows_out, kmap.n_out)
-        counts = torch.bincount(kmap.rows_out, minlength=kmap.n_out).clamp(min=1)
-        mean = (total / counts[:, None].to(total.dtype)).to(x.dtype)
-        return SparseTensor(mean, x.sites.downsample(self.stride))
+    def pooled(self, feats: Tensor, kmap: KernelMap) -> Tensor:
+        """Features of the output rows of a map, [M, C]."""
+        sizes = torch.bincount(kmap.rows_out, minlength=kmap.n_out)
+        return mean_rows(feats[kmap.rows_in], kmap.rows_out, sizes).to(feats.dtype)
 
 
-class SparseGlobalPool(nn.Module):
-    """Mean over all sites of a sample, as a dense [B, C, 1, 1] tensor; zeros without sites.
+class SparseGlobalPool(nn.AdaptiveAvgPool2d):
+    """Mean over all sites of a sample [N, C], as a dense [B, C, 1, 1]; zeros without sites.
 
     ``output_size`` is that of an image model's adaptive pooling. A cloud has no raster of such
     cells, so that each of them gets the mean over the whole cloud.
     """
 
     def __init__(self, output_size: int | tuple[int, int] = 1):
-        super().__init__()
-        self.output_size = output_size
-
-    def forward(self, x: SparseTensor) -> Tensor:
-        """[N, C] to [B, C, height, width]."""
-        return nn.functional.adaptive_avg_pool2d(x, self.output_size)
-
-    def extra_repr(self) -> str:
-        """Shown by print(model)."""
-        return f"output_size={self.output_size}"
+        super().__init__(output_size)

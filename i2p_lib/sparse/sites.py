@@ -45,19 +45,14 @@ class Sites:
         return ones.new_zeros(self.batch_size).index_add_(0, self.batch, ones)
 
     def level(self, stride: int) -> Sites:
-        """The cached level of that stride.
-
-        Raises:
-            ValueError: no layer has made that level yet.
-        """
-        found = self.pyramid.get(("sites", stride))
-        if found is None:
+        """The cached level of that stride; ValueError where no layer has made it yet."""
+        if ("sites", stride) not in self.pyramid:
             have = sorted(key[1] for key in self.pyramid if key[0] == "sites")
             raise ValueError(
                 f"no sites of stride {stride} are known (only {have}): a transposed convolution "
                 "goes back to sites that a strided layer of the same input came from"
             )
-        return found
+        return self.pyramid[("sites", stride)]
 
     def downsample(self, factor: int) -> Sites:
         """The level with cells ``factor`` times as large: the sites ``unique(floor(c / factor))``.
@@ -70,8 +65,7 @@ class Sites:
         if ("sites", stride) not in self.pyramid:
             coarse = self.coords.clone()
             coarse[:, 1:] = coarse[:, 1:].div(factor, rounding_mode="floor")
-            coords = unique_rows(coarse)[0]
-            Sites(coords, self.batch_size, stride, self.extruded, self.pyramid)
+            Sites(unique_rows(coarse)[0], self.batch_size, stride, self.extruded, self.pyramid)
         return self.pyramid[("sites", stride)]
 
     def parents(self, factor: int) -> Tensor:
@@ -87,14 +81,9 @@ class Sites:
         """The map of a (strided) convolution from this level, built once and then shared."""
         key = ("map", self.stride, kernel, stride, padding, dilation)
         if key not in self.pyramid:
+            outputs = self.downsample(stride).coords
             self.pyramid[key] = build_kernel_map(
-                self.coords,
-                self.downsample(stride).coords,
-                kernel,
-                stride,
-                padding,
-                dilation,
-                self.extruded,
+                self.coords, outputs, kernel, stride, padding, dilation, self.extruded
             )
         return self.pyramid[key]
 

@@ -25,6 +25,12 @@ def sum_rows(values: Tensor, places: Tensor, count: int) -> Tensor:
         return exact.new_zeros(count, values.shape[1]).index_add(0, places, exact)
 
 
+def mean_rows(values: Tensor, places: Tensor, sizes: Tensor) -> Tensor:
+    """Return [R, C], the means of `sum_rows`: row r is that of `sizes[r]` rows, or 0 if of none."""
+    total = sum_rows(values, places, len(sizes))
+    return total / sizes.clamp(min=1)[:, None].to(total.dtype)
+
+
 class _SumRows(torch.autograd.Function):
     """`index_add` takes 20 times as long where rows are short."""
 
@@ -32,7 +38,7 @@ class _SumRows(torch.autograd.Function):
     def forward(ctx, values: Tensor, places: Tensor, count: int) -> Tensor:
         ctx.save_for_backward(places)
         total = values.new_zeros(count, values.shape[1])
-        add_rows()(total.numpy(), places.numpy(), values.detach().contiguous().numpy())
+        _add_rows()(total.numpy(), places.numpy(), values.detach().contiguous().numpy())
         return total
 
     @staticmethod
@@ -43,12 +49,12 @@ class _SumRows(torch.autograd.Function):
 
 
 @cache
-def add_rows() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    """Return out, places, values: out[places[p]] += values[p] in order; compiled on first use."""
-    from numba import njit
+def _add_rows() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    from numba import njit  # compiles on first use
 
     @njit(cache=True, nogil=True)
     def add(out, places, values):
+        """out[places[p]] += values[p] in order."""
         channels = values.shape[1]
         for p in range(len(places)):
             o = places[p]

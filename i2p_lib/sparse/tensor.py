@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from i2p_lib.sparse.sites import Sites, checked_sites
-from i2p_lib.sparse.sums import sum_rows
+from i2p_lib.sparse.sums import mean_rows
 
 MEANINGS: dict[Callable, Callable] = {}
 """What a function of torch does on a SparseTensor; filled in ``functions.py``."""
@@ -44,18 +44,12 @@ class SparseTensor:
         batch_size: number of samples; default: the largest batch index + 1.
         channels_last: whether image models have permuted the channels to the end.
 
-    Raises:
-        TypeError: wrong dtype.
-        ValueError: wrong shape, a site twice, or a batch index out of range.
+    Raises TypeError and ValueError for features or coordinates that are not such, see
+    ``checked_sites``.
     """
 
-    def __init__(
-        self,
-        feats: Tensor,
-        coords: Tensor | Sites,
-        batch_size: int | None = None,
-        channels_last: bool = False,
-    ):
+    def __init__(self, feats: Tensor, coords: Tensor | Sites, batch_size: int | None = None,
+                 channels_last: bool = False):  # fmt: skip
         sites = coords if isinstance(coords, Sites) else checked_sites(coords, batch_size)
         if not feats.is_floating_point():
             raise TypeError(f"features must be floating point, got {feats.dtype}")
@@ -64,9 +58,7 @@ class SparseTensor:
                 f"features must be [N, C] with one row for each of the {len(sites)} sites, "
                 f"got {list(feats.shape)}"
             )
-        self.feats = feats
-        self.sites = sites
-        self.channels_last = channels_last
+        self.feats, self.sites, self.channels_last = feats, sites, channels_last
 
     @property
     def coords(self) -> Tensor:
@@ -115,26 +107,19 @@ class SparseTensor:
 
     def to(self, target: torch.device | torch.dtype | str) -> SparseTensor:
         """Convert the features' dtype, or move everything to a device."""
-        if isinstance(target, torch.dtype):
-            return self.replace(self.feats.to(target))
-        moved = SparseTensor(self.feats, self.sites.to(target), channels_last=self.channels_last)
-        return moved.replace(self.feats.to(target))
+        sites = self.sites if isinstance(target, torch.dtype) else self.sites.to(target)
+        return SparseTensor(self.feats.to(target), sites, channels_last=self.channels_last)
 
     def global_mean(self) -> Tensor:
-        """Mean over each sample's sites, [B, C]; zeros for a sample without sites.
-
-        float32 for 16-bit formats.
-        """
-        total = sum_rows(self.feats, self.sites.batch, self.batch_size)
-        return total / self.sites.counts.clamp(min=1)[:, None].to(total.dtype)
+        """Mean over each sample's sites [B, C], zeros without sites; float32 for 16-bit formats."""
+        return mean_rows(self.feats, self.sites.batch, self.sites.counts)
 
     def mean(
         self, dim: int | tuple[int, ...] | list[int], keepdim: bool = False
     ) -> Tensor | SparseTensor:
         """Mean over height and width (global average pooling), or over the channels of each site.
 
-        Raises:
-            ValueError: other axes, or one axis of channels that is not kept.
+        Raises ValueError for other axes, and for that of the channels where it is not kept.
         """
         axes = {d % self.ndim for d in (dim if isinstance(dim, tuple | list) else (dim,))}
         if self.ndim == 4 and axes == set(self.space):
@@ -203,8 +188,7 @@ class SparseTensor:
 def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tensor | float:
     """What ``other`` adds to or multiplies with each row of ``tensor``.
 
-    Raises:
-        ValueError: other sites, or a dense tensor that varies in space.
+    Raises ValueError for other sites, and for a dense tensor that varies in space.
     """
     if isinstance(other, SparseTensor):
         if other.sites is not tensor.sites:

@@ -11,18 +11,15 @@ from torch import Tensor
 
 from i2p_lib.sparse.kernel_map import unique_rows
 from i2p_lib.sparse.sites import Sites
-from i2p_lib.sparse.sums import sum_rows
+from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
 
 COORD_LIMIT = 2**30
 
 
-def voxelize(
-    points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor,
-    voxel_size: float,
-    reduce: Literal["mean", "first"] = "mean",
-    features: Tensor | None = None,
-) -> SparseTensor:
+def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_size: float,
+             reduce: Literal["mean", "first"] = "mean",
+             features: Tensor | None = None) -> SparseTensor:  # fmt: skip
     """Put points into cubic voxels; one site for each voxel that holds a point.
 
     Args:
@@ -44,7 +41,12 @@ def voxelize(
         raise ValueError(f"voxel_size must be a positive number, got {voxel_size}")
     if reduce not in ("mean", "first"):
         raise ValueError(f"reduce must be 'mean' or 'first', got {reduce!r}")
-    xyz, batch, batch_size = _concatenate(points)
+    clouds = [_cloud(cloud, i) for i, cloud in enumerate(points)]
+    if not clouds:
+        raise ValueError("an empty batch cannot be voxelised: give at least one cloud")
+    xyz = torch.cat(clouds)
+    sizes = torch.tensor([len(cloud) for cloud in clouds])
+    batch = torch.repeat_interleave(torch.arange(len(clouds)), sizes).to(xyz.device)
     if features is None:
         features = xyz
     elif features.ndim != 2 or len(features) != len(xyz):
@@ -53,7 +55,10 @@ def voxelize(
         raise ValueError("the features hold NaN or infinite values")
     grid = torch.floor(xyz / voxel_size)
     if len(grid) and not float(grid.abs().max()) <= COORD_LIMIT:
-        _check_finite(xyz, batch)
+        wrong = batch[~torch.isfinite(xyz).all(1)].tolist()
+        if wrong:
+            raise ValueError(f"cloud {wrong[0]} has NaN or infinite coordinates: remove those "
+                             "points")
         raise ValueError(
             f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: "
             "use a larger one or centre the points"
@@ -61,35 +66,16 @@ def voxelize(
     coords = torch.cat([batch[:, None], grid.long()], 1)
     unique, place, counts = unique_rows(coords)
     if reduce == "mean":
-        total = sum_rows(features, place, len(unique))
-        feats = (total / counts[:, None].to(total.dtype)).to(features.dtype)
+        feats = mean_rows(features, place, counts).to(features.dtype)
     else:
         order = torch.arange(len(place) - 1, -1, -1, device=place.device)
-        first = place.new_zeros(len(unique)).scatter_reduce_(
-            0, place[order], order, "amin", include_self=False
-        )
+        first = place.new_zeros(len(unique))
+        first.scatter_reduce_(0, place[order], order, "amin", include_self=False)
         feats = features[first]
-    return SparseTensor(feats, Sites(unique, batch_size))
+    return SparseTensor(feats, Sites(unique, len(clouds)))
 
 
-def _concatenate(points) -> tuple[Tensor, Tensor, int]:
-    clouds = [_cloud(cloud, i) for i, cloud in enumerate(points)]
-    if not clouds:
-        raise ValueError("an empty batch cannot be voxelised: give at least one cloud")
-    sizes = torch.tensor([len(cloud) for cloud in clouds])
-    xyz = torch.cat(clouds)
-    batch = torch.repeat_interleave(torch.arange(len(clouds)), sizes).to(xyz.device)
-    return xyz, batch, len(clouds)
-
-
-def _check_finite(xyz: Tensor, batch: Tensor) -> None:
-    wrong = ~torch.isfinite(xyz).all(1)
-    if wrong.any():
-        sample = int(batch[wrong][0])
-        raise ValueError(f"cloud {sample} has NaN or infinite coordinates: remove those points")
-
-
-def _cloud(cloud, index: int) -> Tensor:
+def _cloud(cloud: np.ndarray | Tensor, index: int) -> Tensor:
     cloud = torch.as_tensor(cloud)
     if not cloud.is_floating_point():
         raise TypeError(f"cloud {index} must be floating point, got {cloud.dtype}")
