@@ -22,7 +22,6 @@ KINDS = {"arrangement": "arrangement destroyed, patches kept",
 CHANCE = ("chance", {"linestyle": ":"})
 MARKERS = "osD^vP"
 _DARK = "#374151"
-_SOURCES = {"fractal": "#0f9d76", "random": "#6b7280"}
 
 
 def shuffled_clouds(
@@ -125,25 +124,6 @@ def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
     return lines
 
 
-def source_layers(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
-    """Collapse of fractals by stage of the ResNet-18, pretrained and random, a panel a metric."""
-    layers = list(dict.fromkeys(table["layer"]))
-    figure, axes = _panels(1, len(metrics), 3.9, 3.6, 1.9)
-    for axis, (metric, title) in zip(axes[0], metrics.items(), strict=True):
-        part = table[table["metric"] == metric]
-        for (weights, split), lines in part.groupby(["weights", "split"]):
-            mean = lines.set_index("layer")["value"].reindex(layers)
-            axis.plot(range(len(layers)), mean, "-" if split == "held_out" else "--", marker="o",
-                      color=_SOURCES[weights], linewidth=2.1, markersize=4)
-        axis.set_xticks(range(len(layers)), [n.replace("penultimate", "last") for n in layers])
-        axis.set_title(title, fontsize=10.5)
-        plain_log(axis, "y")
-    keys = [(f"{w} weights", {"color": c, "linewidth": 2.5}) for w, c in _SOURCES.items()]
-    keys += [("held-out shapes", {"color": _DARK}), ("trained shapes", {"linestyle": "--"})]
-    method_legend(figure, [], keys)
-    return figure
-
-
 def forecast_scatter(table: pd.DataFrame) -> Figure:
     """Accuracy after training over the CDNV before it, a panel for each group of runs.
 
@@ -216,23 +196,3 @@ def _verdict(row: object) -> str:
     if row.high < 0:
         return "the more collapsed, the better"
     return "the more collapsed, the worse" if row.low > 0 else "nothing can be told"
-
-
-def bound_lines(table: pd.DataFrame) -> Figure:
-    """Measured few-shot errors and their bounds over the number of shots, a panel for each pair."""
-    pairs = list(table.groupby(["model", "weights"], sort=False))
-    figure, axes = _panels(1, len(pairs), 3.1, 3.8, 2, sharey=True)
-    styles = {"bound": ("--", "#dc2626", "bound"),
-              "error": ("-", "#2563c9", "nearest centres, untrained"),
-              "trained": ("-", "#e8871e", "trained on the shots")}
-    for axis, (pair, part) in zip(axes[0], pairs, strict=True):
-        for column, (style, colour, name) in styles.items():
-            axis.plot(part["shots"], part[column], style, color=colour, marker="o", label=name,
-                      linewidth=2.2)
-        axis.axhline(1, color=INK, linestyle=":", linewidth=1.2, label="no information")
-        axis.set(title=",\n".join(pair), xlabel="shots")
-        axis.set_xticks(sorted(table["shots"].unique()))
-        plain_log(axis, "y")
-    axes[0, 0].set_ylabel("error (1 = all wrong)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
-    return figure
