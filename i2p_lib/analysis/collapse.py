@@ -100,12 +100,7 @@ def self_duality(means: Array, weight: Array) -> float:
 def nearest_centre(features: Array, means: Array) -> np.ndarray:
     """Return for each feature [N, d] the row of the nearest class mean [C, d], int64 [N]."""
     values, means = _tensor(features, "features"), _tensor(means, "means")
-    if values.ndim != 2 or means.ndim != 2 or values.shape[1] != means.shape[1]:
-        raise ValueError(
-            f"expected features [N, d] and means [C, d], got {tuple(values.shape)} and "
-            f"{tuple(means.shape)}"
-        )
-    return _nearest(values, means.to(values.device)).cpu().numpy()
+    return _distances(values, means.to(values.device)).argmin(1).cpu().numpy()
 
 
 def collapse_report(
@@ -125,7 +120,7 @@ def collapse_report(
     values, codes, classes = _validated(features, labels)
     moments = class_moments(values, codes)
     pairs = _pairs(moments)
-    nearest = _nearest(values, moments.means)
+    nearest = _distances(values, moments.means).argmin(1)
     report = {
         "cdnv": float(pairs.mean()),
         "cdnv_one_sided_max": float(pairs.max()),
@@ -209,10 +204,6 @@ def _pairs(moments: ClassMoments) -> Tensor:
     pairs = moments.variances[:, None] / _distances(moments.means, moments.means).square()
     others = ~torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)
     return pairs[others].nan_to_num(nan=torch.inf, posinf=torch.inf)
-
-
-def _nearest(values: Tensor, means: Tensor) -> Tensor:
-    return _distances(values, means).argmin(1)
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from timeit import repeat
 from typing import Any
 
@@ -27,24 +28,20 @@ def layer_macs(net: nn.Module, x: SparseTensor) -> pd.DataFrame:
     """
     rows = []
 
-    def note(name):
-        def hook(layer, inputs, output):
-            if isinstance(layer, nn.Linear):
-                rows.append((name, output.shape[0] * layer.weight.numel()))
-                return
-            source = inputs[0].sites
-            if math.prod(layer.kernel_size) == 1 and layer.stride == 1:
-                pairs = len(source)
-            else:
-                kmap = source.kernel_map(layer.kernel_size, layer.stride, layer.padding,
-                                         layer.dilation)
-                pairs = len(kmap.rows_in)
-            width = layer.out_channels // layer.groups
-            rows.append((name, pairs * layer.in_channels * width))
-        return hook
+    def note(name, layer, inputs, output):
+        if isinstance(layer, nn.Linear):
+            rows.append((name, output.shape[0] * layer.weight.numel()))
+            return
+        source = inputs[0].sites
+        if math.prod(layer.kernel_size) == 1 and layer.stride == 1:
+            pairs = len(source)
+        else:
+            kmap = source.kernel_map(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            pairs = len(kmap.rows_in)
+        rows.append((name, pairs * layer.in_channels * (layer.out_channels // layer.groups)))
 
-    handles = [layer.register_forward_hook(note(name)) for name, layer in net.named_modules()
-               if isinstance(layer, SparseConv3d | nn.Linear)]
+    handles = [layer.register_forward_hook(partial(note, name)) for name, layer
+               in net.named_modules() if isinstance(layer, SparseConv3d | nn.Linear)]
     try:
         with torch.no_grad():
             net.eval()(x)

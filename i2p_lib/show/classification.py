@@ -83,11 +83,10 @@ def differences(
 
     Pairs of which no run of a side is there are left out.  `by`: a setting that parts the runs.
     """
-    groups = {"": list(results)}
-    if by is not None:
-        values = sorted({getattr(r.spec, by) for r in results}, key=str)
-        groups = {f"{by} {tables.text(v)}: ": [r for r in results if getattr(r.spec, by) == v]
-                  for v in values}  # fmt: skip
+    groups: dict[str, list[RunResult]] = {}
+    for r in sorted(results, key=lambda r: str(getattr(r.spec, by)) if by else ""):
+        where = f"{by} {tables.text(getattr(r.spec, by))}: " if by else ""
+        groups.setdefault(where, []).append(r)
     return [
         where + _difference(one, other, *sides)
         for where, part in groups.items()
@@ -148,9 +147,6 @@ def setting_differences(
 
 
 def _settings_text(values: Mapping[str, object]) -> str:
-    def one(key: str, value: object) -> str:
-        if isinstance(value, bool):
-            return SETTINGS[key] if value else f"not {SETTINGS[key]}"
-        return f"{SETTINGS[key]} {value}"
-
-    return ", ".join(one(key, value) for key, value in values.items())
+    flags = {True: "", False: "not "}
+    return ", ".join(f"{flags[value]}{SETTINGS[key]}" if isinstance(value, bool)
+                     else f"{SETTINGS[key]} {value}" for key, value in values.items())

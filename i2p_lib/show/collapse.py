@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+from scipy.stats import spearmanr
 
 from i2p_lib.analysis.methods import CONTROLS, with_method
 from i2p_lib.show import tables, text
@@ -45,8 +46,6 @@ def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = Non
 
 def collapse_lines(probes: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     """Say what the probes hold about collapse before and after training, and accuracy."""
-    from scipy.stats import spearmanr
-
     lines = []
     for epoch, moment in ((0, "before training"), (int(probes["epoch"].max()), "after training")):
         table = final_cdnv(probes, runs, epoch)

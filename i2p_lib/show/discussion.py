@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import CONTROLS, with_method
@@ -19,7 +18,6 @@ from i2p_lib.show.text import spanned
 
 KINDS = {"arrangement": "arrangement destroyed, patches kept",
          "detail": "detail destroyed, arrangement kept"}
-CHANCE = ("chance", {"linestyle": ":"})
 MARKERS = "osD^vP"
 _DARK = "#374151"
 
@@ -56,26 +54,14 @@ def shuffled_lines(table: pd.DataFrame, chance: float) -> Figure:
     for row, model in zip(axes, models, strict=True):
         for axis, (kind, title) in zip(row, KINDS.items(), strict=True):
             part = table[(table["model"] == model) & (table["kind"] == kind)]
-            _accuracy(axis, part, "place", chance)
+            means_and_runs(axis, part.assign(top1=100 * part["top1"]), "place", "top1")
+            axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
             axis.set(xlabel="edge of the shuffled patches (voxels)", title=f"{model}\n{title}")
             axis.set_xticks(range(len(patches) + 1), [*map(str, patches), "whole"])
             axis.label_outer()
         row[0].set_ylabel("top-1 on test clouds (%)")
     axes[0, 0].set_ylim(0, None)  # of all panels, once all have their lines
-    method_legend(figure, table["method"], [CHANCE])
-    return figure
-
-
-def field_lines(table: pd.DataFrame, chance: float) -> Figure:
-    """Accuracy of nearest centres over the receptive field in voxels, a panel for each network."""
-    table, models = with_method(table), list(dict.fromkeys(table["model"]))
-    figure, axes = _panels(1, len(models), 4.8, 3.8, 1.6, sharey=True)
-    for axis, model in zip(axes[0], models, strict=True):
-        _accuracy(axis, table[table["model"] == model], "field", chance)
-        axis.set(xlabel="receptive field of the last stage (voxels)", title=model)
-        plain_log(axis, "x")
-    axes[0, 0].set(ylabel="nearest centres on test clouds (%)", ylim=(0, None))
-    method_legend(figure, table["method"], [CHANCE])
+    method_legend(figure, table["method"], [("chance", {"linestyle": ":"})])
     return figure
 
 
@@ -84,12 +70,6 @@ def _panels(rows: int, columns: int, width: float, height: float, wide: float = 
     """Panels [rows, columns] of a size in inches, and room beside them for a legend."""
     return plt.subplots(rows, columns, squeeze=False, layout="constrained", **shared,
                         figsize=(width * columns + wide, height * rows + high))
-
-
-def _accuracy(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> None:
-    """Draw the accuracy in per cent over a column: means, every run, and that of guessing."""
-    means_and_runs(axis, table.assign(top1=100 * table["top1"]), place, "top1")
-    axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
 
 
 def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
@@ -149,26 +129,6 @@ def forecast_scatter(table: pd.DataFrame) -> Figure:
     figure.supylabel("top-1 on test clouds after training (%)", fontsize=10.5)
     dot = {"color": _DARK, "linestyle": "", "markersize": 7}
     method_legend(figure, [], [(name, dot | {"marker": mark}) for name, mark in marks.items()])
-    return figure
-
-
-def forecast_forest(summary: pd.DataFrame) -> Figure:
-    """Rank correlations with their intervals, one line a group: over all runs, and within pairs."""
-    figure, axis = plt.subplots(figsize=(7.6, 0.55 * len(summary) + 1.5), layout="constrained")
-    sides = {"all runs": ("rho", "", -0.14, "#2563c9"),
-             "seeds within network and source": ("within", "within_", 0.14, "#9aa1ad")}
-    for name, (middle, ends, shift, colour) in sides.items():
-        place = np.arange(len(summary)) + shift
-        axis.hlines(place, summary[f"{ends}low"], summary[f"{ends}high"], color=colour,
-                    linewidth=5, alpha=0.5)
-        axis.scatter(summary[middle], place, s=46, color=colour, zorder=3, label=name,
-                     edgecolor=_DARK, linewidth=0.6)
-    axis.axvline(0, color=INK, linestyle=":", linewidth=1.2)
-    axis.set_yticks(range(len(summary)), summary["group"])
-    axis.set(xlim=(-1.05, 1.05), ylim=(len(summary) - 0.5, -0.5),
-             xlabel="rank correlation of CDNV before training and accuracy after it")
-    axis.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from i2p_lib.analysis import metrics, segmentation
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
 def test_accuracies_equal_scikit_learns(pairs):
     """Promise: accuracy, balanced accuracy and confusion are the usual ones, absent classes too."""
@@ -53,6 +54,7 @@ def test_the_common_target_follows_its_rule():
     assert metrics.common_target([[0.049]]) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=4))
 def test_every_scratch_run_reaches_the_common_target(curves):
     """Promise: whatever the curves, the target is reached by all of them."""

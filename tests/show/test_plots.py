@@ -45,18 +45,8 @@ def test_panels_show_only_the_methods_that_ran(runs):
     assert len(heights(first)) == 3 and heights(second) == [30]
 
 
-def test_rates_rings_the_choice_at_its_mean():
-    grid = pd.DataFrame({"method": "scratch", "lr": [1e-3, 1e-3, 1e-2, 1e-2],
-                         "val_top1": [0.2, 0.4, 0.5, 0.7]})
-    (axis,) = lines.learning_rates(grid, {"scratch": 1e-2}).axes
-    assert np.allclose(axis.lines[0].get_ydata(), [30, 60])
-    assert len(axis.collections[0].get_offsets()) == 4
-    assert np.allclose(axis.collections[1].get_offsets(), [[1e-2, 60]])
-
-
-def test_shots_and_settings_draw_one_bar_per_group(runs):
+def test_shots_draw_one_bar_per_method(runs):
     assert heights(bars.shots(runs).axes[0]) == [50, 50, 75]
-    assert heights(bars.setting_bars(runs, "axis").axes[0]) == [62.5, 50]
 
 
 def test_curves_draw_every_seed_the_mean_and_the_target(runs):
