@@ -24,14 +24,12 @@ class Estimate:
     high: float
 
 
-def interval(draws: np.ndarray, level: float = LEVEL, axis: int = 0) -> np.ndarray:
-    """Return the percentile interval of draws along an axis: (low, high), [2, ...].
+def interval(draws: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return the 95 % percentile interval of draws along an axis: (low, high), [2, ...].
 
-    NaN where there are no draws.  Raises ValueError for a level outside 0..1.
+    NaN where there are no draws.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"expected a confidence level between 0 and 1, got {level}")
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     return np.quantile(draws, tails, axis=axis) if np.size(draws) else np.full(2, np.nan)
 
 

@@ -26,11 +26,6 @@ class ClassMoments:
     counts: Tensor
     classes: Tensor
 
-    @property
-    def centred(self) -> Tensor:
-        """The class means less their own mean, every class counting once: [C, d]."""
-        return self.means - self.means.mean(0)
-
 
 def class_moments(features: Array, labels: Array) -> ClassMoments:
     """Return the moments of each class of features [N, d] with integer labels [N].
@@ -47,36 +42,16 @@ def class_moments(features: Array, labels: Array) -> ClassMoments:
     return ClassMoments(means, sums / counts, counts, classes)
 
 
-def cdnv(features: Array, labels: Array, form: str = "symmetric") -> float:
+def cdnv(features: Array, labels: Array) -> float:
     """Return the class-distance normalised variance, averaged over ordered pairs of classes.
 
-    form "symmetric": (Var_i + Var_j) / (2 |mu_i - mu_j|^2), Galanti, Gyorgy and Hutter,
-    "On the role of neural collapse in transfer learning", ICLR 2022 (arXiv 2112.15121);
-    form "one-sided": Var_i / |mu_i - mu_j|^2, Galanti, Gyorgy and Hutter, arXiv 2212.12532.
-    Var is the mean squared distance to the class mean.  Averaged over ordered pairs the two forms
-    are the same number; `cdnv_matrix` shows where the pairs differ.
+    (Var_i + Var_j) / (2 |mu_i - mu_j|^2), Galanti, Gyorgy and Hutter, "On the role of neural
+    collapse in transfer learning", ICLR 2022 (arXiv 2112.15121), or one-sided, as in their arXiv
+    2212.12532: Var_i / |mu_i - mu_j|^2.  Averaged over ordered pairs both are the same number.
+    Var is the mean squared distance to the class mean.
     0 is full collapse; infinite where two class means coincide.
     """
-    matrix = cdnv_matrix(features, labels, form)
-    return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())
-
-
-def cdnv_matrix(features: Array, labels: Array, form: str = "symmetric") -> np.ndarray:
-    """Return the CDNV of each ordered pair of classes, [C, C] with a zero diagonal (see `cdnv`)."""
-    if form not in ("symmetric", "one-sided"):
-        raise ValueError(f"expected form 'symmetric' or 'one-sided', got {form!r}")
-    return _pairs(class_moments(features, labels), form).cpu().numpy()
-
-
-def within_between(features: Array, labels: Array) -> float:
-    """Return NC1 = tr(Sigma_W pinv(Sigma_B)) / C of Papyan, Han and Donoho, PNAS 2020.
-
-    Sigma_W averages over all samples, Sigma_B over the class means, both [d, d]; neither is
-    formed: the pseudo-inverse lives in the span of the centred class means, which has at most
-    C - 1 dimensions.  0 is full collapse; infinite where all class means coincide.
-    """
-    values, codes, _ = _validated(features, labels)
-    return _nc1(values, codes, class_moments(features, labels))
+    return float(_pairs(class_moments(features, labels)).mean())
 
 
 def simplex_distance(means: Array) -> dict[str, float]:
@@ -107,25 +82,24 @@ def self_duality(means: Array, weight: Array) -> float:
     """Return NC3 = ||W / ||W||_F - M / ||M||_F||_F of centred class means M and a classifier W.
 
     Both are [C, d], rows in the same class order; 0 is full collapse, 2 the largest value
-    (Papyan, Han and Donoho, PNAS 2020, figure 5).
+    (Papyan, Han and Donoho, PNAS 2020, figure 5).  Raises ValueError for other shapes, or where
+    one of both is zero.
     """
     means, weight = _tensor(means, "means"), _tensor(weight, "weight")
     if means.shape != weight.shape or means.ndim != 2:
         raise ValueError(
             f"means {tuple(means.shape)} and weight {tuple(weight.shape)} must both be [C, d]"
         )
-    centred = means - means.mean(0)
-    return float((_unit(weight.to(centred.device)) - _unit(centred)).norm())
+    sides = weight.to(means.device), means - means.mean(0)
+    if not all(bool(side.norm() > 0) for side in sides):
+        raise ValueError("a matrix of zeros has no direction; NC3 is undefined")
+    ours, theirs = (side / side.norm() for side in sides)
+    return float((ours - theirs).norm())
 
 
 def nearest_centre(features: Array, means: Array) -> np.ndarray:
     """Return for each feature [N, d] the row of the nearest class mean [C, d], int64 [N]."""
     values, means = _tensor(features, "features"), _tensor(means, "means")
-    if values.ndim != 2 or means.ndim != 2 or values.shape[1] != means.shape[1]:
-        raise ValueError(
-            f"expected features [N, d] and means [C, d], got {tuple(values.shape)} and "
-            f"{tuple(means.shape)}"
-        )
     return _distances(values, means.to(values.device)).argmin(1).cpu().numpy()
 
 
@@ -145,12 +119,11 @@ def collapse_report(
     """
     values, codes, classes = _validated(features, labels)
     moments = class_moments(values, codes)
-    pairs = _pairs(moments, "one-sided")
-    others = ~torch.eye(len(classes), dtype=torch.bool, device=pairs.device)
+    pairs = _pairs(moments)
     nearest = _distances(values, moments.means).argmin(1)
     report = {
-        "cdnv": float(pairs[others].mean()),
-        "cdnv_one_sided_max": float(pairs[others].max()),
+        "cdnv": float(pairs.mean()),
+        "cdnv_one_sided_max": float(pairs.max()),
         "nc1": _nc1(values, codes, moments),
         **{f"nc2_{name}": value for name, value in simplex_distance(moments.means).items()},
         "nearest_centre_accuracy": float((nearest == codes).double().mean()),
@@ -158,8 +131,13 @@ def collapse_report(
         "samples": len(values),
     }
     if weight is not None:
-        rows = _class_rows(_tensor(weight, "weight"), classes, "weight")
-        report["nc3"] = self_duality(moments.means, rows)
+        rows, last = _tensor(weight, "weight"), int(classes.max())
+        if rows.ndim != 2 or int(classes.min()) < 0 or last >= len(rows):
+            raise ValueError(
+                f"expected weight [K, d] with a row for each label up to {last}, "
+                f"got {tuple(rows.shape)}"
+            )
+        report["nc3"] = self_duality(moments.means, rows[classes.to(rows.device)])
     if logits is not None:
         answers = _tensor(logits, "logits").to(values.device)
         if answers.ndim != 2 or len(answers) != len(values):
@@ -221,13 +199,11 @@ def _tensor(array: Array, name: str) -> Tensor:
     return values
 
 
-def _pairs(moments: ClassMoments, form: str) -> Tensor:
-    """Return the [C, C] matrix of pairwise CDNV, its diagonal zero."""
-    variance = moments.variances[:, None].expand(-1, len(moments.variances))
-    if form == "symmetric":
-        variance = (variance + variance.T) / 2
-    pairs = variance / _distances(moments.means, moments.means).square()
-    return pairs.nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(0)
+def _pairs(moments: ClassMoments) -> Tensor:
+    """Return the one-sided CDNV of all ordered pairs of classes, [C (C - 1)]."""
+    pairs = moments.variances[:, None] / _distances(moments.means, moments.means).square()
+    others = ~torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)
+    return pairs[others].nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:
@@ -236,7 +212,13 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def _nc1(values: Tensor, codes: Tensor, moments: ClassMoments) -> float:
-    centred, count = moments.centred, len(moments.means)
+    """Return tr(Sigma_W pinv(Sigma_B)) / C (Papyan, Han and Donoho, PNAS 2020).
+
+    Sigma_W averages over all samples, Sigma_B over the class means, both [d, d]; neither is
+    formed: the pseudo-inverse lives in the span of the centred class means, which has at most
+    C - 1 dimensions.  Infinite where all class means coincide.
+    """
+    centred, count = moments.means - moments.means.mean(0), len(moments.means)
     _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
     scale = max(float(moments.means.abs().max()), float(singular[0])) * max(centred.shape)
     kept = singular > torch.finfo(torch.float64).eps * scale
@@ -244,20 +226,3 @@ def _nc1(values: Tensor, codes: Tensor, moments: ClassMoments) -> float:
         return float("inf")
     within = ((values - moments.means[codes]) @ axes[kept].T).square().mean(0)
     return float((within / (singular[kept].square() / count)).sum() / count)
-
-
-def _unit(matrix: Tensor) -> Tensor:
-    length = matrix.norm()
-    if not bool(length > 0):
-        raise ValueError("a matrix of zeros has no direction; NC3 is undefined")
-    return matrix / length
-
-
-def _class_rows(matrix: Tensor, classes: Tensor, name: str) -> Tensor:
-    """Return the rows of the classes present; labels are row numbers of the classifier."""
-    if matrix.ndim != 2 or int(classes.min()) < 0 or int(classes.max()) >= len(matrix):
-        raise ValueError(
-            f"expected {name} [K, d] with a row for each label up to {int(classes.max())}, "
-            f"got {tuple(matrix.shape)}"
-        )
-    return matrix[classes.to(matrix.device)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy
 
 from i2p_lib.analysis.features import Pair
 
@@ -33,9 +34,7 @@ def class_entropy(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.shape[1] == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"expected integer labels [U, count >= 1], got {labels.shape}")
-    shares = (labels[:, :, None] == np.unique(labels)).mean(1)
-    logs = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
-    return np.abs((shares * logs).sum(1))  # abs: no minus zero
+    return entropy((labels[:, :, None] == np.unique(labels)).mean(1), base=2, axis=1)
 
 
 def class_selectivity(activations: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -64,6 +63,7 @@ def dissect(activations: np.ndarray, labels: np.ndarray, count: int = TOP) -> pd
     """Return one row per unit that is ever active: unit, entropy (bits), selectivity.
 
     entropy: of the classes among the `count` samples that activate the unit most.
+    Raises ValueError where no unit is.
     """
     values, labels = _activations(activations), np.asarray(labels)
     alive = np.flatnonzero(values.any(0))

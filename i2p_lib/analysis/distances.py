@@ -10,46 +10,55 @@ import pandas as pd
 from numba import njit
 
 from i2p_lib.analysis.bootstrap import interval, resampled
-from i2p_lib.analysis.features import Pair, Seen
+from i2p_lib.analysis.features import Pair
 
 DRAWS = 100
-
-
-def wasserstein1(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the first Wasserstein distance between two samples: the area between their CDFs.
-
-    x [n] and y [m] are numbers in the same unit, which is the distance's.
-    Raises ValueError for an empty sample or a number that is not finite.
-
-    >>> wasserstein1(np.array([0.0, 1.0]), np.array([3.0, 4.0]))
-    3.0
-    """
-    alike = np.ones((1, 1))
-    owners = np.zeros(len(x), int), np.zeros(len(y), int)
-    return float(weighted_wasserstein1(x, y, *owners, alike, alike)[0])
 
 
 def weighted_wasserstein1(
     x: np.ndarray, y: np.ndarray, x_owner: np.ndarray, y_owner: np.ndarray,
     x_weights: np.ndarray, y_weights: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Return the distance between x [n] and y [m] under many weightings: [draws].
+    """Return the first Wasserstein distance between x [n] and y [m] under many weightings: [draws].
 
+    That is the area between their CDFs, in the numbers' unit.
     x_owner [n] and y_owner [m] say whose each number is (an image's, a cloud's), as rows of the
     weights [owners, draws]; all numbers of an owner weigh alike.  Hundreds of draws cost one
     sorting, which SciPy's function repeats for each.
-    Raises ValueError as `wasserstein1` does, and for owners or weights that do not fit, or
-    weights that are negative or all zero in a column.
+    Raises ValueError for an empty sample, a number that is not finite, owners or weights that do
+    not fit, or weights that are negative or all zero in a column.
     """
-    x, y = _sample(x, "x"), _sample(y, "y")
-    p = _shares(len(x), x_owner, x_weights, "x")
-    q = _shares(len(y), y_owner, y_weights, "y")
+    x, p = _weighted(x, x_owner, x_weights, "x")
+    y, q = _weighted(y, y_owner, y_weights, "y")
     if p.shape[1] != q.shape[1]:
         raise ValueError(f"expected as many draws on both sides, got {p.shape[1]}, {q.shape[1]}")
     values = np.concatenate([x, y])
     order = np.argsort(values, kind="stable")
     owner = np.concatenate([x_owner, len(p) + np.asarray(y_owner)])
     return _area(values[order], owner[order], np.concatenate([p, -q]))
+
+
+def _weighted(
+    values: np.ndarray, owner: np.ndarray, weights: np.ndarray, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a sample, and the share of each of an owner's numbers, [owners, draws]."""
+    values, weights = (np.asarray(a, dtype=np.float64) for a in (values, weights))
+    owner = np.asarray(owner)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"expected {name} [n >= 1], got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds values that are not finite; the run may have diverged")
+    if owner.shape != values.shape or weights.ndim != 2:
+        raise ValueError(
+            f"expected {name}_owner [{len(values)}] and {name}_weights [owners, draws], got "
+            f"shapes {owner.shape} and {weights.shape}"
+        )
+    if owner.min() < 0 or owner.max() >= len(weights):
+        raise ValueError(f"{name}_owner must be rows of the {len(weights)} weights")
+    totals = np.bincount(owner, minlength=len(weights)) @ weights
+    if not np.isfinite(weights).all() or (weights < 0).any() or (totals <= 0).any():
+        raise ValueError(f"{name}_weights must be finite, not negative, and positive for some")
+    return values, weights / totals
 
 
 @njit(cache=True, nogil=True)
@@ -104,9 +113,13 @@ def feature_distances(pairs: Sequence[Pair], picture: np.ndarray) -> Distances:
     if not pairs:
         raise ValueError("expected at least one run of an inflated network, got none")
     rng = np.random.default_rng(0)
-    half = {id(p.image): (p.image, halves(int(picture.max()) + 1, DRAWS // 5, rng)) for p in pairs}
-    floors = {one: _floor(image, picture, sides) for one, (image, sides) in half.items()}
-    rows, found = [], {}
+    floors, rows, found = {}, [], {}
+    for image in {id(p.image): p.image for p in pairs}.values():
+        half, owner = halves(int(picture.max()) + 1, DRAWS // 5, rng), picture[image.owner]
+        floors[id(image)] = np.array([
+            np.median(weighted_wasserstein1(v, v, owner, owner, half, 1 - half))
+            for v in image.values.values()
+        ])
     for pair in pairs:
         table, draws = _layer_distances(pair, picture, rng)
         rows.append(table.assign(key=pair.key, method=pair.method, seed=pair.seed))
@@ -116,21 +129,6 @@ def feature_distances(pairs: Sequence[Pair], picture: np.ndarray) -> Distances:
     layers = tuple(pairs[0].image.values)
     return Distances(layers, pd.concat(rows, ignore_index=True),
                      pd.concat(methods, ignore_index=True))
-
-
-def paper_places(count: int) -> dict[str, int]:
-    """Return {metric of Table 5: place of the layer, from 1} of a network of `count` layers.
-
-    Layers 1, 4, 8 and 16 of 16; in another network those at the same share of the depth.
-    """
-    return {f"wasserstein1_layer{k}": max(1, round(k * count / 16)) for k in (1, 4, 8, 16)}
-
-
-def _floor(image: Seen, picture: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Return the distance of two halves of the pictures in each layer, the median of draws."""
-    owner = picture[image.owner]
-    return np.array([np.median(weighted_wasserstein1(v, v, owner, owner, half, 1 - half))
-                     for v in image.values.values()])
 
 
 def _layer_distances(
@@ -168,28 +166,3 @@ def _summary(method: str, parts: list[tuple], scale: str, rng: np.random.Generat
         "layer": ["mean", *tables[0]["layer"]], "distance": [means.mean(), *means],
         "low": low, "high": high, "floor": [floor.mean(), *floor], "seeds": len(parts),
     })
-
-
-def _sample(values: np.ndarray, name: str) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"expected {name} [n >= 1], got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds values that are not finite; the run may have diverged")
-    return values
-
-
-def _shares(count: int, owner: np.ndarray, weights: np.ndarray, name: str) -> np.ndarray:
-    """Return the share of each of an owner's numbers, [owners, draws]; all of them add up to 1."""
-    owner, weights = np.asarray(owner), np.asarray(weights, dtype=np.float64)
-    if owner.shape != (count,) or weights.ndim != 2:
-        raise ValueError(
-            f"expected {name}_owner [{count}] and {name}_weights [owners, draws], got shapes "
-            f"{owner.shape} and {weights.shape}"
-        )
-    if owner.min() < 0 or owner.max() >= len(weights):
-        raise ValueError(f"{name}_owner must be rows of the {len(weights)} weights")
-    totals = np.bincount(owner, minlength=len(weights)) @ weights
-    if not np.isfinite(weights).all() or (weights < 0).any() or (totals <= 0).any():
-        raise ValueError(f"{name}_weights must be finite, not negative, and positive for some")
-    return weights / totals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -74,14 +75,9 @@ def unit_layer(net: nn.Module) -> str:
 
 @torch.inference_mode()
 def observe(
-    net: nn.Module,
-    inputs: Iterable[SparseTensor | Tensor],
-    samples: int,
-    layers: Sequence[str],
-    units: str,
-    generator: torch.Generator,
-    count: int = VALUES,
-) -> Seen:
+    net: nn.Module, inputs: Iterable[SparseTensor | Tensor], samples: int, layers: Sequence[str],
+    units: str, generator: torch.Generator, count: int = VALUES,
+) -> Seen:  # fmt: skip
     """Run a network on batches and keep `count` random elements of each layer, and the units.
 
     inputs   batches of images [B, 3, H, W] or of clouds, `samples` in all
@@ -96,13 +92,10 @@ def observe(
     rows: list[Tensor] = []
     done = 0
 
-    def keep(name: str):
-        def hook(module: nn.Module, args: tuple, out: SparseTensor | Tensor) -> None:
-            drawn[name].append(_elements(out, shares[done : done + len(places)], places))
+    def keep(name: str, module: nn.Module, args: tuple, out: SparseTensor | Tensor) -> None:
+        drawn[name].append(_elements(out, shares[done : done + len(places)], places))
 
-        return hook
-
-    handles = [net.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    handles = [net.get_submodule(n).register_forward_hook(partial(keep, n)) for n in layers]
     try:
         for x in inputs:
             size = x.sites.batch_size if isinstance(x, SparseTensor) else len(x)

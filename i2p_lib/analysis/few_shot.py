@@ -92,22 +92,3 @@ def bound_table(
             })  # fmt: skip
     table = pd.DataFrame(rows)
     return table.groupby(["model", "weights", "shots"], sort=False).mean().reset_index()
-
-
-def class_gap(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the smallest distance between two class means of features [N, d]."""
-    from scipy.spatial.distance import pdist
-
-    return float(pdist(collapse.class_moments(features, labels).means.cpu().numpy()).min())
-
-
-def complexity_factor(gap: float, classes: int, each: int, targets: int, shots: int) -> float:
-    """Return what the complexity of the feature map is multiplied with in Galanti et al.'s bound.
-
-    targets / gap * (shots^2 / sqrt(each) + 1 / sqrt(classes)), of the second term as we know it
-    at second hand (arXiv 2212.12532): `classes` source classes of `each` samples, their means at
-    least `gap` apart, and `targets` new classes with `shots` samples.
-    """
-    if min(classes, each, targets, shots) < 1 or not gap > 0:
-        raise ValueError("expected counts of 1 or more and a positive gap")
-    return targets / gap * (shots**2 / math.sqrt(each) + 1 / math.sqrt(classes))

@@ -1,4 +1,4 @@
-"""Metrics: the confusion matrix, and how many epochs a target takes."""
+"""Speed: how many epochs a target accuracy takes, and how much sooner one side is there."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
-def confusion_matrix(
-    predictions: Sequence[int], labels: Sequence[int], classes: int
-) -> np.ndarray:
-    """Return counts [classes, classes], int64: rows are labels, columns predictions."""
-    predictions, labels = _classes(predictions, labels)
-    if max(predictions.max(), labels.max()) >= classes:
-        raise ValueError(
-            f"expected class numbers below {classes}, got up to "
-            f"{max(predictions.max(), labels.max())}"
-        )
-    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
-    return counts.reshape(classes, classes)
+PREFERRED, STEP = 0.90, 0.05  # accuracies at which speeds are compared (`common_target`)
 
 
 def epochs_to_target(history: Sequence[float], target: float) -> int | None:
@@ -42,13 +30,10 @@ class Speedup:
     at_least is then a lower bound, where one is known: slow curves that were cut off.
     """
 
-    target: float
-    slow: tuple[int | None, ...]
-    fast: tuple[int | None, ...]
-    ratio: float | None
-    low: float | None
-    high: float | None
-    at_least: float | None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    at_least: float | None = None
 
     def __str__(self) -> str:
         if self.ratio is not None:
@@ -68,49 +53,32 @@ def speedup(
     """
     if not len(slow) or not len(fast):
         raise ValueError("expected at least one curve on either side")
-    slow_epochs = tuple(epochs_to_target(curve, target) for curve in slow)
-    fast_epochs = tuple(epochs_to_target(curve, target) for curve in fast)
+    slow_epochs = [epochs_to_target(curve, target) for curve in slow]
+    fast_epochs = [epochs_to_target(curve, target) for curve in fast]
     if None in fast_epochs:
-        return Speedup(target, slow_epochs, fast_epochs, None, None, None, None)
+        return Speedup()
     waited = [epoch or len(curve) for epoch, curve in zip(slow_epochs, slow, strict=True)]
     ratio = float(np.mean(waited) / np.mean(fast_epochs))
     if None in slow_epochs:
-        return Speedup(target, slow_epochs, fast_epochs, None, None, None, ratio)
-    low, high = min(waited) / max(fast_epochs), max(waited) / min(fast_epochs)
-    return Speedup(target, slow_epochs, fast_epochs, ratio, low, high, None)
+        return Speedup(at_least=ratio)
+    return Speedup(ratio, min(waited) / max(fast_epochs), max(waited) / min(fast_epochs))
 
 
-def common_target(
-    curves: Sequence[Sequence[float]], preferred: float = 0.90, step: float = 0.05
-) -> float | None:
+def common_target(curves: Sequence[Sequence[float]]) -> float | None:
     """Return the accuracy (0..1) at which speeds are compared; None where no step is reached.
 
-    The rule: `preferred`, the paper's 90 %, if every from-scratch curve reaches it; else the
-    highest whole multiple of `step` below it that every from-scratch curve reaches.  The rule
-    looks at the from-scratch runs only (give those as curves, one per seed), so the target cannot
-    be chosen in favour of the transfer.
+    The rule: the paper's 90 % if every from-scratch curve reaches it, else the highest whole step
+    of 5 % that all of them reach.  Only from-scratch runs are looked at (curves, one per seed), so
+    the target cannot be chosen in favour of the transfer.
     """
     if not len(curves):
         raise ValueError("expected at least one from-scratch curve")
     within_reach = min(float(_finite(curve).max()) for curve in curves)
-    if within_reach >= preferred:
-        return preferred
+    if within_reach >= PREFERRED:
+        return PREFERRED
     # The small term lets 0.30 count as six steps of 0.05 in binary arithmetic.
-    steps = math.floor(within_reach / step + 1e-9)
-    target = round(steps * step, 10)
-    return min(target, within_reach) if steps > 0 else None
-
-
-def _classes(predictions: Sequence[int], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.shape != labels.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(
-            f"expected predictions and labels [N >= 1], got {predictions.shape} and {labels.shape}"
-        )
-    for array in (predictions, labels):
-        if array.dtype.kind not in "iu" or array.min() < 0:
-            raise ValueError(f"expected class numbers 0, 1, ..., got {array.dtype} {array[:5]}")
-    return predictions.astype(np.int64), labels.astype(np.int64)
+    steps = math.floor(within_reach / STEP + 1e-9)
+    return min(round(steps * STEP, 10), within_reach) if steps > 0 else None
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -44,9 +44,3 @@ def best_learning_rates(grid: pd.DataFrame) -> dict[str, float]:
     means = grid.groupby(["method", "lr"], observed=True)["val_top1"].mean()
     best = means.groupby("method", observed=True).idxmax()  # the first, so the smaller rate
     return {method: float(lr) for method, (_, lr) in best.items()}
-
-
-def at_the_ends(grid: pd.DataFrame) -> list[str]:
-    """Return the methods whose best learning rate is an end of the grid, beyond which none ran."""
-    ends = grid["lr"].min(), grid["lr"].max()
-    return [method for method, rate in best_learning_rates(grid).items() if rate in ends]

@@ -13,9 +13,8 @@ from i2p_lib.paper.items import (
     paper_values,
 )
 from i2p_lib.paper.pages import comparison_html
-from i2p_lib.paper.recipes import PAPER_RECIPE
 from i2p_lib.paper.record import Recorded, attach, attached, verdict_counts
-from i2p_lib.paper.rows import method_name, rows_of_runs
+from i2p_lib.paper.rows import PAPER_RECIPE, method_name, rows_of_runs
 
 __all__ = [
     "COMPARISON_COLUMNS", "DIFFERS", "ITEMS", "Item", "NOT_IN_PAPER", "NOT_RUN", "OTHER_SETTING",

@@ -87,9 +87,16 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
     Raises ValueError naming the line for an unknown item, a missing field, a value that is no
     finite number, or a key that occurs twice within an item.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is not beside the package's modules: reinstall it")
-    table = _read_texts(path)
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file, strict=True)) or [[]]
+    if header != _VALUE_COLUMNS:
+        raise ValueError(f"{path.name}: expected columns {_VALUE_COLUMNS}, got {header}")
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path.name}, line {line}: expected {len(header)} fields, got {len(row)}: {row}"
+            )
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     for column in ("value", "std", "shots"):
         numbers = pd.to_numeric(table[column].replace("", "nan"), errors="coerce")
         allowed = numbers.notna() & numbers.abs().lt(math.inf)
@@ -102,20 +109,6 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
     _refuse(path, table, ~table["item"].isin(ITEMS), "unknown item")
     _refuse(path, table, table.duplicated(["item", *KEY]), "the same key a second time")
     return table
-
-
-def _read_texts(path: Path) -> pd.DataFrame:
-    """Read a CSV file as it is written: every field a text, every line of the same length."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file, strict=True)) or [[]]
-    if header != _VALUE_COLUMNS:
-        raise ValueError(f"{path.name}: expected columns {_VALUE_COLUMNS}, got {header}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path.name}, line {number}: expected {len(header)} fields, got {len(row)}: {row}"
-            )
-    return pd.DataFrame(rows, columns=header, dtype=str)
 
 
 def _refuse(path: Path, table: pd.DataFrame, faulty: pd.Series, what: str) -> None:

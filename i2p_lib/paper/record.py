@@ -63,8 +63,7 @@ def attach(
     known_item(item)
     check_columns(comparison)
     verdict_counts(comparison)
-    rows = [{name: _plain(value) for name, value in row.items()}
-            for row in comparison.astype(object).to_dict("records")]  # fmt: skip
+    rows = comparison.astype(object).where(comparison.notna(), None).to_dict("records")
     name = Path(profile).stem  # of a profile that is given by its path
     content = {"item": item, "profile": name, "figures": list(figures), "rows": rows}
     if shell := get_ipython():  # the empty HTML is what a program shows that lacks our kind
@@ -111,10 +110,3 @@ def check_columns(comparison: pd.DataFrame) -> None:
             f"expected a table from compare() with the columns {COMPARISON_COLUMNS}, "
             f"got {list(comparison.columns)}"
         )
-
-
-def _plain(value: object) -> object:
-    """Return a JSON value; what is missing becomes null."""
-    if pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value

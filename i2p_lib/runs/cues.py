@@ -16,7 +16,7 @@ from i2p_lib.analysis.taps import PENULTIMATE, taps
 from i2p_lib.runs.inside import Opened, run_rows
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.sparse import SparseBatchNorm
-from i2p_lib.train.clouds import Split, logits_of, stratified_first
+from i2p_lib.train.clouds import Split, evaluate, logits_of, stratified_first
 from i2p_lib.train.task import generator
 
 PATCHES = (4,)  # edges of the shuffled patches, in voxels
@@ -35,11 +35,11 @@ def shuffled_accuracy(
     """
 
     def measure(run: Opened) -> list[dict]:
-        net, test = run.network(), run.splits.test
-        return [
-            {"kind": kind, "patch": patch, "top1": run.scores(net, Split(clouds, test.labels)).top1}
-            for kind, patch, clouds in shuffled_versions(test.points, patches, run.spec.voxel_size)
-        ]
+        net, test, rows = run.network(), run.splits.test, []
+        for kind, patch, clouds in shuffled_versions(test.points, patches, run.spec.voxel_size):
+            scores = evaluate(net, Split(clouds, test.labels), run.spec)
+            rows.append({"kind": kind, "patch": patch, "top1": scores.top1})
+        return rows
 
     return run_rows(found, measure, device)
 
@@ -54,9 +54,7 @@ def shuffled_versions(
             yield kind, patch, shuffled(points, patch * voxel_size, kind, random)
 
 
-def ablated_accuracy(
-    found: Sequence[RunResult], shares: Sequence[float] = SHARES, device: str = "cpu"
-) -> pd.DataFrame:
+def ablated_accuracy(found: Sequence[RunResult], device: str = "cpu") -> pd.DataFrame:
     """Return how well nearest class centres name test clouds under receptive-field ablation.
 
     One row per run and share of the spatial kernels that stay whole: as `shuffled_accuracy`, with
@@ -69,7 +67,7 @@ def ablated_accuracy(
         train, test = run.splits.train, run.splits.test
         chosen = stratified_first(train.labels, PER_CLASS * len(run.splits.class_names))
         net, rows = run.network(), []
-        for share in sorted(shares, reverse=True):  # what was cut stays cut
+        for share in sorted(SHARES, reverse=True):  # what was cut stays cut
             field = ablate(net, math.ceil(share * len(spatial_kernels(net))))
             seen = batch_norm_features(run, net, train.points[chosen.to(run.place)])
             means = collapse.class_moments(seen, train.labels[chosen])

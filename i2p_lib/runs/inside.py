@@ -50,17 +50,10 @@ class Opened:
 
     @property
     def spec(self) -> RunSpec:
-        """The run's settings."""
         return self.result.spec
-
-    @property
-    def method(self) -> str:
-        """The book's name of its regime on its weights."""
-        return method_label(self.spec.weights, self.spec.regime)
 
     @cached_property
     def splits(self) -> clouds.Splits:
-        """Its clouds, loaded when they are first asked for."""
         return clouds.load_splits(self.spec, self.place)
 
     def network(self, trained: bool = True) -> nn.Module:
@@ -85,10 +78,6 @@ class Opened:
         for part in batches(torch.arange(len(points)), self.spec.batch_size):
             yield clouds.net_input(net, points[part], self.spec)
 
-    def scores(self, net: nn.Module, split: clouds.Split) -> clouds.Scores:
-        """Evaluate a network on clouds, as the run was evaluated."""
-        return clouds.evaluate(net, split, self.spec)
-
     def precision(self) -> torch.autocast:
         """Compute in the block as the run did."""
         return torch.autocast(self.place.type, torch.bfloat16, enabled=self.spec.amp == "bf16")
@@ -98,14 +87,16 @@ class Opened:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return ({layer: [N, C]}, logits [N, K]) of clouds: the stages, then the penultimate."""
         with taps(net, stage_names(net)) as seen:
-            logits = self.scores(net, split).logits.numpy()
+            logits = clouds.evaluate(net, split, self.spec).logits.numpy()
         return {name: torch.cat(parts).numpy() for name, parts in seen.items()}, logits
 
     def about(self) -> dict:
         """Return the columns that name the run in a table."""
         names = ("model", "weights", "regime", "seed")
-        return {"key": self.result.key[:16], "method": self.method,
-                "whole": self.result.metrics["top1"]} | {n: getattr(self.spec, n) for n in names}
+        return {"key": self.result.key[:16],
+                "method": method_label(self.spec.weights, self.spec.regime),
+                "whole": self.result.metrics["top1"],
+                **{name: getattr(self.spec, name) for name in names}}
 
 
 def each_run(
@@ -121,11 +112,8 @@ def run_rows(
     found: Sequence[RunResult], work: Callable[[Opened], list[dict]], device: str
 ) -> pd.DataFrame:
     """Return the rows that `work` gives of each run as one table, each beside its run's name."""
-
-    def named(run: Opened) -> list[dict]:
-        return [run.about() | row for row in work(run)]
-
-    return pd.DataFrame([row for part in each_run(found, named, device) for row in part])
+    parts = each_run(found, lambda run: [run.about() | row for row in work(run)], device)
+    return pd.DataFrame([row for part in parts for row in part])
 
 
 def layer_probes(found: Sequence[RunResult], device: str = "cpu") -> pd.DataFrame:
@@ -220,8 +208,8 @@ def look_inside(
             cloud = features.observe(net, run.inputs(net, test.points), len(test),
                                      backbone_convolutions(net), unit_layer(net),
                                      generator(0, "clouds"))  # fmt: skip
-        image, key = images[source(run.result)], run.result.key[:16]
-        return Pair(key, run.method, run.spec.seed, image, cloud, test.labels.numpy())
+        name, image = run.about(), images[source(run.result)]
+        return Pair(name["key"], name["method"], name["seed"], image, cloud, test.labels.numpy())
 
     sources = {source(r): r for r in chosen}
     seen = each_run(list(sources.values()), see_pictures, device)

@@ -50,15 +50,12 @@ def unit_pictures(
     table = pd.concat([table[: rows // 2], table[middle : middle + rows - rows // 2]])
 
     def draw(run: Opened) -> list[UnitPictures]:
-        net, model = run.network(), run.image_network()
-        return [
-            UnitPictures(
-                row.unit, row.entropy, row.selectivity,
-                _top_pictures(run, model, unit_layer(net), pair, row.unit, pictures, shown),
-                _top_clouds(run, net, pair, row.unit, shown),
-            )
-            for row in table.itertuples()
-        ]  # fmt: skip
+        net, model, drawn = run.network(), run.image_network(), []
+        for row in table.itertuples():
+            seen = _top_pictures(run, model, unit_layer(net), pair, row.unit, pictures, shown)
+            parts = _top_clouds(run, net, pair, row.unit, shown)
+            drawn.append(UnitPictures(row.unit, row.entropy, row.selectivity, seen, parts))
+        return drawn
 
     return each_run([r for r in found if r.key[:16] == pair.key], draw, device)[0]
 

@@ -37,21 +37,11 @@ def method_bars(runs: pd.DataFrame, by: str | None = None, chance: float | None 
         for place, method in enumerate(methods):
             values = part.loc[part["method"] == method, "top1"]
             bar(axis, place, 100 * values.to_numpy(), COLOURS[method])
-        axis.set_xticks(range(len(methods)), [_wrapped(m) for m in methods])
+        narrow = [m.replace(" IO", "\nIO").replace(", moving", ",\nmoving").replace("-", "-\n")
+                  for m in methods]
+        axis.set_xticks(range(len(methods)), narrow)
         axis.set_title(str(name))
     _finish(axes[0], runs, chance)
-    return figure
-
-
-def setting_bars(runs: pd.DataFrame, setting: str, chance: float | None = None) -> Figure:
-    """Draw test accuracy by the values of a column, in the order of the runs."""
-    names = list(dict.fromkeys(runs[setting]))
-    figure, axis = plt.subplots(figsize=(1.5 + 1.25 * len(names), 3.8), layout="constrained")
-    for place, name in enumerate(names):
-        values = runs.loc[runs[setting] == name, "top1"]
-        bar(axis, place, 100 * values.to_numpy(), COLOURS["FIP-IO+BN"])
-    axis.set_xticks(range(len(names)), names)
-    _finish([axis], runs, chance)
     return figure
 
 
@@ -104,7 +94,3 @@ def _finish(axes: list[Axes], runs: pd.DataFrame, chance: float | None) -> None:
     chance_line(axes, chance)
     axes[0].set_ylabel(TOP1)
     axes[0].set_ylim(0, 115 * runs["top1"].max())
-
-
-def _wrapped(method: str) -> str:
-    return method.replace(" IO", "\nIO").replace(", moving", ",\nmoving").replace("FIP-", "FIP-\n")

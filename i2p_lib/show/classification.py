@@ -14,10 +14,9 @@ from pandas.io.formats.style import Styler
 from i2p_lib import runs
 from i2p_lib.analysis.bootstrap import paired_difference
 from i2p_lib.analysis.methods import method_label, with_method
-from i2p_lib.analysis.tuning import at_the_ends, best_learning_rates
+from i2p_lib.analysis.tuning import best_learning_rates
 from i2p_lib.runs import RunResult
 from i2p_lib.show import tables, text
-from i2p_lib.weights import WeightCard
 
 SETTINGS = {
     "data": "data", "model": "network", "weights": "image weights", "recipe": "recipe",
@@ -55,14 +54,15 @@ def grid_table(grid: pd.DataFrame) -> Styler:
     texts = cells.apply(lambda c: f"{c['mean']:.1f} ± {c['std']:.1f}", axis=1).unstack("lr")
     texts.columns = [tables.text(rate) for rate in texts.columns]
     best = {method: tables.text(rate) for method, rate in best_learning_rates(grid).items()}
+    ends = texts.columns[0], texts.columns[-1]
 
     def bold(row: pd.Series) -> list[str]:
         return ["font-weight: bold" if c == best[row.name] else "" for c in row.index]
 
     texts.index = texts.index.astype(str)
     table = texts.rename_axis(index="method", columns="learning rate").style.apply(bold, axis=1)
-    ends = ", ".join(at_the_ends(grid)) or "none"
-    return table.set_caption(f"Methods whose best learning rate is an end of the grid: {ends}.")
+    edged = ", ".join(method for method, rate in best.items() if rate in ends) or "none"
+    return table.set_caption(f"Methods whose best learning rate is an end of the grid: {edged}.")
 
 
 def hits(result: RunResult) -> np.ndarray:
@@ -83,11 +83,10 @@ def differences(
 
     Pairs of which no run of a side is there are left out.  `by`: a setting that parts the runs.
     """
-    groups = {"": list(results)}
-    if by is not None:
-        values = sorted({getattr(r.spec, by) for r in results}, key=str)
-        groups = {f"{by} {tables.text(v)}: ": [r for r in results if getattr(r.spec, by) == v]
-                  for v in values}  # fmt: skip
+    groups: dict[str, list[RunResult]] = {}
+    for r in sorted(results, key=lambda r: str(getattr(r.spec, by)) if by else ""):
+        where = f"{by} {tables.text(getattr(r.spec, by))}: " if by else ""
+        groups.setdefault(where, []).append(r)
     return [
         where + _difference(one, other, *sides)
         for where, part in groups.items()
@@ -148,15 +147,6 @@ def setting_differences(
 
 
 def _settings_text(values: Mapping[str, object]) -> str:
-    def one(key: str, value: object) -> str:
-        if isinstance(value, bool):
-            return SETTINGS[key] if value else f"not {SETTINGS[key]}"
-        return f"{SETTINGS[key]} {value}"
-
-    return ", ".join(one(key, value) for key, value in values.items())
-
-
-def card_facts(card: WeightCard) -> list[str]:
-    """Return what a weight card says of its training."""
-    file = f"{card.file_name}: {card.size_text}, SHA-256 {card.hash_text[:16]}..., {card.licence}"
-    return [card.pretraining, *card.note.split("; "), file]
+    flags = {True: "", False: "not "}
+    return ", ".join(f"{flags[value]}{SETTINGS[key]}" if isinstance(value, bool)
+                     else f"{SETTINGS[key]} {value}" for key, value in values.items())

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
+from scipy.stats import spearmanr
 
-from i2p_lib import paper
-from i2p_lib.analysis.methods import CONTROLS, method_label, with_method
-from i2p_lib.runs import RunResult
+from i2p_lib.analysis.methods import CONTROLS, with_method
 from i2p_lib.show import tables, text
 
 COLLAPSE_TITLES = {
@@ -21,12 +19,6 @@ COLLAPSE_TITLES = {
     "nc3": "NC3: classifier against centres (0)",
     "nc4": "NC4: nearest centre disagrees (0)",
 }
-
-
-def collapse_titles(probes: pd.DataFrame) -> dict[str, str]:
-    """Return the collapse measures that these probes hold, with their titles."""
-    present = set(probes["metric"])
-    return {metric: title for metric, title in COLLAPSE_TITLES.items() if metric in present}
 
 
 def collapse_summary(
@@ -52,26 +44,8 @@ def final_cdnv(probes: pd.DataFrame, runs: pd.DataFrame, epoch: int | None = Non
     return with_method(runs.merge(cdnv, on="key"))
 
 
-def collapse_rows(probes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return test CDNV after training as rows for `paper.compare`, one per run."""
-    return paper.rows_of_runs(final_cdnv(probes, runs), "cdnv_test", "cdnv")
-
-
-def test_features(
-    results: Sequence[RunResult], methods: Sequence[str]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return penultimate test features and labels of the first run of each method."""
-    first: dict[str, RunResult] = {}
-    for result in results:
-        first.setdefault(method_label(result.spec.weights, result.spec.regime), result)
-    kept = {method: first[method].features() for method in methods if method in first}
-    return {method: (one["test_features"], one["test_labels"]) for method, one in kept.items()}
-
-
 def collapse_lines(probes: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     """Say what the probes hold about collapse before and after training, and accuracy."""
-    from scipy.stats import spearmanr
-
     lines = []
     for epoch, moment in ((0, "before training"), (int(probes["epoch"].max()), "after training")):
         table = final_cdnv(probes, runs, epoch)

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import CONTROLS, with_method
@@ -19,10 +18,8 @@ from i2p_lib.show.text import spanned
 
 KINDS = {"arrangement": "arrangement destroyed, patches kept",
          "detail": "detail destroyed, arrangement kept"}
-CHANCE = ("chance", {"linestyle": ":"})
 MARKERS = "osD^vP"
 _DARK = "#374151"
-_SOURCES = {"fractal": "#0f9d76", "random": "#6b7280"}
 
 
 def shuffled_clouds(
@@ -57,26 +54,14 @@ def shuffled_lines(table: pd.DataFrame, chance: float) -> Figure:
     for row, model in zip(axes, models, strict=True):
         for axis, (kind, title) in zip(row, KINDS.items(), strict=True):
             part = table[(table["model"] == model) & (table["kind"] == kind)]
-            _accuracy(axis, part, "place", chance)
+            means_and_runs(axis, part.assign(top1=100 * part["top1"]), "place", "top1")
+            axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
             axis.set(xlabel="edge of the shuffled patches (voxels)", title=f"{model}\n{title}")
             axis.set_xticks(range(len(patches) + 1), [*map(str, patches), "whole"])
             axis.label_outer()
         row[0].set_ylabel("top-1 on test clouds (%)")
     axes[0, 0].set_ylim(0, None)  # of all panels, once all have their lines
-    method_legend(figure, table["method"], [CHANCE])
-    return figure
-
-
-def field_lines(table: pd.DataFrame, chance: float) -> Figure:
-    """Accuracy of nearest centres over the receptive field in voxels, a panel for each network."""
-    table, models = with_method(table), list(dict.fromkeys(table["model"]))
-    figure, axes = _panels(1, len(models), 4.8, 3.8, 1.6, sharey=True)
-    for axis, model in zip(axes[0], models, strict=True):
-        _accuracy(axis, table[table["model"] == model], "field", chance)
-        axis.set(xlabel="receptive field of the last stage (voxels)", title=model)
-        plain_log(axis, "x")
-    axes[0, 0].set(ylabel="nearest centres on test clouds (%)", ylim=(0, None))
-    method_legend(figure, table["method"], [CHANCE])
+    method_legend(figure, table["method"], [("chance", {"linestyle": ":"})])
     return figure
 
 
@@ -85,12 +70,6 @@ def _panels(rows: int, columns: int, width: float, height: float, wide: float = 
     """Panels [rows, columns] of a size in inches, and room beside them for a legend."""
     return plt.subplots(rows, columns, squeeze=False, layout="constrained", **shared,
                         figsize=(width * columns + wide, height * rows + high))
-
-
-def _accuracy(axis: Axes, table: pd.DataFrame, place: str, chance: float) -> None:
-    """Draw the accuracy in per cent over a column: means, every run, and that of guessing."""
-    means_and_runs(axis, table.assign(top1=100 * table["top1"]), place, "top1")
-    axis.axhline(100 * chance, color=INK, linestyle=":", linewidth=1.2)
 
 
 def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
@@ -125,25 +104,6 @@ def shape_lines(table: pd.DataFrame, chance: float) -> list[str]:
     return lines
 
 
-def source_layers(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
-    """Collapse of fractals by stage of the ResNet-18, pretrained and random, a panel a metric."""
-    layers = list(dict.fromkeys(table["layer"]))
-    figure, axes = _panels(1, len(metrics), 3.9, 3.6, 1.9)
-    for axis, (metric, title) in zip(axes[0], metrics.items(), strict=True):
-        part = table[table["metric"] == metric]
-        for (weights, split), lines in part.groupby(["weights", "split"]):
-            mean = lines.set_index("layer")["value"].reindex(layers)
-            axis.plot(range(len(layers)), mean, "-" if split == "held_out" else "--", marker="o",
-                      color=_SOURCES[weights], linewidth=2.1, markersize=4)
-        axis.set_xticks(range(len(layers)), [n.replace("penultimate", "last") for n in layers])
-        axis.set_title(title, fontsize=10.5)
-        plain_log(axis, "y")
-    keys = [(f"{w} weights", {"color": c, "linewidth": 2.5}) for w, c in _SOURCES.items()]
-    keys += [("held-out shapes", {"color": _DARK}), ("trained shapes", {"linestyle": "--"})]
-    method_legend(figure, [], keys)
-    return figure
-
-
 def forecast_scatter(table: pd.DataFrame) -> Figure:
     """Accuracy after training over the CDNV before it, a panel for each group of runs.
 
@@ -172,26 +132,6 @@ def forecast_scatter(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def forecast_forest(summary: pd.DataFrame) -> Figure:
-    """Rank correlations with their intervals, one line a group: over all runs, and within pairs."""
-    figure, axis = plt.subplots(figsize=(7.6, 0.55 * len(summary) + 1.5), layout="constrained")
-    sides = {"all runs": ("rho", "", -0.14, "#2563c9"),
-             "seeds within network and source": ("within", "within_", 0.14, "#9aa1ad")}
-    for name, (middle, ends, shift, colour) in sides.items():
-        place = np.arange(len(summary)) + shift
-        axis.hlines(place, summary[f"{ends}low"], summary[f"{ends}high"], color=colour,
-                    linewidth=5, alpha=0.5)
-        axis.scatter(summary[middle], place, s=46, color=colour, zorder=3, label=name,
-                     edgecolor=_DARK, linewidth=0.6)
-    axis.axvline(0, color=INK, linestyle=":", linewidth=1.2)
-    axis.set_yticks(range(len(summary)), summary["group"])
-    axis.set(xlim=(-1.05, 1.05), ylim=(len(summary) - 0.5, -0.5),
-             xlabel="rank correlation of CDNV before training and accuracy after it")
-    axis.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
 def forecast_lines(summary: pd.DataFrame) -> list[str]:
     """Say whether collapse before training predicts accuracy after it."""
     return [
@@ -216,23 +156,3 @@ def _verdict(row: object) -> str:
     if row.high < 0:
         return "the more collapsed, the better"
     return "the more collapsed, the worse" if row.low > 0 else "nothing can be told"
-
-
-def bound_lines(table: pd.DataFrame) -> Figure:
-    """Measured few-shot errors and their bounds over the number of shots, a panel for each pair."""
-    pairs = list(table.groupby(["model", "weights"], sort=False))
-    figure, axes = _panels(1, len(pairs), 3.1, 3.8, 2, sharey=True)
-    styles = {"bound": ("--", "#dc2626", "bound"),
-              "error": ("-", "#2563c9", "nearest centres, untrained"),
-              "trained": ("-", "#e8871e", "trained on the shots")}
-    for axis, (pair, part) in zip(axes[0], pairs, strict=True):
-        for column, (style, colour, name) in styles.items():
-            axis.plot(part["shots"], part[column], style, color=colour, marker="o", label=name,
-                      linewidth=2.2)
-        axis.axhline(1, color=INK, linestyle=":", linewidth=1.2, label="no information")
-        axis.set(title=",\n".join(pair), xlabel="shots")
-        axis.set_xticks(sorted(table["shots"].unique()))
-        plain_log(axis, "y")
-    axes[0, 0].set_ylabel("error (1 = all wrong)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
-    return figure

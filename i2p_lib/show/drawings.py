@@ -25,35 +25,17 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
     return figure
 
 
-def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
-    """Grey images [R, C, H, W], a row of C for each of the R names, darkest black."""
-    rows, columns = images.shape[:2]
-    figure, axes = plt.subplots(rows, columns, figsize=(1.1 * columns + 0.8, 1.13 * rows),
-                                squeeze=False, layout="constrained")
-    for row, name in enumerate(names):
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
-        for axis, image in zip(axes[row], images[row], strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=images.max(), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-    return figure
-
-
-def front_view(cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return x, y on the page and the depth of the points [P, 3], from the front and above."""
-    turn, tilt = np.deg2rad(35), np.deg2rad(18)
-    x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
-    depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
-    return x, cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt), depth
-
-
 def draw_cloud(
     axis: Axes, cloud: np.ndarray, values: np.ndarray | None = None, size: float = 1.1
 ) -> None:
-    """Draw points [P, 3] as `front_view` sees them, the nearest last, in the axis.
+    """Draw points [P, 3], seen from the front and a little above, the nearest last.
 
     values [P] colour the points, from 0 to the largest; without them the depth does.
     """
-    x, y, depth = front_view(cloud)
+    turn, tilt = np.deg2rad(35), np.deg2rad(18)
+    x = cloud[:, 0] * np.cos(turn) + cloud[:, 1] * np.sin(turn)
+    depth = -cloud[:, 0] * np.sin(turn) + cloud[:, 1] * np.cos(turn)
+    y = cloud[:, 2] * np.cos(tilt) + depth * np.sin(tilt)
     order = np.argsort(-depth)
     if values is None:
         colours = {"c": depth[order], "cmap": "viridis_r"}
@@ -101,24 +83,6 @@ def voxels(cloud: np.ndarray, coords: np.ndarray, voxel_size: float, title: str)
         axis.set_axis_off()
         axis.view_init(18, -60)
     return figure
-
-
-def cloud_html(cloud: np.ndarray, title: str, colour: np.ndarray | None = None) -> str:
-    """A point cloud that can be turned, as HTML that needs only the book's own plotly.js."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(go.Scatter3d(
-        x=cloud[:, 0].round(3), y=cloud[:, 1].round(3), z=cloud[:, 2].round(3), mode="markers",
-        marker={"size": 2.2, "color": cloud[:, 2] if colour is None else colour,
-                "colorscale": "Viridis"}, hoverinfo="skip",
-    ))  # fmt: skip
-    hidden = {"visible": False}
-    figure.update_layout(
-        title={"text": title, "font": {"size": 14}}, height=420, paper_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 0, "r": 0, "t": 36, "b": 0},
-        scene={"aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden},
-    )
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
 
 
 def framework() -> Figure:

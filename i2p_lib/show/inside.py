@@ -7,19 +7,18 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib import paper
 from i2p_lib.analysis.dissection import TOP
-from i2p_lib.analysis.distances import Distances, paper_places
+from i2p_lib.analysis.distances import Distances
 from i2p_lib.analysis.methods import CONTROLS, present
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import RunResult, results
 from i2p_lib.runs.units import UnitPictures
 from i2p_lib.show.drawings import draw_cloud
-from i2p_lib.show.style import COLOURS, INK, plain_log
+from i2p_lib.show.style import COLOURS, plain_log
 from i2p_lib.show.text import ranked, spanned
 
 IMAGENET_CLASSES = 1000
@@ -40,12 +39,14 @@ def distance_rows(
 ) -> pd.DataFrame:
     """Return the distances as rows for `paper.compare`: Table 5, one row per run and metric.
 
-    A row counts as in the paper where its run does and the pictures have ImageNet's number of
-    classes.
+    The paper's are layers 1, 4, 8 and 16 of 16; in another network those at the same share of the
+    depth.  A row counts as in the paper where its run does and the pictures have ImageNet's number
+    of classes.
     """
     wide = distances.runs.pivot(index="key", columns="place", values="distance")
     columns = {"wasserstein1_mean_of_16_layers": wide.mean(axis=1)}
-    columns |= {name: wide[place] for name, place in paper_places(wide.shape[1]).items()}
+    places = {k: max(1, round(k * wide.shape[1] / 16)) for k in (1, 4, 8, 16)}
+    columns |= {f"wasserstein1_layer{k}": wide[place] for k, place in places.items()}
     rows = rows_by_run(found, pd.DataFrame(columns))
     enough = len(pictures.label_names) == IMAGENET_CLASSES
     return rows.assign(as_in_paper=rows["as_in_paper"] & enough)
@@ -155,24 +156,6 @@ def dissection_lines(units: pd.DataFrame) -> list[str]:
                 f"{gaps['excess'].mean():+.2f}, higher in {higher} of {len(gaps)}."
             )
     return lines
-
-
-def unit_measures(units: pd.DataFrame) -> Figure:
-    """Draw the share of units at or below each class entropy, and each selectivity above chance."""
-    figure, axes = plt.subplots(1, 2, figsize=(11.6, 4.2), sharey=True, layout="constrained")
-    excess = units["selectivity"] - units["selectivity_shuffled"]
-    measures = {"class entropy of the top clouds (bits)": units["entropy"],
-                "class selectivity above that of shuffled labels": excess}
-    for axis, (label, values) in zip(axes, measures.items(), strict=True):
-        for method in present(units["method"]):
-            sns.ecdfplot(values[units["method"] == method], ax=axis, stat="percent",
-                         color=COLOURS[method], label=method, linewidth=2.2)
-        axis.set(xlabel=label, ylabel="units at or below (%)", ylim=(0, 100))
-    for axis, place in zip(axes, (units["entropy_shuffled"].mean(), 0), strict=True):
-        axis.axvline(place, color=INK, linestyle=":", linewidth=1.6,
-                     label="mean with shuffled labels")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    return figure
 
 
 def unit_grid(units: Sequence[UnitPictures]) -> Figure:

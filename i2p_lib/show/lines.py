@@ -9,12 +9,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from i2p_lib.analysis.methods import present, with_method
 from i2p_lib.show.style import COLOURS, INK, method_legend, plain_log
-
-VALIDATION = "top-1 on validation clouds (%)"
 
 
 def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: object) -> None:
@@ -60,7 +58,7 @@ def curves(histories: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
                           textcoords="offset points", fontsize=9)
         _epochs(axis)
         axis.set_title(name)
-    axes[0, 0].set(ylabel=VALIDATION, ylim=(0, None))
+    axes[0, 0].set(ylabel="top-1 on validation clouds (%)", ylim=(0, None))
     method_legend(figure, histories["method"])
     return figure
 
@@ -68,26 +66,6 @@ def curves(histories: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
 def _epochs(axis: Axes) -> None:
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def learning_rates(grid: pd.DataFrame, chosen: Mapping[str, float]) -> Figure:
-    """Draw validation accuracy over the learning rate: mean and every seed.
-
-    chosen: method -> its learning rate, which gets a ring.
-    """
-    grid = grid.assign(top1=100 * grid["val_top1"])
-    figure, axis = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
-    means_and_runs(axis, grid, "lr", "top1")
-    means = grid.groupby(["method", "lr"], observed=True)["top1"].mean()
-    for method, rate in chosen.items():
-        axis.scatter(rate, means[method, rate], s=110, facecolor="white",
-                     edgecolor=COLOURS[method], linewidth=2.4, zorder=4)
-    axis.set(xscale="log", xlabel="peak learning rate", ylabel=VALIDATION, ylim=(0, None))
-    tried = sorted(grid["lr"].unique())
-    axis.set_xticks(tried, [f"{rate:g}" for rate in tried])
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    method_legend(figure, grid["method"])
-    return figure
 
 
 def collapse_curves(

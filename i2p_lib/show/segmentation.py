@@ -82,8 +82,13 @@ def summary(results: Sequence[RunResult]) -> Styler:
 
 
 def sentences(results: Sequence[RunResult]) -> str:
-    """Return what these runs show of scratch against image weights, as an HTML list."""
-    lines = [*gain_lines(results), *class_lines(results)]
+    """Return what these runs show of scratch against image weights, as an HTML list.
+
+    That is `gain_lines`, and for each network and image source the classes that gain and lose
+    most, and those without any point in the test scenes.
+    """
+    lines = [*gain_lines(results), *(f"{name}: {_classes(*map(class_table, sides))}"
+                                     for name, *sides in _pairs(results))]
     return html_list(lines or ["No network ran both from scratch and with image weights."])
 
 
@@ -95,14 +100,6 @@ def gain_lines(results: Sequence[RunResult]) -> list[str]:
     """
     return [f"{name}: {_relation(*([r.metrics['miou'] for r in side] for side in sides))}"
             for name, *sides in _pairs(results)]  # fmt: skip
-
-
-def class_lines(results: Sequence[RunResult]) -> list[str]:
-    """Name, for each network and image source, the classes that gain and lose most.
-
-    Classes without any point in the test scenes are named as well.
-    """
-    return [f"{name}: {_classes(*map(class_table, sides))}" for name, *sides in _pairs(results)]
 
 
 def _pairs(

@@ -31,7 +31,6 @@ of matplotlib's cycle."""
 
 INK, GREY = "#111827", "#6b7280"  # of lines that are no method's; of what stays behind
 TOP1 = "top-1 accuracy on test clouds (%)"
-Key = tuple[str, Mapping[str, object]]  # of a legend: a name, and a line's properties
 
 
 def use_style() -> None:
@@ -71,7 +70,7 @@ def chance_line(axes: Iterable[Axes], chance: float | None) -> None:
 
 
 def method_legend(
-    figure: Figure, methods: Iterable[str], extra: Sequence[Key] = (),
+    figure: Figure, methods: Iterable[str], extra: Sequence[tuple[str, Mapping[str, object]]] = (),
     loc: str = "outside right center", ncols: int = 1,
 ) -> None:  # fmt: skip
     """Put one legend beside all panels: the methods' colours, then what else a line may mean.

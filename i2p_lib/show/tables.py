@@ -12,10 +12,10 @@ from pandas.io.formats.style import Styler
 
 from i2p_lib.markup import breakable
 
-Formats = Mapping[str, str] | str | None
 
-
-def table(frame: pd.DataFrame, formats: Formats = None, precision: int = 1) -> Styler:
+def table(
+    frame: pd.DataFrame, formats: Mapping[str, str] | None = None, precision: int = 1
+) -> Styler:
     """Return a table without its index, for a page: escaped, nothing where a value is missing.
 
     formats: a format for each column, as pandas takes them; other numbers get `precision`.
@@ -44,14 +44,9 @@ def settings(
     shown = [name for name in titles if name in runs and runs[name].notna().any()]
     return on_its_side([
         dict(zip(by.values(), key, strict=True))
-        | {titles[name]: distinct(part[name]) for name in shown}
+        | {titles[name]: ", ".join(text(v) for v in part[name].dropna().unique()) for name in shown}
         for key, part in parts
     ])  # fmt: skip
-
-
-def distinct(column: pd.Series) -> str:
-    """Return the values of a column that are there, each once, as one text."""
-    return ", ".join(text(v) for v in column.drop_duplicates() if not pd.isna(v))
 
 
 def text(value: object) -> str:

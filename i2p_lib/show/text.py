@@ -34,21 +34,17 @@ def spanned(low: float, high: float, style: str = "+.1f") -> str:
     return f"{low:{style}} to {high:{style}}"
 
 
-def compared(one: str, other: str, gap: Estimate) -> str:
-    """Say which of two is better: only where the interval of the gap leaves out zero."""
-    if gap.low > 0:
-        return f"{one} is better than {other}"
-    if gap.high < 0:
-        return f"{one} is worse than {other}"
-    return f"{one} and {other} cannot be told apart"
-
-
 def difference(one: str, other: str, gap: Estimate, runs: tuple[int, int]) -> str:
     """Say which of two is better and by how much; the gap is a difference of shares (0..1).
 
-    runs: how many runs stand on either side.
+    One is called better only where the gap's interval leaves out zero.  runs: how many runs stand
+    on either side.
     """
-    return (f"{compared(one, other, gap)}: {100 * gap.value:+.1f} points (95 % interval "
+    if gap.low > 0 or gap.high < 0:
+        said = f"{one} is {'better' if gap.low > 0 else 'worse'} than {other}"
+    else:
+        said = f"{one} and {other} cannot be told apart"
+    return (f"{said}: {100 * gap.value:+.1f} points (95 % interval "
             f"{spanned(100 * gap.low, 100 * gap.high)}; {runs[0]} and {runs[1]} runs).")
 
 

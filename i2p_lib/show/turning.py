@@ -36,7 +36,7 @@ _LINKED = """
 def clouds_html(
     clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str], title: str
 ) -> str:
-    """Return labelled clouds side by side, turned together, as HTML.
+    """Return labelled clouds side by side, turned together, and a legend, as HTML.
 
     clouds: heading -> (points [P, 3], classes [P], negative where not counted).  At most
     MOST_POINTS points of each are drawn, evenly thinned out.  Texts are escaped.
@@ -72,17 +72,12 @@ def clouds_html(
     )  # fmt: skip
     drawn = figure.to_html(full_html=False, include_plotlyjs=False, post_script=_LINKED,
                            config={"displaylogo": False})  # fmt: skip
-    return drawn + legend_html(class_names, [classes for _, classes in clouds.values()])
-
-
-def legend_html(class_names: Sequence[str], used: Sequence[np.ndarray]) -> str:
-    """Return a legend of the classes that occur in any of the arrays, as escaped HTML."""
-    seen = np.unique(np.concatenate(used)).tolist()
+    seen = np.unique(np.concatenate([classes for _, classes in clouds.values()])).tolist()
     entries = [(PALETTE[c], class_names[c]) if c >= 0 else (UNCOUNTED, "not counted") for c in seen]
-    marks = "".join(
+    legend = "".join(
         f'<span style="white-space:nowrap;margin-right:1em"><span style="display:inline-block;'
         f"width:.8em;height:.8em;border-radius:50%;background:{colour};margin-right:.35em"
         f'"></span>{escape(name)}</span> '
         for colour, name in entries
     )
-    return f'<p style="font-size:.85em">{marks}</p>'
+    return f'{drawn}<p style="font-size:.85em">{legend}</p>'

@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import spearmanr
 
 from i2p_lib.analysis.bootstrap import (
-    interval,
     over_owners,
     paired_difference,
     rank_correlation,
@@ -72,7 +71,6 @@ def test_a_bootstrap_draws_as_many_owners_as_there_are():
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: interval([1.0], level=95), "level between 0 and 1"),
     (lambda: paired_difference([[1, 2]], [[1]], rng()), "same items"),
     (lambda: paired_difference([], [[1]], rng()), "same items"),
     (lambda: rank_correlation([1, 2], [1, 2], [0, 1], rng()), "three rows"),

@@ -72,12 +72,13 @@ def test_gaussians_have_the_cdnv_of_their_formula():
 
 
 def test_the_one_sided_form_keeps_the_sides_apart_and_averages_alike():
-    """Promise: both published forms are there; averaged over ordered pairs they agree."""
+    """Promise: averaged over ordered pairs, the two published forms agree."""
     x = np.array([[0.0, 1], [0, -1], [4, 0], [4, 0]])
     labels = np.array([3, 3, 8, 8])
-    assert collapse.cdnv_matrix(x, labels, "one-sided").tolist() == [[0, 1 / 16], [0, 0]]
-    assert collapse.cdnv_matrix(x, labels).tolist() == [[0, 1 / 32], [1 / 32, 0]]
-    assert collapse.cdnv(x, labels) == collapse.cdnv(x, labels, "one-sided") == 1 / 32
+    report = collapse.collapse_report(x, labels)
+    assert report["cdnv_one_sided_max"] == 1 / 16  # of the first class; that of the other is 0
+    symmetric = (1 + 0) / (2 * 4**2)
+    assert collapse.cdnv(x, labels) == report["cdnv"] == symmetric
 
 
 @pytest.mark.parametrize("seed, dimension", [(0, 12), (1, 3), (2, 60)])
@@ -139,7 +140,7 @@ def test_coinciding_means_are_infinitely_far_from_collapse():
     """Promise: classes with one and the same mean give infinity, not a crash or a zero."""
     x = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     assert collapse.cdnv(x, [0, 0, 1, 1]) == np.inf
-    assert collapse.within_between(x, [0, 0, 1, 1]) == np.inf
+    assert collapse.collapse_report(x, [0, 0, 1, 1])["nc1"] == np.inf
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from made_notebooks import chapter_functions
 from sklearn.neighbors import NearestCentroid
 
 from i2p_lib.analysis import collapse
-from i2p_lib.analysis.few_shot import class_gap, complexity_factor, few_shot_bound, few_shot_error
+from i2p_lib.analysis.few_shot import few_shot_bound, few_shot_error
+from i2p_lib.runs.store import PACKAGE
 
 
 def classes(spread, count=4, each=20, seed=0):
@@ -35,7 +37,6 @@ def test_two_classes_of_two_points_have_the_bound_of_the_definition():
     assert few_shot_bound(x, y, 4) == pytest.approx(0.09)
     assert few_shot_bound(x, y) == pytest.approx(0.04)
     assert few_shot_error(x, y, 1, 50, np.random.default_rng(0)) == 0
-    assert class_gap(x, y) == 10
 
 
 def test_many_shots_give_the_bound_of_the_classes_own_centres():
@@ -63,9 +64,8 @@ def test_features_without_classes_are_named_at_chance():
 
 
 def test_the_complexity_is_multiplied_as_the_formula_says():
-    assert complexity_factor(2.0, 16, 4, 10, 1) == pytest.approx(10 / 2 * (1 / 2 + 1 / 4))
-    with pytest.raises(ValueError, match="positive gap"):
-        complexity_factor(0.0, 16, 4, 10, 1)
+    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
+    assert chapter.complexity_factor(2.0, 16, 4, 10, 1) == pytest.approx(10 / 2 * (1 / 2 + 1 / 4))
 
 
 def test_too_few_shots_are_refused():

@@ -31,7 +31,6 @@ def test_a_planted_forecast_is_found_between_networks_and_within(slope, said):
     assert np.sign([row["rho"], row["within"]]).tolist() == [np.sign(slope)] * 2
     assert abs(row["within"]) > 0.99 and row["sources"] == 2
     assert f"the more collapsed, {said}" in ' '.join(discussion.forecast_lines(summary))
-    assert len(discussion.forecast_forest(summary).axes) == 1
     assert len(discussion.forecast_scatter(planted(slope)).axes) == 1
     plt.close("all")
 

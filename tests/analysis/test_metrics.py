@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from i2p_lib.analysis import metrics, segmentation
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
 def test_accuracies_equal_scikit_learns(pairs):
     """Promise: accuracy, balanced accuracy and confusion are the usual ones, absent classes too."""
     predictions, labels = (np.array(side) for side in zip(*pairs, strict=True))
-    matrix = metrics.confusion_matrix(predictions, labels, 7)
+    matrix = segmentation.confusion_of(predictions, labels, 7)
     assert segmentation.accuracy(matrix) == pytest.approx(sk.accuracy_score(labels, predictions))
     assert (matrix == sk.confusion_matrix(labels, predictions, labels=range(7))).all()
     recalls = sk.recall_score(labels, predictions, labels=np.unique(labels), average=None)
@@ -30,8 +31,7 @@ def test_epochs_count_from_one_and_never_is_none():
 def test_speedup_of_the_papers_epochs():
     """Promise: 122 epochs against 11 is the paper's 11.1x."""
     result = metrics.speedup([[0] * 121 + [0.9]], [[0] * 10 + [0.9]], 0.9)
-    assert (result.slow, result.fast) == ((122,), (11,))
-    assert str(result) == "11.09x (11.09 to 11.09)"
+    assert result.ratio == 122 / 11 and str(result) == "11.09x (11.09 to 11.09)"
 
 
 def test_speedup_names_what_is_not_known():
@@ -54,6 +54,7 @@ def test_the_common_target_follows_its_rule():
     assert metrics.common_target([[0.049]]) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=4))
 def test_every_scratch_run_reaches_the_common_target(curves):
     """Promise: whatever the curves, the target is reached by all of them."""
@@ -65,10 +66,10 @@ def test_every_scratch_run_reaches_the_common_target(curves):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: metrics.confusion_matrix([1, 2], [1], 3), "expected predictions and labels"),
-        (lambda: metrics.confusion_matrix([0.5], [1], 3), "class numbers"),
-        (lambda: metrics.confusion_matrix([-1], [1], 3), "class numbers"),
-        (lambda: metrics.confusion_matrix([3], [0], 3), "below 3, got up to 3"),
+        (lambda: segmentation.confusion_of([1, 2], [1], 3), "as many predictions as labels"),
+        (lambda: segmentation.confusion_of([0.5], [1], 3), "class numbers"),
+        (lambda: segmentation.confusion_of([-1], [1], 3), "class numbers"),
+        (lambda: segmentation.confusion_of([3], [0], 3), "below 3, got \\[3\\]"),
         (lambda: metrics.epochs_to_target([], 0.9), "finite"),
         (lambda: metrics.speedup([], [[1]], 0.9), "at least one curve"),
         (lambda: metrics.common_target([]), "from-scratch"),

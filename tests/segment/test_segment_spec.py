@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from i2p_lib.paper.recipes import as_in_paper
+from i2p_lib.paper.rows import as_in_paper
 from i2p_lib.runs import RunSpec, profiles
 from i2p_lib.runs.spec import ENCODING, NETWORK, SegmentSpec, spec_from
 

@@ -11,7 +11,7 @@ from i2p_lib.show import text
     (-0.01, 0.2, "a and b cannot be told apart"), (0, 0.2, "a and b cannot be told apart"),
 ])  # fmt: skip
 def test_a_difference_is_called_one_where_its_interval_leaves_out_zero(low, high, said):
-    assert text.compared("a", "b", Estimate(0.1, low, high)) == said
+    assert text.difference("a", "b", Estimate(0.1, low, high), (3, 2)).startswith(f"{said}: +10.0")
 
 
 def test_a_difference_is_given_in_points_with_its_interval_and_runs():
