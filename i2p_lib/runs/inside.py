@@ -50,10 +50,12 @@ class Opened:
 
     @property
     def spec(self) -> RunSpec:
+        """The settings of the run."""
         return self.result.spec
 
     @cached_property
     def splits(self) -> clouds.Splits:
+        """The clouds of the run, on the device."""
         return clouds.load_splits(self.spec, self.place)
 
     def network(self, trained: bool = True) -> nn.Module:
