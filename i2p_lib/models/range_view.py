@@ -91,8 +91,7 @@ class RangeNetwork(nn.Module):
         maps = self._maps(ring)
         size = maps[0].shape[2:]
         joined = torch.cat([maps[0], *(_resized(m, size) for m in maps[1:])], 1)
-        logits = _resized(self.decoder(joined), ring.shape[2:])
-        logits = logits[..., self.wrap : self.wrap + width]
+        logits = _resized(self.decoder(joined), ring.shape[2:])[..., self.wrap : self.wrap + width]
         return logits.permute(0, 2, 3, 1).flatten(0, 2)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
