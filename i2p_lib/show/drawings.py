@@ -25,6 +25,19 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
     return figure
 
 
+def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
+    """Grey images [R, C, H, W], a row of C for each of the R names, darkest black."""
+    rows, columns = images.shape[:2]
+    figure, axes = plt.subplots(rows, columns, figsize=(1.1 * columns + 0.8, 1.13 * rows),
+                                squeeze=False, layout="constrained")
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
+        for axis, image in zip(axes[row], images[row], strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=images.max(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
 def draw_cloud(
     axis: Axes, cloud: np.ndarray, values: np.ndarray | None = None, size: float = 1.1
 ) -> None:
