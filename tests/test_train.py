@@ -256,11 +256,13 @@ def test_a_network_on_points_gets_the_points_and_trains(on_points, amp):
     assert final_features(state)["train_features"].shape == (64, 8)
 
 
-def test_tokens_are_averaged_and_images_of_features_refused():
+def test_tokens_and_maps_are_averaged_and_other_shapes_refused():
     tokens = torch.rand(2, 5, 3)
     assert torch.equal(pooled(tokens), tokens.mean(1))
-    with pytest.raises(ValueError, match="tokens.*got .2, 5, 3, 1"):
-        pooled(tokens[..., None])
+    maps = torch.rand(2, 3, 4, 5)
+    assert torch.equal(pooled(maps), maps.mean((2, 3)))
+    with pytest.raises(ValueError, match=r"got .*2, 3, 4, 5, 1"):
+        pooled(maps[..., None])
 
 
 def one_step(spec: RunSpec, device: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from i2p_lib.data import dataset_hash
+from i2p_lib.data import dataset_card, dataset_hash
 from i2p_lib.data.scenes import scene_hash
 from i2p_lib.inflation.regimes import REGIMES
 from i2p_lib.models import image_name, modules_of, point_models
@@ -170,7 +170,8 @@ class RunSpec(Named, ClassifySettings):
         return epoch == self.epochs if few else super().validated(epoch)
 
     def data_input(self) -> tuple[str, Callable[[], str]]:
-        return f"data set {self.data}", lambda: dataset_hash(self.data)
+        name = self.data
+        return f"data set {name}", lambda: f"{dataset_hash(name)} {dataset_card(name).up} up"
 
     def chain(self) -> list[Self]:
         return [*(self.teacher.chain() if self.teacher else []), self]

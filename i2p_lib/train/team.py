@@ -6,6 +6,7 @@ one, for which every function here gives back what it got.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,11 +72,16 @@ def _place() -> torch.device:
 
 
 def agreed(value: Any) -> Any:
-    """Return the main process's value (of plain Python types) in every process."""
-    said = [value]
-    if size() > 1:
-        dist.broadcast_object_list(said, 0, device=_place())
-    return said[0]
+    """Return the main process's value in every process: what JSON can hold, never a pickle."""
+    if size() == 1:
+        return value
+    text = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8).to(_place())
+    length = torch.tensor(len(text), device=_place())
+    dist.broadcast(length, 0)
+    if rank() > 0:
+        text = torch.empty(int(length), dtype=torch.uint8, device=_place())
+    dist.broadcast(text, 0)
+    return json.loads(text.cpu().numpy().tobytes())
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The chapter on segmentation runs whole, on sets made from official files and without any."""
 
 import ast
-import json
 
 import matplotlib
 import nbformat
 import pytest
 from IPython.display import HTML
 
+from i2p_lib.paper import attached
 from i2p_lib.runs import profiles
 from i2p_lib.runs.sources import PACKAGE
 
@@ -46,7 +46,6 @@ def run_cells(profile: str) -> dict:
 @pytest.fixture
 def profile_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "profiles_folder", lambda: tmp_path)
-    monkeypatch.setenv("I2P_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("I2P_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path / "no weights"))
     matplotlib.use("agg")
@@ -54,7 +53,9 @@ def profile_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_chapter_shows_all_three_networks_beside_the_paper(profile_folder, scene_data):
+def test_the_chapter_shows_all_three_networks_beside_the_paper(
+    profile_folder, scene_data, cell_outputs
+):
     """Promise: Table 2, the clouds, the sentences and both rules come from this profile's runs."""
     (profile_folder / "tiny.yml").write_text(TINY)
     text = run_cells("tiny")["text"]
@@ -62,8 +63,7 @@ def test_the_chapter_shows_all_three_networks_beside_the_paper(profile_folder, s
                  "Plotly.newPlot", "other recipe", "never released", "points of mIoU"):
         assert part in text, part
     assert text.count("Plotly.newPlot") == 2
-    record = json.loads((profile_folder / "build/items/tiny/table2.json").read_text())
-    assert record["item"] == "table2"
+    assert set(attached(cell_outputs, "tiny")) == {"table2"}
 
 
 def test_the_chapter_stands_without_any_segmentation(profile_folder):
