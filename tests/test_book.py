@@ -55,7 +55,11 @@ def test_the_table_of_contents_names_every_notebook(project_root: Path) -> None:
     assert list(project.sources().values()) == in_git
 
 
-def test_a_chapter_that_was_not_executed_stops_the_book(small_book: Project) -> None:
+def test_a_chapter_that_was_not_executed_stops_the_book(
+    small_book: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_book.root / "notebooks" / "profiles"
+    monkeypatch.setattr("i2p_lib.runs.profiles.profiles_folder", lambda: folder)
     profile = small_book.profile("tiny")
     Chapter.of(small_book, "03_few_shot", profile).executed.unlink()
     with pytest.raises(BookError, match="i2p run 03_few_shot --profile tiny"):
