@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import entropy
 
 from i2p_lib.analysis.features import Pair
 
@@ -34,7 +33,9 @@ def class_entropy(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.shape[1] == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"expected integer labels [U, count >= 1], got {labels.shape}")
-    return entropy((labels[:, :, None] == np.unique(labels)).mean(1), base=2, axis=1)
+    shares = (labels[:, :, None] == np.unique(labels)).mean(1)
+    logs = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
+    return np.abs((shares * logs).sum(1))  # abs: no minus zero
 
 
 def class_selectivity(activations: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -113,11 +113,12 @@ def feature_distances(pairs: Sequence[Pair], picture: np.ndarray) -> Distances:
     if not pairs:
         raise ValueError("expected at least one run of an inflated network, got none")
     rng = np.random.default_rng(0)
+    half = {id(p.image): halves(int(picture.max()) + 1, DRAWS // 5, rng) for p in pairs}
     floors, rows, found = {}, [], {}
     for image in {id(p.image): p.image for p in pairs}.values():
-        half, owner = halves(int(picture.max()) + 1, DRAWS // 5, rng), picture[image.owner]
+        kept, owner = half[id(image)], picture[image.owner]
         floors[id(image)] = np.array([
-            np.median(weighted_wasserstein1(v, v, owner, owner, half, 1 - half))
+            np.median(weighted_wasserstein1(v, v, owner, owner, kept, 1 - kept))
             for v in image.values.values()
         ])
     for pair in pairs:
