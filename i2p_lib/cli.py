@@ -183,12 +183,15 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
 
 
 def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: ANN001
-    """Make simulated scenes, train what is missing, and note the times; tell the main process."""
-    from i2p_lib.runs import train_missing
+    """Make simulated scenes, train what is missing, note the times; tell the main process."""
+    from i2p_lib.runs import cluster, train_missing
     from i2p_lib.runs.needs import available, prepare, skipped_text
     from i2p_lib.runs.spec import distinct
     from i2p_lib.train import team
 
+    if options.scheduler:  # one that does not answer is said before any work
+        with cluster.connected(options.scheduler):
+            pass
     began = time.perf_counter()
     prepare(specs)
     times["simulated scenes"] = time.perf_counter() - began
