@@ -1,0 +1,234 @@
+"""05: the classification networks: sizes, initial weights, outputs, gradients, what regimes train.
+
+The networks get the original's voxels; ResNet-34's twin also gets the norm that it lacks, where
+an item says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from i2p_lib.inflation import inflate
+from i2p_lib.inflation.regimes import freeze
+from i2p_lib.models.res16 import res16unet34
+from i2p_lib.sparse import SparseTensor
+from i2p_lib.weights import image_model
+from tests.golden.items import item
+from tests.golden.original import (
+    apart,
+    golden,
+    load_closed_form,
+    our_name,
+    tensor,
+    their_taps,
+    voxels,
+)
+
+MODES = {"io": "io", "ioms": "io+ms", "iobn": "io+bn", "all": "all"}
+"""The original's name of a regime -> ours."""
+ROUNDING = 1e-9
+LEAK = 1 + 1e-8
+"""What the original divides features by on their way from voxels to points and back at stride 1.
+In training, norms over four rows of logits blow even that up, so the tests divide as well."""
+
+
+def file(depth: int, form: str = "float64_exact") -> str:
+    return f"05_spvcnn{depth}_cls_{form}"
+
+
+@cache
+def _built(depth: int) -> nn.Module:
+    """A scratch network as named runs build it."""
+    random = torch.Generator().manual_seed(0)
+    if depth == 34:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            image = res16unet34()
+        return inflate(image, 3, 40, "y", normalize=False, generator=random)
+    image = image_model("resnet18", "random", seed=0)
+    return inflate(image, 3, 40, "y", normalize=False, recipe="paper",
+                   generator=random)  # fmt: skip
+
+
+def network(depth: int) -> nn.Module:
+    """A copy that may be changed."""
+    net = copy.deepcopy(_built(depth))
+    if depth == 18:
+        return net
+    net.fc = nn.Sequential(net.fc, nn.BatchNorm1d(40))  # the norm of the original's logits
+    stages = dict(net.i2p_roles)
+    net.i2p_roles = {name: _role(name, stages) for name, _ in net.named_parameters()}
+    return net
+
+
+def leaking(net: nn.Module) -> nn.Module:
+    """The network whose input layer divides its output by LEAK."""
+    net.bn1.register_forward_hook(lambda layer, inputs, out: out.replace(out.feats / LEAK))
+    return net
+
+
+def _role(name: str, known: dict[str, str]) -> str:
+    return "output" if name.startswith("fc.") else known[name]
+
+
+def batch(depth: int) -> tuple[SparseTensor, Tensor]:
+    """The original's voxels, and the labels."""
+    x = voxels(tensor(file(depth), "coords"), tensor(file(depth), "feats"))
+    return x, tensor(file(depth), "targets").ravel()
+
+
+def named(depth: int, values: dict[str, Tensor]) -> Iterable[Tensor]:
+    """Our tensors by our names in the original's order and with its order of taps."""
+    for name in golden(file(depth))["names"].tolist():
+        value = values[our_name(name)]
+        yield their_taps(value) if name.endswith("kernel") else value
+
+
+@cache
+def passed(depth: int, training: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    """The network after a pass forward and back, its logits and its loss."""
+    net = load_closed_form(network(depth), file(depth)).train(training)
+    if training:
+        leaking(net)
+    x, targets = batch(depth)
+    logits = net(x)
+    loss = cross_entropy(logits, targets)
+    loss.backward()
+    return net, logits.detach(), loss.detach()
+
+
+def gradients(depth: int, training: bool) -> float:
+    """Norms and first entries of all gradients."""
+    net, key = passed(depth, training)[0], "" if training else "eval_"
+    grads = list(named(depth, {name: p.grad for name, p in net.named_parameters()}))
+    norms = torch.stack([grad.norm() for grad in grads])
+    first = torch.stack([grad.flatten()[:4] for grad in grads])
+    return max(apart(norms, tensor(file(depth), f"{key}grad_norm")),
+               apart(first, tensor(file(depth), f"{key}grad_first4")))  # fmt: skip
+
+
+for _depth in (18, 34):
+    _also = "" if _depth == 18 else ", norm on the logits added"
+
+    @item(f"05 SPVCNN{_depth} logits, eval{_also}", ROUNDING)
+    def evaluated(depth: int = _depth) -> float:
+        """Logits and loss of four clouds in eval mode, closed-form weights, float64."""
+        _, logits, loss = passed(depth, False)
+        return max(apart(logits, tensor(file(depth), "logits_eval")),
+                   apart(loss, tensor(file(depth), "loss_eval")))  # fmt: skip
+
+    @item(f"05 SPVCNN{_depth} logits, eval, float32{_also}", 1e-5)
+    def single(depth: int = _depth) -> float:
+        """Logits of four clouds in eval mode in float32."""
+        net = load_closed_form(network(depth), file(depth)).float().eval()
+        x, _ = batch(depth)
+        with torch.no_grad():
+            return apart(net(x.to(torch.float32)), tensor(file(depth, "float32"), "logits_eval"))
+
+    @item(f"05 SPVCNN{_depth} gradients, eval{_also}", ROUNDING)
+    def eval_gradients(depth: int = _depth) -> float:
+        """Norm and first four entries of each parameter's gradient, norms in eval mode."""
+        return gradients(depth, False)
+
+    @item(f"05 SPVCNN{_depth} logits, training{_also}", ROUNDING)
+    def trained(depth: int = _depth) -> float:
+        """Logits and loss of four clouds in training mode."""
+        _, logits, loss = passed(depth, True)
+        return max(apart(logits, tensor(file(depth), "logits_train")),
+                   apart(loss, tensor(file(depth), "loss_train")))  # fmt: skip
+
+    @item(f"05 SPVCNN{_depth} gradients, training{_also}", ROUNDING)
+    def train_gradients(depth: int = _depth) -> float:
+        """Norm and first four entries of each parameter's gradient in training mode."""
+        return gradients(depth, True)
+
+    @item(f"05 SPVCNN{_depth} running statistics{_also}", ROUNDING)
+    def statistics(depth: int = _depth) -> float:
+        """Norms of the running means and variances after one training pass."""
+        state, apart_by = passed(depth, True)[0].state_dict(), 0.0
+        order = [our_name(name) for name in golden(file(depth))["state_dict_names"].tolist()]
+        for kind in ("running_mean", "running_var"):
+            ours = torch.stack([state[name].norm() for name in order if name.endswith(kind)])
+            apart_by = max(apart_by, apart(ours, tensor(file(depth), f"{kind}_norm")))
+        return apart_by
+
+
+def trained_values(depth: int, mode: str) -> float:
+    """How many trained values differ in number, and norms in whether they keep statistics."""
+    net, data = copy.deepcopy(_built(depth)), golden(file(depth, "float32"))
+    report = freeze(net, MODES[mode])
+    still = {name for name, layer in net.named_modules() if getattr(layer, "frozen_stats", False)}
+    theirs = {our_name(f"{name}.x").removesuffix(".x") for name in data[f"bn_eval_{mode}"].tolist()}
+    return abs(report.trained - int(data[f"trainable_{mode}_count"])) + len(still ^ theirs)
+
+
+for _mode in MODES:
+
+    @item(f"05 SPVCNN18 what {_mode} trains", unit="parameters")
+    def trains(mode: str = _mode) -> float:
+        """Trained parameters (of all: all there are), and which norms stay in eval mode."""
+        return trained_values(18, mode)
+
+
+_NORM = "the 80 values of the norm on the logits"
+_DS = f"the 172,480 values of the `ds` convolutions and norms between the stages, and {_NORM}"
+for _mode, _by, _why in (("io", 172_563, f"{_DS}, are not trained; 3 norms keep statistics"),
+                         ("ioms", 172_560, f"{_DS}, are not trained"),
+                         ("iobn", 172_112, f"{_DS}, are not trained, save the `ds` norms"),
+                         ("all", 80, f"{_NORM} are missing")):  # fmt: skip
+
+    @item(f"05 SPVCNN34 what {_mode} trains", unit="parameters", by=_by, differs=_why)
+    def trains_34(mode: str = _mode) -> float:
+        """Trained parameters, and which norms stay in eval mode."""
+        return trained_values(34, mode)
+
+
+def spread(depth: int, wanted: str) -> float:
+    """The largest difference of a kind of parameter's standard deviation, of its own size."""
+    ours = list(named(depth, dict(network(depth).state_dict())))
+    data, apart_by = golden(file(depth, "float32")), 0.0
+    for name, value, theirs in zip(data["names"].tolist(), ours, data["init_std"], strict=True):
+        if name.endswith(wanted):
+            found = abs(float(value.double().std(correction=0)) - theirs) / max(theirs, 1e-9)
+            apart_by = max(apart_by, found)
+    return apart_by
+
+
+for _depth, _by in ((18, 3.902), (34, 3.283)):
+
+    @item(f"05 SPVCNN{_depth} initial kernels", 0.05, "of a kernel's standard deviation", by=_by,
+          differs="scratch is an inflated random image network (He, one draw for all taps along "
+          "the axis), the stem He; the original draws every tap uniformly within "
+          "1 / sqrt(C_in K)")  # fmt: skip
+    def initial(depth: int = _depth) -> float:
+        """The standard deviation of each convolution's kernel at the start of scratch."""
+        return spread(depth, "kernel")
+
+
+@item("05 initial weights of the classifier", 0.05, "of the standard deviation")
+def classifier() -> float:
+    """The standard deviation of the linear layer's weight at the start."""
+    return spread(18, "classifier.0.weight")
+
+
+@item("05 initial bias of the classifier", 0.1, "of the standard deviation", by=1.0,
+      differs="the bias starts at 0, the original's uniformly within 1 / sqrt(C_in)")  # fmt: skip
+def bias() -> float:
+    """The standard deviation of the linear layer's bias at the start."""
+    return spread(18, "classifier.0.bias")
+
+
+@item("05 initial norms", unit="values")
+def norms() -> float:
+    """Weights of 1 and biases of 0 in the norms whose layers are new."""
+    state = network(18).state_dict()
+    return sum(float((state[f"{name}.weight"] != 1).sum() + (state[f"{name}.bias"] != 0).sum())
+               for name in ("bn1", "fc.1"))  # fmt: skip
+
+

@@ -1,0 +1,98 @@
+"""What is compared with the original code's own numbers: a register of items, and its table.
+
+    python -m tests.golden.items
+
+prints the table. An item measures how far the library is from the golden numbers in `data/`;
+those that are not equal say what differs and by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+MODULES = ("grid", "layers", "filters", "schedules", "measures", "draws", "pointcontrast",
+           "classification", "training", "scenes", "segmentation")  # fmt: skip
+"""The files of this folder that register items."""
+
+RELATIVE = "of the largest value"
+REGISTERED: dict[str, Item] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One thing that the library and the original are compared by.
+
+    name        begins with the golden file's number
+    compared    what is compared, in a sentence
+    measure     returns the largest difference, in `unit`
+    tolerance   the largest difference that counts as equal
+    differs     what makes the library differ; empty where it is equal
+    by          the difference that was measured where it differs
+    on_purpose  whether the library is to stay different
+    """
+
+    name: str
+    compared: str
+    measure: Callable[[], float]
+    tolerance: float
+    unit: str
+    differs: str = ""
+    by: float | None = None
+    on_purpose: bool = False
+
+    @cached_property
+    def difference(self) -> float:
+        """The largest difference, measured once."""
+        return float(self.measure())
+
+    @property
+    def equal(self) -> bool:
+        """Whether the library gives the original's numbers."""
+        return self.difference <= self.tolerance
+
+
+def item(
+    name: str,
+    tolerance: float = 0.0,
+    unit: str = RELATIVE,
+    differs: str = "",
+    by: float | None = None,
+    on_purpose: bool = False,
+) -> Callable[[Callable[[], float]], Callable[[], float]]:
+    """Register a function that measures a difference; its docstring says what is compared."""
+    if bool(differs) != (by is not None) or name in REGISTERED:
+        raise ValueError(f"{name}: `differs` and `by` belong together, and a name occurs once")
+
+    def register(measure: Callable[[], float]) -> Callable[[], float]:
+        compared = " ".join(measure.__doc__.split())
+        REGISTERED[name] = Item(name, compared, measure, tolerance, unit, differs, by, on_purpose)
+        return measure
+
+    return register
+
+
+def items() -> Iterator[Item]:
+    """Yield every item, in the order of the golden files."""
+    for module in MODULES:
+        import_module(f"tests.golden.{module}")
+    yield from sorted(REGISTERED.values(), key=lambda one: one.name)
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Yield each item as a table's row; what is compared is measured meanwhile."""
+    for one in items():
+        yield {
+            "item": one.name, "compared": one.compared, "largest difference": one.difference,
+            "unit": one.unit, "tolerance": one.tolerance, "equal": one.equal, "why": one.differs,
+            "stays": one.on_purpose,
+        }  # fmt: skip
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(f"{row['item']:55} {'equal' if row['equal'] else 'DIFFERS':8}"
+              f"{row['largest difference']:.3g} {row['unit']}")  # fmt: skip
