@@ -91,8 +91,8 @@ def named(depth: int, values: dict[str, Tensor]) -> Iterable[Tensor]:
 
 
 @cache
-def passed(depth: int, training: bool) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network after a pass forward and back, its logits and its loss."""
+def passed(depth: int, training: bool) -> dict[str, Tensor]:
+    """What a pass forward and back gives, by the names of the golden arrays."""
     net = load_closed_form(network(depth), file(depth)).train(training)
     if training:
         leaking(net)
@@ -100,17 +100,21 @@ def passed(depth: int, training: bool) -> tuple[nn.Module, Tensor, Tensor]:
     logits = net(x)
     loss = cross_entropy(logits, targets)
     loss.backward()
-    return net, logits.detach(), loss.detach()
-
-
-def gradients(depth: int, training: bool) -> float:
-    """Norms and first entries of all gradients."""
-    net, key = passed(depth, training)[0], "" if training else "eval_"
     grads = list(named(depth, {name: p.grad for name, p in net.named_parameters()}))
-    norms = torch.stack([grad.norm() for grad in grads])
-    first = torch.stack([grad.flatten()[:4] for grad in grads])
-    return max(apart(norms, tensor(file(depth), f"{key}grad_norm")),
-               apart(first, tensor(file(depth), f"{key}grad_first4")))  # fmt: skip
+    state, order = net.state_dict(), golden(file(depth))["state_dict_names"].tolist()
+    mode, key = ("train", "") if training else ("eval", "eval_")
+    return {
+        f"logits_{mode}": logits.detach(), f"loss_{mode}": loss.detach(),
+        f"{key}grad_norm": torch.stack([grad.norm() for grad in grads]),
+        f"{key}grad_first4": torch.stack([grad.flatten()[:4] for grad in grads]),
+    } | {f"{kind}_norm": torch.stack([state[our_name(name)].norm() for name in order
+                                      if name.endswith(kind)])
+         for kind in ("running_mean", "running_var")}  # fmt: skip
+
+
+def differ(depth: int, training: bool, *keys: str) -> float:
+    found = passed(depth, training)
+    return max(apart(found[key], tensor(file(depth), key)) for key in keys)
 
 
 for _depth in (18, 34):
@@ -119,9 +123,7 @@ for _depth in (18, 34):
     @item(f"05 SPVCNN{_depth} logits, eval{_also}", ROUNDING)
     def evaluated(depth: int = _depth) -> float:
         """Logits and loss of four clouds in eval mode, closed-form weights, float64."""
-        _, logits, loss = passed(depth, False)
-        return max(apart(logits, tensor(file(depth), "logits_eval")),
-                   apart(loss, tensor(file(depth), "loss_eval")))  # fmt: skip
+        return differ(depth, False, "logits_eval", "loss_eval")
 
     @item(f"05 SPVCNN{_depth} logits, eval, float32{_also}", 1e-5)
     def single(depth: int = _depth) -> float:
@@ -134,29 +136,22 @@ for _depth in (18, 34):
     @item(f"05 SPVCNN{_depth} gradients, eval{_also}", ROUNDING)
     def eval_gradients(depth: int = _depth) -> float:
         """Norm and first four entries of each parameter's gradient, norms in eval mode."""
-        return gradients(depth, False)
+        return differ(depth, False, "eval_grad_norm", "eval_grad_first4")
 
     @item(f"05 SPVCNN{_depth} logits, training{_also}", ROUNDING)
     def trained(depth: int = _depth) -> float:
         """Logits and loss of four clouds in training mode."""
-        _, logits, loss = passed(depth, True)
-        return max(apart(logits, tensor(file(depth), "logits_train")),
-                   apart(loss, tensor(file(depth), "loss_train")))  # fmt: skip
+        return differ(depth, True, "logits_train", "loss_train")
 
     @item(f"05 SPVCNN{_depth} gradients, training{_also}", ROUNDING)
     def train_gradients(depth: int = _depth) -> float:
         """Norm and first four entries of each parameter's gradient in training mode."""
-        return gradients(depth, True)
+        return differ(depth, True, "grad_norm", "grad_first4")
 
     @item(f"05 SPVCNN{_depth} running statistics{_also}", ROUNDING)
     def statistics(depth: int = _depth) -> float:
         """Norms of the running means and variances after one training pass."""
-        state, apart_by = passed(depth, True)[0].state_dict(), 0.0
-        order = [our_name(name) for name in golden(file(depth))["state_dict_names"].tolist()]
-        for kind in ("running_mean", "running_var"):
-            ours = torch.stack([state[name].norm() for name in order if name.endswith(kind)])
-            apart_by = max(apart_by, apart(ours, tensor(file(depth), f"{kind}_norm")))
-        return apart_by
+        return differ(depth, True, "running_mean_norm", "running_var_norm")
 
 
 def trained_values(depth: int, mode: str) -> float:

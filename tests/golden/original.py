@@ -111,7 +111,7 @@ def voxels(coords: Tensor, feats: Tensor) -> SparseTensor:
     return SparseTensor(feats, our_sites(coords))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def closed_form(file: str) -> dict[str, Tensor]:
     """{original name: float64 tensor} of the rule of weights in the README, for a file's names."""
     made = {}
