@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.train.optimise import build_optimizer, learning_rate
-from i2p_lib.train.settings import ClassifySettings
+from i2p_lib.train.settings import ClassifySettings, Settings
 from tests.golden.classification import MODES, ROUNDING, batch, file, leaking, named, network
 from tests.golden.items import item
 from tests.golden.original import apart, golden, load_closed_form, tensor
@@ -19,9 +19,9 @@ GROUPS = ("weight decay spares norms and biases; the original's one group decays
           "parameter")  # fmt: skip
 
 
-def one_group(net: nn.Module) -> torch.optim.Optimizer:
+def one_group(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """The optimizer of the library with its groups joined, as the original has them."""
-    optimizer = build_optimizer(net, SETTINGS)
+    optimizer = build_optimizer(net, settings)
     first, *others = optimizer.param_groups
     for group in others:
         first["params"] += group["params"]
@@ -36,7 +36,7 @@ def stepped(depth: int, mode: str, whole: bool = True) -> float:
     """
     net, data = leaking(load_closed_form(network(depth), file(depth))), file(depth)
     freeze(net, MODES[mode])
-    optimizer = one_group(net) if whole else build_optimizer(net, SETTINGS)
+    optimizer = one_group(net, SETTINGS) if whole else build_optimizer(net, SETTINGS)
     net.train()
     (x, targets), apart_by = batch(depth), 0.0
     for step, theirs in enumerate(golden(data)[f"{mode}_loss"]):
