@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from i2p_lib.models.segmenters import segmenter
 from i2p_lib.models.stages import stage_outputs
 from i2p_lib.sparse import Sites, SparseConv3d, SparseTensor, voxelize
 from i2p_lib.train.settings import SegmentSettings
@@ -28,7 +27,7 @@ from tests.golden.original import (
     our_taps,
     tensor,
 )
-from tests.golden.segmentation import EXACT, ROUNDTRIP, unet_name
+from tests.golden.segmentation import EXACT, ROUNDTRIP, fresh, unet_name
 from tests.golden.training import one_group
 
 REACH = 2**12  # more than the cells along an axis, of either sign
@@ -82,7 +81,7 @@ def _keys(batch: Tensor, cells: Tensor) -> Tensor:
 
 def network() -> nn.Module:
     """The library's network with 2x2x2 shortcuts, closed-form weights and fresh statistics."""
-    net = segmenter("unet:resnet18", 14, 3, axis="y", normalize=False, dropout=0.0).double()
+    net = fresh().double()
     for up in net.decoder.up:
         small = up.blocks[0].downsample[0]
         up.blocks[0].downsample[0] = SparseConv3d(
