@@ -1,5 +1,6 @@
 """One list of packages, suitable Pythons and torches, and commands that say what they do."""
 
+import os
 import re
 import subprocess
 import sys
@@ -198,8 +199,15 @@ def test_operators_are_declared_only_where_the_compiled_ones_do_not_load(
     assert len(torchvision_shim._kept_alive) == (there == "neither")
 
 
+def make(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Call make as a person does, also where the tests themselves run under make."""
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    env = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(["make", *words], cwd=cwd, env=env, capture_output=True, text=True)
+
+
 def test_make_lists_its_commands(project_root: Path) -> None:
-    done = subprocess.run(["make"], cwd=project_root, capture_output=True, text=True, check=True)
+    done = make(cwd=project_root)
     listed = set(re.findall(r"^  make (\w+)", done.stdout, flags=re.MULTILINE))
     assert listed >= {"help", "book", "test", "lab", "clean"}
 
@@ -210,8 +218,7 @@ def test_make_refuses_a_wrong_python_before_it_makes_anything(
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\necho "this is Python 3.8" >&2\nexit 2\n')
     fake.chmod(0o755)
-    words = ["make", "setup", f"PYTHON={fake}", f"VENV={tmp_path / 'venv'}"]
-    done = subprocess.run(words, cwd=project_root, capture_output=True, text=True)
+    done = make("setup", f"PYTHON={fake}", f"VENV={tmp_path / 'venv'}", cwd=project_root)
     assert done.returncode != 0 and "this is Python 3.8" in done.stderr
     assert not (tmp_path / "venv").exists()
 
@@ -232,8 +239,7 @@ def test_every_command_works_under_a_path_with_a_space(
     for name in ("python", "i2p", "jupyter"):
         (programs / name).write_text(f'#!/bin/sh\necho "{name} $* in $(pwd)"\n')
         (programs / name).chmod(0o755)
-    words = ["make", target, f"PYTHON={sys.executable}"]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    done = make(target, f"PYTHON={sys.executable}", cwd=root)
     assert done.returncode == 0, done.stderr
     expected = {
         "setup": f"python i2p_lib/environment.py install in {root}",
