@@ -11,9 +11,9 @@ import threading
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 
 from i2p_lib import runs
 from i2p_lib.data import load_dataset
@@ -199,6 +199,11 @@ def test_a_broken_checkpoint_means_starting_anew(finished, tmp_path):
     assert_same(run(SPEC, store=tmp_path, progress=False), run(SPEC, store=finished))
 
 
+def epoch_of(checkpoint: Path) -> int:
+    with safe_open(checkpoint, "pt") as file:
+        return json.loads(file.metadata()["note"])["epoch"]
+
+
 def test_a_killed_process_leaves_a_run_that_ends_the_same(finished, tmp_path):
     code = (
         "import sys, time, i2p_lib.runs.execute as e; from i2p_lib.runs import RunSpec\n"
@@ -208,10 +213,9 @@ def test_a_killed_process_leaves_a_run_that_ends_the_same(finished, tmp_path):
     )
     child = python(code, SPEC.key_fields(), tmp_path)
     entry = Entry.of(SPEC, tmp_path)
-    log = entry.folder / "history.csv"
-    wait_until(lambda: log.exists() and len(pd.read_csv(log)) == 2)
+    checkpoint = entry.folder / "checkpoint.safetensors"
+    wait_until(lambda: checkpoint.exists() and epoch_of(checkpoint) == 2)
     assert status([SPEC], store=tmp_path)["state"][0] == "running"
-    time.sleep(0.2)
     child.send_signal(signal.SIGKILL)
     child.wait()
     result = run(SPEC, store=tmp_path, progress=False)
