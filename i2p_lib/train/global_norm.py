@@ -99,7 +99,7 @@ class Standardize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, None, None]:
         out, scale, total = ctx.saved_tensors
         dims = (0, *range(2, out.ndim))
         sums = torch.cat([grad.sum(dims), (grad * out).sum(dims)]).double()
