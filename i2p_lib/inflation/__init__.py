@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from i2p_lib.inflation.filters import AXES, inflate_weight, to_taps
+from i2p_lib.inflation.filters import AXES, ORIGINAL_AXES, inflate_weight, to_taps
 from i2p_lib.inflation.initial import initialize
 from i2p_lib.inflation.layers import Maker, restride
 from i2p_lib.inflation.trace import InflationError, Step, trace, try_out
 from i2p_lib.sparse import SparseBatchNorm, SparseGlobalPool
 
-__all__ = ["AXES", "InflationError", "inflate", "inflate_weight", "initialize", "to_taps"]
+__all__ = ["AXES", "ORIGINAL_AXES", "InflationError", "inflate", "inflate_weight", "initialize",
+           "to_taps"]  # fmt: skip
 
 RECIPES = (None, "paper")
 PAPER_STRIDE = 8  # total stride of the paper's ResNets: no stem stride, no pooling, three stages

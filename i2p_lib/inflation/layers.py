@@ -61,15 +61,14 @@ class Maker:
         _check_conv(name, conv)
         weight = inflate_weight(conv.weight.detach(), self.axis, self.normalize)
         pad_h, pad_w = _padding(conv)
-        padding = [pad_w, pad_h]
         square = conv.kernel_size[0] == conv.kernel_size[1]
-        depth = max(conv.kernel_size)
-        padding.insert(AXES[self.axis], pad_h if square else (depth - 1) // 2)
+        deep = pad_h if square else (max(conv.kernel_size) - 1) // 2
+        padding = AXES[self.axis].plane(pad_w, pad_h, deep)
         if self.recipe == "paper" and ".downsample." in name and conv.kernel_size == (1, 1):
             weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if self.normalize else 1)
         with torch.device("meta"):  # no random weights, they would be replaced at once
             twin = SparseConv3d(conv.in_channels, conv.out_channels, tuple(weight.shape[2:]),
-                                conv.stride[0], tuple(padding), conv.dilation[0], conv.groups,
+                                conv.stride[0], padding, conv.dilation[0], conv.groups,
                                 conv.bias is not None)
         twin.weight = nn.Parameter(to_taps(weight, conv.groups))
         if conv.bias is not None:

@@ -274,6 +274,17 @@ def test_voxelisation_equals_grouping_by_floor(seed, size, points):
         np.testing.assert_allclose(tensor.feats.numpy(), expected, rtol=1e-6, atol=1e-9)
 
 
+def test_a_rounded_grid_starts_at_the_lowest_of_each_cloud():
+    cloud = torch.tensor([[-0.5, 2.0, 0.0], [0.5, 2.0, 0.0], [1.5, 3.0, 9.0]])
+    x = voxelize([cloud, torch.zeros(0, 3), cloud + 7], 1.0, "first", grid="round")
+    cells = [[0, 0, 0], [2, 1, 9]]  # -0.5 and 0.5 are rounded to 0, 1.5 to 2
+    assert x.coords[x.coords[:, 0] == 0, 1:].tolist() == cells
+    assert x.coords[x.coords[:, 0] == 2, 1:].tolist() == [[0, 0, 0], [2, 0, 0], [2, 1, 9]]
+    assert torch.equal(x.feats[:2], cloud[[0, 2]])
+    with pytest.raises(ValueError, match="'floor' or 'round'"):
+        voxelize([cloud], 1.0, grid="ceil")
+
+
 def test_voxelisation_does_not_depend_on_the_order_of_the_points():
     cloud = torch.rand(300, 3, dtype=torch.float64)
     order = torch.randperm(300)
