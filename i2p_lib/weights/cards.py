@@ -74,7 +74,7 @@ class WeightCard(LibraryFile):
     advice: str = Field("", alias="how_to_get")
     unwrap: str = ""
     prefix: str = ""
-    names: Literal["", "efficientnet_lite"] = ""
+    names: Literal["", "in_order"] = ""
     classes: int | None = Field(None, ge=1)
     drop: Names = ()
     fresh: Names = ()

@@ -105,10 +105,11 @@ def check_file(card: WeightCard, path: Path) -> str:
     """
     found = origin = sha256(path)
     size = path.stat().st_size
-    if path.name == card.file_name + CONVERTED:
+    if path.suffix == CONVERTED:
         try:
             with safe_open(path, "pt") as file:
-                origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
+                if path.name != card.file_name:
+                    origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if not origin.startswith(card.sha256) or (card.size and size != card.size):
