@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2p_lib.inflation import InflationError, inflate
-from i2p_lib.models.contract import describe, evaluated, seeded, shapes
+from i2p_lib.models.contract import describe, evaluated, shapes
 from i2p_lib.models.residual import residual_stage
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs
 from i2p_lib.sparse import Sites, SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseTensor
 from i2p_lib.sparse.sums import mean_rows
-from i2p_lib.weights import image_model
-from i2p_lib.weights.cards import is_random
+from i2p_lib.weights.building import image_model, seeded
 
 WIDTHS = (512, 256, 192, 192)  # channels of the decoder, coarsest first
 STRIDES = (2, 4, 8, 16)  # of the encoder's levels, in input voxels
@@ -64,11 +63,7 @@ def unet(image_name: str, num_classes: int, in_channels: int, weights: str | Non
         decoder = Decoder((width, *channels), [scaled(w, decoder_width) for w in WIDTHS],
                           num_classes, point_branch)  # fmt: skip
     net = UNet(stem, down, encoder, stages, decoder)
-    known = {} if is_random(weights) else shapes(image, "encoder.")
-    describe(net, ["stem", "down"], "decoder", known, ["stem", "down", "decoder"])
-    if not is_random(weights):
-        net.i2p_transfer = image.i2p_transfer
-    net.i2p_input = "voxels"
+    describe(net, ["stem", "down"], ["decoder"], shapes(image, "encoder.")).i2p_input = "voxels"
     return net
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, evaluated, point_network, seeded, shapes
+from i2p_lib.models.contract import describe, evaluated, point_network, shapes
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.models.stages import with_norm_behind
-from i2p_lib.weights import image_model, load_weights
+from i2p_lib.weights.building import image_model, load_weights, seeded
 from i2p_lib.weights.cards import is_random
 
 CAMERA = 1.4  # distance of the six cameras from the origin
@@ -82,8 +82,8 @@ class ViewNet(nn.Module):
         inputs = with_norm_behind(image, stem, [name for name, _ in image.named_modules()])
         self.image, self.fusion = image, fusion
         self.classifier = nn.Linear(features, num_classes)
-        describe(self, [f"image.{name}" for name in inputs], "classifier", known,
-                 ["fusion", "classifier"], head=["fusion"], reshaped="replaced")  # fmt: skip
+        describe(self, [f"image.{name}" for name in inputs], ["classifier", "fusion"], known,
+                 reshaped="replaced")  # fmt: skip
 
     def forward(self, points: Tensor) -> Tensor:
         """[B, P, 3] to logits [B, num_classes]; ValueError on another shape."""

@@ -7,8 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from i2p_lib.inflation.regimes import REGIMES, freeze
-from i2p_lib.models.pointnet2 import PointNet2
-from i2p_lib.models.pointnet2_scenes import FeaturePropagation
+from i2p_lib.models.pointnet2 import FeaturePropagation, PointNet2
 from i2p_lib.models.segmenters import segmenter
 
 PIXELS = "pointnet2_ssg-imagenet1k_pixels.safetensors"
@@ -60,7 +59,7 @@ def pixel_file(tmp_path_factory):
     """The file of a pixel network with settled random tensors."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        net = PointNet2(6, channels=3)
+        net = PointNet2(1000, channels=3)
         for name, tensor in net.state_dict().items():
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5) if "running" in name else tensor.normal_()
