@@ -262,4 +262,4 @@ def test_unfit_models_and_axes_are_refused():
     with pytest.raises(ValueError, match="unknown image model 'resnet5'"):
         image_on_views("resnet5", 5)
     with pytest.raises(ValueError, match="up must be one of y, z, got 'x'"):
-        simpleview(5, up="x")
+        simpleview(5, up="x")(cloud())
