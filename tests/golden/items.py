@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 MODULES = ("grid", "layers", "filters", "schedules", "measures", "draws", "pointcontrast",
-           "classification", "training", "scenes", "segmentation", "decoder")  # fmt: skip
+           "classification", "training", "scenes", "segmentation")  # fmt: skip
 """The files of this folder that register items."""
 
 RELATIVE = "of the largest value"
