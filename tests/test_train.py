@@ -134,8 +134,10 @@ def test_frozen_parameters_stay_and_are_not_in_the_optimizer():
     assert "layer1.weight" not in store.learned_tensors(net)
 
 
-def test_norms_and_biases_are_not_decayed():
+def test_norms_and_biases_are_decayed_by_the_original_alone():
     net = Tiny()
+    (every,) = build_optimizer(net, SPEC.but(protocol="released")).param_groups
+    assert len(every["params"]) == len(list(net.parameters())) and every["weight_decay"] > 0
     decayed, plain = build_optimizer(net, SPEC).param_groups
     assert {id(p) for p in decayed["params"]} == {id(net.layer1.weight), id(net.fc.weight)}
     assert decayed["weight_decay"] == SPEC.weight_decay and plain["weight_decay"] == 0

@@ -159,7 +159,7 @@ def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
             generator=generator(spec.seed, "inflate"),
         )
         if on_points:
-            load_pointcontrast(net, spec.weights)
+            load_pointcontrast(net, spec.weights, spec.rules.taps)
     freeze(net, spec.regime)
     return net
 

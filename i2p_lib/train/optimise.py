@@ -13,12 +13,15 @@ from i2p_lib.train.settings import Settings
 def build_optimizer(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Return the optimizer over what is trained; norms and biases get no weight decay.
 
-    SGD has momentum 0.9; without Nesterov on ModelNet40, as in the original code.
+    With the decision `decay` "everything" they do, in one group of all, as in the original code
+    (core/builder.py, make_optimizer; it is built before freezing, but what gets no gradient is
+    skipped).  SGD has momentum 0.9; without Nesterov on ModelNet40, as in the original code.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
+    least = 2 if settings.rules.decay == "weights" else 0  # dimensions of what decays
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= least], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < least], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
