@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from i2p_lib.data import few_shot_episode, load_dataset
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.train import team
 from i2p_lib.train.settings import PROTOCOLS, ClassifySettings
-
-if TYPE_CHECKING:
-    from i2p_lib.runs.spec import RunSpec
+from i2p_lib.train.task import NamedRun
 
 CPU = torch.device("cpu")
 
@@ -153,7 +151,17 @@ def point_clouds(
     return Splits(**parts, class_names=tuple(whole.class_names))
 
 
-def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
+class CloudRun(NamedRun, Protocol):
+    """What a named run of `Classify` says beside its settings."""
+
+    data: str
+    recipe: str | None
+    points: int
+    shots: int | None
+    episode: int | None
+
+
+def load_splits(spec: CloudRun, device: torch.device = CPU) -> Splits:
     """Return the splits of a spec on a device, cut to its shots, limits and points.
 
     Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).
