@@ -39,8 +39,8 @@ PROBE_COLUMNS = ("epoch", "split", "layer", "metric", "value")
 class Classify:
     """One class for each cloud, see `Task`.
 
-    splits: on the device that trains.  teacher: a network in eval mode whose answers are learned
-    instead of labels, where the settings say `distill`.
+    splits: on the device that trains.  teacher: a network whose answers are learned instead of
+    labels, where the settings say `distill`.
     """
 
     score, least = "top1", 2
@@ -77,7 +77,7 @@ class Classify:
         if self.teacher is None:
             loss = cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
         else:
-            answers = teacher_answers(self.teacher, x)
+            answers = teacher_answers(self.teacher, x, settings)
             loss = distillation_loss(logits, answers, settings.distill, settings.temperature)
         right = (logits.argmax(1) == targets).sum()
         places = len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
@@ -99,7 +99,7 @@ class Classify:
 
     def finish(self, state: State) -> Kept:
         """Return accuracies, probes, and the features and logits of train and test."""
-        kept = final_features(state, self._probe)
+        kept = final_features(state, None if state.best else self._probe)
         right = {
             name: (kept[f"{name}_logits"].argmax(1) == kept[f"{name}_labels"]).double()
             for name in ("train", "test") if name in self.splits
@@ -130,11 +130,16 @@ def distillation_loss(
 
 
 @torch.no_grad()
-def teacher_answers(teacher: nn.Module, x: object) -> Tensor:
-    """Return the logits of a teacher, which must be in eval mode: its norms must not learn."""
-    if teacher.training:
-        raise ValueError("the teacher is in training mode: call teacher.eval() first")
-    return teacher(x)
+def teacher_answers(teacher: nn.Module, x: object, settings: ClassifySettings) -> Tensor:
+    """Return the logits of a teacher, which is in eval mode: its norms do not learn.
+
+    The decision `teacher` "cut" repeats the original (core/distill.py, _run_step): its teacher
+    stays in training mode, and hard labels are made of logits that were cut to integers, of which
+    the first of equals wins.
+    """
+    cut = settings.rules.teacher == "cut"
+    logits = teacher.train(cut)(x)
+    return logits.trunc() if cut and settings.distill == "hard" else logits
 
 
 def _compact(values: Tensor) -> Tensor:

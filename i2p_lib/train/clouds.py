@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -125,13 +125,14 @@ def point_clouds(
     test_limit: int | None = None,
     episode: tuple[int, int] | None = None,
     files: Mapping[str, str] | None = None,
+    draws: Literal["generator", "numpy"] = "generator",
 ) -> Splits:
     """Return the splits of a data set by name (see `dataset_names`), in memory on the CPU.
 
     points: the first so many points of each cloud.  A limit takes the first clouds of every class
     in turn.  episode: the shots and the number of a few-shot episode, drawn from the training
-    split.  files: {what a split is used as: the split of the files}, by default as the protocol
-    "clean" does.
+    split; draws: see `few_shot_episode`.  files: {what a split is used as: the split of the files},
+    by default as the protocol "clean" does.
     Raises ValueError where clouds hold fewer points, and as `load_dataset` does.
     """
     parts: dict[str, Split | None] = {"test": None}
@@ -144,7 +145,7 @@ def point_clouds(
                 "set points to that number or less"
             )
         if use == "train" and episode is not None:
-            chosen = torch.as_tensor(few_shot_episode(whole.labels, *episode))
+            chosen = torch.as_tensor(few_shot_episode(whole.labels, *episode, draws))
         else:
             chosen = stratified_first(labels, train_limit if use == "train" else test_limit)
         parts[use] = Split(torch.tensor(whole.points[chosen.numpy(), :points]), labels[chosen])
@@ -169,5 +170,5 @@ def load_splits(spec: CloudRun, device: torch.device = CPU) -> Splits:
     return point_clouds(
         spec.data, spec.points, spec.train_limit, spec.test_limit,
         episode=None if spec.shots is None else (spec.shots, spec.episode),
-        files=spec.rules.splits(),
+        files=spec.rules.splits(), draws=spec.rules.draws,
     ).to(device)  # fmt: skip

@@ -32,8 +32,11 @@ class Protocol:
                  lowest of each cloud
     init         what scratch starts from: "he", or torchsparse's rule; see `initialize`
     decay        weight decay on the "weights" alone, or on "everything" that is trained
-    draws        few-shot clouds and orders of an epoch come from a "generator" of the run, or as in
-                 the original: from "numpy" seeded once, and orders seeded by the epoch alone
+    end          poly and warmup_cosine end with the "run" or "later", see `learning_rate`
+    draws        few-shot clouds and the order of an epoch come from a "generator" of the run, or as
+                 in the original, from "numpy" and the epoch alone
+    teacher      its logits are "exact" and its norms in eval mode, or as in the original "cut" to
+                 integers and never in eval mode, see `teacher_answers`
     taps         the order in which PointContrast's kernels are copied, see `load_pointcontrast`
     train_on     the split that is trained on; "trainval" has nothing held out
     validate_on  the split whose scores are the history's val_...
@@ -45,7 +48,9 @@ class Protocol:
     grid: Literal["floor", "round"]
     init: Literal["he", "torchsparse"]
     decay: Literal["weights", "everything"]
+    end: Literal["run", "later"]
     draws: Literal["generator", "numpy"]
+    teacher: Literal["exact", "cut"]
     taps: Literal["minkowski", "released"]
     train_on: Literal["train", "trainval"]
     validate_on: Literal["val", "test"]
@@ -58,12 +63,12 @@ class Protocol:
         return {name: file for name, file in used.items() if name != "test" or self.test != "never"}
 
 
-_CLEAN = Protocol("mean", "floor", "he", "weights", "generator", "minkowski",
+_CLEAN = Protocol("mean", "floor", "he", "weights", "run", "generator", "exact", "minkowski",
                   "train", "val", "once", "last")  # fmt: skip
 PROTOCOLS: Mapping[str, Protocol] = {
     "clean": _CLEAN,
-    "released": Protocol("first", "round", "torchsparse", "everything", "numpy", "released",
-                         "trainval", "test", "every epoch", "best on test"),
+    "released": Protocol("first", "round", "torchsparse", "everything", "later", "numpy", "cut",
+                         "released", "trainval", "test", "every epoch", "best on test"),
     "tuning": dataclasses.replace(_CLEAN, test="never"),
 }  # fmt: skip
 """clean: as it should be done; released: as the original code does it (it validates on the test
@@ -167,6 +172,11 @@ class Settings(BaseModel):
             raise ValueError(f"warmup is read by the one_cycle schedule only, not {self.schedule}")
         if (self.warmup_steps > 0) != (self.schedule == "warmup_cosine"):
             raise ValueError("warmup_steps belongs to the schedule warmup_cosine: set both")
+        on_test = self.rules.validate_on == "test"
+        if on_test != (self.rules.test == "every epoch"):
+            raise ValueError("validate_on: test and test: every epoch belong together: change both")
+        if self.rules.checkpoint == "best on test" and not on_test:
+            raise ValueError("checkpoint: best on test needs validate_on: test")
         return self
 
     @property

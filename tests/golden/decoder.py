@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from i2p_lib.models.stages import stage_outputs
 from i2p_lib.sparse import Sites, SparseConv3d, SparseTensor, voxelize
+from i2p_lib.train.optimise import build_optimizer
 from i2p_lib.train.settings import SegmentSettings
 from tests.golden.grid import SIZE
 from tests.golden.items import item
@@ -28,7 +29,6 @@ from tests.golden.original import (
     tensor,
 )
 from tests.golden.segmentation import EXACT, ROUNDTRIP, fresh, unet_name
-from tests.golden.training import one_group
 
 REACH = 2**12  # more than the cells along an axis, of either sign
 SIZES = {ROUNDTRIP: SIZE, EXACT: 1.0}
@@ -151,9 +151,10 @@ def through_points() -> float:
 def steps() -> float:
     """Losses of SGD with Nesterov's momentum in one group of decay, the original's learning rates,
     dropout 0; norms of all parameters at the end."""
-    settings = SegmentSettings(optimizer="sgd", nesterov=True, lr=0.1, weight_decay=1e-4)
+    settings = SegmentSettings(protocol="released", optimizer="sgd", nesterov=True, lr=0.1,
+                               weight_decay=1e-4)  # fmt: skip
     net, data = network().train(), golden(EXACT)
-    optimizer, apart_by = one_group(net, settings), 0.0
+    optimizer, apart_by = build_optimizer(net, settings), 0.0
     for lr, theirs in zip(data["steps_lr"], data["steps_loss"], strict=True):
         optimizer.param_groups[0]["lr"] = lr
         optimizer.zero_grad(set_to_none=True)

@@ -30,9 +30,11 @@ def test_what_the_protocol_decides_alike_is_no_change():
 @pytest.mark.parametrize(("changes", "says"), [
     ({"gird": "floor"}, "unknown decision of a protocol 'gird'; did you mean 'grid'"),
     ({"grid": "flor"}, "unknown value of grid 'flor'; did you mean 'floor'"),
+    ({"test": "every epoch"}, "belong together"),
+    ({"checkpoint": "best on test"}, "needs validate_on: test"),
     ("floor", "expected a mapping, such as {grid: floor}"),
 ])  # fmt: skip
-def test_changes_that_do_not_exist_are_refused_with_the_nearest_name(changes, says):
+def test_changes_that_do_not_exist_or_fit_are_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         RunSpec(changes=changes)
 
