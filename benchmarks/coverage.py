@@ -267,8 +267,7 @@ def extrude(image: Tensor, axis: str) -> SparseTensor:
     """An image [1, C, H, W] as a volume that is constant and infinite along the axis."""
     _, _, height, width = image.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    first, second = (a for a in range(3) if a != AXES[axis])
-    coords = torch.zeros(height * width, 4, dtype=torch.int64)
-    coords[:, 1 + first], coords[:, 1 + second] = columns.flatten(), rows.flatten()
+    nothing, chosen = torch.zeros(height * width, dtype=torch.int64), AXES[axis]
+    coords = torch.stack([nothing, *chosen.plane(columns.flatten(), rows.flatten(), nothing)], 1)
     feats = image[0].flatten(1).T.contiguous()
-    return SparseTensor(feats, Sites(coords, 1, extruded=AXES[axis]))
+    return SparseTensor(feats, Sites(coords, 1, extruded=chosen.coordinate))

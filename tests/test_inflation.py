@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.coverage import SameBorders, extrude
-from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, to_taps
+from i2p_lib.inflation import AXES, InflationError, inflate, inflate_weight, initialize, to_taps
 from i2p_lib.inflation.trace import trace
 from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, voxelize
 from i2p_lib.weights import image_model
@@ -70,14 +70,15 @@ def test_without_normalisation_a_layer_gives_k_times_the_activation(kernel):
     assert feats.shape[1] == 2
 
 
-@pytest.mark.parametrize("axis", ["x", "y", "z"])
+@pytest.mark.parametrize("axis", AXES)
 def test_inflated_filter_is_constant_along_its_axis_and_sums_to_the_image_filter(axis):
     weight = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     volume = inflate_weight(weight, axis)
-    dim = 2 + AXES[axis]
+    dim = 2 + AXES[axis].coordinate
     assert volume.shape == (4, 3, 5, 5, 5)
     torch.testing.assert_close(volume, volume.roll(1, dim))
-    torch.testing.assert_close(volume.sum(dim), weight.transpose(2, 3))
+    plane = weight if AXES[axis].transposed else weight.mT
+    torch.testing.assert_close(volume.sum(dim), plane)
     torch.testing.assert_close(inflate_weight(weight, axis, normalize=False), 5 * volume)
 
 
@@ -371,3 +372,26 @@ def test_inflation_leaves_hooks_modes_and_random_state_alone():
 def test_unknown_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         inflate(image_model("resnet18", "random"), **arguments)
+
+
+@pytest.mark.parametrize(("init", "spread"), [
+    ("torchsparse", (3 * 8 * 27) ** -0.5), ("he", (2 / (16 * 27)) ** 0.5)])
+def test_initialize_draws_every_tap_by_itself(init, spread):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))  # fmt: skip
+    net = inflate(model, 3, 4)
+    net[2].weight.data.zero_()
+    before = torch.random.get_rng_state()
+    initialize(net, init, torch.Generator().manual_seed(0))
+    first = net[1].weight.detach().clone()
+    assert float(first.std()) == pytest.approx(spread, rel=0.05)
+    assert len(first.unique()) > 0.99 * first.numel()
+    assert torch.equal(net[2].weight, torch.ones(16))
+    initialize(net, init, torch.Generator().manual_seed(0))
+    assert torch.equal(net[1].weight, first)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_initialize_refuses_an_unknown_rule():
+    with pytest.raises(ValueError, match="torchsparse, he"):
+        initialize(nn.Linear(2, 2), "xavier", torch.Generator())

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import evaluated
+from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.labelled import Device, Draw, Encoded, Labelled, Scenes, cloud_of
 
 

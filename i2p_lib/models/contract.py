@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from i2p_lib.inflation.regimes import roles_of, within
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -38,18 +39,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def evaluated(net: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode, without gradients; its own mode comes back."""
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        net.train(training)
-
-
 def shapes(net: nn.Module, prefix: str = "") -> Shapes:
     """Name (behind a prefix) -> shape of every parameter and buffer."""
     return {prefix + name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
@@ -69,20 +58,12 @@ def describe(net: nn.Module, inputs: Sequence[str], classifier: str, image: Shap
             tensor whether it was copied, is new, or was dropped, with both shapes.
         reshaped: what the report says of an image tensor that has another shape now.
     """
-    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
     points = shapes(net)
-
-    def role(name: str) -> str:
-        if _within(name, inputs):
-            return "input"
-        if _within(name, [classifier, *head]):
-            return "output"
-        return "norm" if name.rpartition(".")[0] in norms else "backbone"
 
     def action(name: str) -> str:
         if name not in points:
             return "dropped"
-        if name not in image or _within(name, new):
+        if name not in image or within(name, new):
             return "new"
         return "copied" if image[name] == points[name] else reshaped
 
@@ -90,13 +71,9 @@ def describe(net: nn.Module, inputs: Sequence[str], classifier: str, image: Shap
         return "x".join(map(str, sizes[name])) or "scalar" if name in sizes else ""
 
     net.i2p_input = "points"
-    net.i2p_roles = {name: role(name) for name, _ in net.named_parameters()}
+    net.i2p_roles = roles_of(net, inputs, [classifier, *head])
     net.i2p_classifier = classifier
     net.i2p_report = pd.DataFrame([
         {"tensor": name, "image": text(image, name), "points": text(points, name),
          "action": action(name)} for name in dict.fromkeys([*image, *points])])  # fmt: skip
     return net
-
-
-def _within(name: str, modules: Sequence[str]) -> bool:
-    return name.startswith(tuple(f"{module}." for module in modules))

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2p_lib.data.scenes import IGNORED
+from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.blocks import BlockEncoding
-from i2p_lib.models.contract import evaluated
 from i2p_lib.models.labelled import Device, Draw, Encoded, Encoding, Labelled, Scenes, cloud_of
 from i2p_lib.models.range_view import (
     nearest_in_pixel,

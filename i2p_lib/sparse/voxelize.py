@@ -18,16 +18,19 @@ COORD_LIMIT = 2**30
 
 
 def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_size: float,
-             reduce: Literal["mean", "first"] = "mean",
-             features: Tensor | None = None) -> SparseTensor:  # fmt: skip
+             reduce: Literal["mean", "first"] = "mean", features: Tensor | None = None,
+             grid: Literal["floor", "round"] = "floor") -> SparseTensor:  # fmt: skip
     """Put points into cubic voxels; one site for each voxel that holds a point.
 
     Args:
         points: B clouds, each [N_i, 3], or one array [B, N, 3]; x, y, z in any unit.
-        voxel_size: edge of a voxel in the same unit. A point falls into ``floor(xyz / size)``.
+        voxel_size: edge of a voxel in the same unit.
         reduce: ``"mean"`` of the points in a voxel (the paper's text, section 3), or the
             ``"first"`` point of it in the order given (what the released code keeps).
         features: [sum of N_i, C] features of the points; default: their coordinates.
+        grid: a point falls into the voxel ``floor(xyz / size)``; or, as the released code has it
+            (``core/datasets/modelnet.py``), into ``round(xyz / size)``, half to even, less the
+            lowest of its cloud on each axis.
 
     Returns:
         A float32 SparseTensor (float64 for float64 points), its sites sorted by (batch, x, y, z).
@@ -39,8 +42,9 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
     """
     if not (np.isfinite(voxel_size) and voxel_size > 0):
         raise ValueError(f"voxel_size must be a positive number, got {voxel_size}")
-    if reduce not in ("mean", "first"):
-        raise ValueError(f"reduce must be 'mean' or 'first', got {reduce!r}")
+    if reduce not in ("mean", "first") or grid not in ("floor", "round"):
+        raise ValueError("reduce must be 'mean' or 'first' and grid 'floor' or 'round', got "
+                         f"{reduce!r} and {grid!r}")
     clouds = [_cloud(cloud, i) for i, cloud in enumerate(points)]
     if not clouds:
         raise ValueError("an empty batch cannot be voxelised: give at least one cloud")
@@ -53,8 +57,12 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
         raise ValueError(f"features must be [{len(xyz)}, C], got {list(features.shape)}")
     elif not torch.isfinite(features).all():
         raise ValueError("the features hold NaN or infinite values")
-    grid = torch.floor(xyz / voxel_size)
-    if len(grid) and not float(grid.abs().max()) <= COORD_LIMIT:
+    cells = (torch.floor if grid == "floor" else torch.round)(xyz / voxel_size)
+    if grid == "round":
+        lowest = cells.new_full((len(clouds), 3), torch.inf)
+        owner = batch[:, None].expand_as(cells)
+        cells -= lowest.scatter_reduce_(0, owner, cells, "amin")[batch]
+    if len(cells) and not float(cells.abs().max()) <= COORD_LIMIT:
         wrong = batch[~torch.isfinite(xyz).all(1)].tolist()
         if wrong:
             raise ValueError(f"cloud {wrong[0]} has NaN or infinite coordinates: remove those "
@@ -63,7 +71,7 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
             f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: "
             "use a larger one or centre the points"
         )
-    coords = torch.cat([batch[:, None], grid.long()], 1)
+    coords = torch.cat([batch[:, None], cells.long()], 1)
     unique, place, counts = unique_rows(coords)
     if reduce == "mean":
         feats = mean_rows(features, place, counts).to(features.dtype)

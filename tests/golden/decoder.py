@@ -1,8 +1,8 @@
 """06b: the whole segmentation network, with what the library lacks added by the tests.
 
 Added are 2x2x2 shortcuts with stride 1 in the decoder, and the ways from voxels to points and back
-at strides 1 and 16 as torchsparse takes them. Stem, stages, transposed convolutions, residual
-blocks and classifier are the library's.
+at strides 1 and 16, which are the library's `Points`. Stem, stages, transposed convolutions,
+residual blocks and classifier are the library's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from i2p_lib.models.stages import stage_outputs
-from i2p_lib.sparse import Sites, SparseConv3d, SparseTensor, voxelize
+from i2p_lib.sparse import Points, SparseConv3d, SparseTensor, voxelize
 from i2p_lib.train.optimise import build_optimizer
 from i2p_lib.train.settings import SegmentSettings
 from tests.golden.grid import SIZE
@@ -30,53 +30,8 @@ from tests.golden.original import (
 )
 from tests.golden.segmentation import EXACT, ROUNDTRIP, fresh, unet_name
 
-REACH = 2**12  # more than the cells along an axis, of either sign
 SIZES = {ROUNDTRIP: SIZE, EXACT: 1.0}
 """Golden file -> the v of (n v) / v."""
-
-
-class Points:
-    """Points among voxels as torchsparse has them: float32 places in voxels, and their samples."""
-
-    def __init__(self, places: Tensor, batch: Tensor):
-        self.places, self.batch = places, batch
-
-    def rows(self, sites: Sites, cells: Tensor) -> Tensor:
-        """The row of each point's cell [P, 3] among the sites, -1 where there is none."""
-        known, order = _keys(sites.coords[:, 0], sites.coords[:, 1:]).sort()
-        wanted = _keys(self.batch, cells)
-        place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
-        return torch.where(known[place] == wanted, order[place], -1)
-
-    def cells(self, stride: int) -> Tensor:
-        """The cell of each point at a stride."""
-        return torch.floor(self.places / stride).long()
-
-    def of(self, x: SparseTensor) -> Tensor:
-        """Features at the points: trilinear between the lowest corners of cells that have a site,
-        weights over their sum + 1e-8."""
-        low = self.cells(x.stride)
-        share = (self.places - low * x.stride).double() / x.stride
-        total = weights = 0.0
-        for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
-            row = self.rows(x.sites, low + corner)
-            weight = torch.where(corner == 1, share, 1 - share).prod(1)
-            weight = torch.where(row < 0, 0, weight)[:, None]
-            total, weights = total + x.feats[row.clamp(min=0)] * weight, weights + weight
-        return total / (weights + 1e-8)
-
-    def onto(self, feats: Tensor, x: SparseTensor) -> SparseTensor:
-        """The mean over the points in each cell."""
-        row = self.rows(x.sites, self.cells(x.stride))
-        total = feats.new_zeros(len(x.sites), feats.shape[1]).index_add_(0, row, feats)
-        return x.replace(total / torch.bincount(row, minlength=len(x.sites))[:, None])
-
-
-def _keys(batch: Tensor, cells: Tensor) -> Tensor:
-    key = batch
-    for axis in cells.unbind(1):
-        key = key * 2 * REACH + axis + REACH
-    return key
 
 
 def network() -> nn.Module:
@@ -109,12 +64,12 @@ def forward(net: nn.Module, file: str) -> tuple[SparseTensor, Tensor]:
                  features=tensor(file, "lidar_F").double())  # fmt: skip
     fine = net.stem(x)
     *skips, x4 = stage_outputs(net.encoder, net.stages,
-                               net.down(points.onto(points.of(fine), fine)))  # fmt: skip
-    y = middle = points.onto(points.of(x4), x4)
+                               net.down(points.average(points.interpolate(fine), fine)))
+    y = middle = points.average(points.interpolate(x4), x4)
     skips = [fine, *skips]
     for up in net.decoder.up:
         y = up(y, skips.pop())
-    return middle, net.decoder.classifier(points.of(y))
+    return middle, net.decoder.classifier(points.interpolate(y))
 
 
 @cache

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from i2p_lib.models.res16 import torchsparse_offsets
-from i2p_lib.models.unet import points_to_sites, sites_to_points
-from i2p_lib.sparse import Sites, SparseConv3d, SparseConvTranspose3d, SparseTensor
+from i2p_lib.sparse import Points, Sites, SparseConv3d, SparseConvTranspose3d, SparseTensor
 from tests.golden.items import item
 from tests.golden.original import (
     apart,
@@ -124,20 +123,31 @@ def coarse(key: str) -> SparseTensor:
     return SparseTensor(in_order(sites, tensor(EXACT, key)), fine.downsample(2))
 
 
-@item("03 voxels to points",
-      1e-7, differs="cells of a coarse level count as lying at their centres, torchsparse puts "
-      "them at their lowest corners", by=0.997)  # fmt: skip
+@item("03 voxels to points", ROUNDING)
 def to_points() -> float:
     """Trilinear interpolation of a level of stride 2 at the finest voxels."""
-    return apart(sites_to_points(coarse("v2p_feat")), tensor(EXACT, "v2p_out"))
+    x = coarse("v2p_feat")
+    return apart(Points.of_voxels(x).interpolate(x), tensor(EXACT, "v2p_out"))
 
 
 @item("03 points to voxels", ROUNDING)
 def to_voxels() -> float:
     """The mean over the finest voxels in each cell of stride 2."""
-    level = coarse("v2p_feat")
+    x = coarse("v2p_feat")
     theirs = in_order(our_sites(tensor(EXACT, "v2p_coords2"), 2), tensor(EXACT, "p2v_out"))
-    return apart(points_to_sites(tensor(EXACT, "v2p_out"), level.sites), theirs)
+    found = Points.of_voxels(x).average(tensor(EXACT, "v2p_out"), x)
+    return apart(in_order(found.coords, found.feats), theirs)
+
+
+@item("03 voxels to points and back, gradient", ROUNDING)
+def there_and_back() -> float:
+    """The gradient of the level's features where they go to the points and back."""
+    x = coarse("v2p_feat")
+    feats = x.feats.requires_grad_()
+    points, sites = Points.of_voxels(x), our_sites(tensor(EXACT, "v2p_coords2"), 2)
+    y = points.average(points.interpolate(x.replace(feats)), x)
+    (found,) = torch.autograd.grad(y.feats, feats, in_order(sites, tensor(EXACT, "p2v_gy")))
+    return apart(found, in_order(sites, tensor(EXACT, "v2p_p2v_gfeat")))
 
 
 def coincidence(which: str) -> float:

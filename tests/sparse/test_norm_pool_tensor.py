@@ -111,7 +111,7 @@ def test_norm_takes_what_global_pooling_left(training):
 
 def test_global_pooling_equals_the_mean_of_each_sample():
     x, dense = full_grid()
-    torch.testing.assert_close(SparseGlobalPool()(x)[:, :, 0, 0], dense.mean((2, 3, 4)))
+    torch.testing.assert_close(SparseGlobalPool(1)(x)[:, :, 0, 0], dense.mean((2, 3, 4)))
     torch.testing.assert_close(x.mean([2, 3]), dense.mean((2, 3, 4)))
     torch.testing.assert_close(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1), x.mean([2, 3]))
 
@@ -272,6 +272,17 @@ def test_voxelisation_equals_grouping_by_floor(seed, size, points):
         assert [tuple(c) for c in tensor.coords[:, 1:].tolist()] == sorted(groups)
         expected = np.array([pick(groups[key]) for key in sorted(groups)])
         np.testing.assert_allclose(tensor.feats.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_rounded_grid_starts_at_the_lowest_of_each_cloud():
+    cloud = torch.tensor([[-0.5, 2.0, 0.0], [0.5, 2.0, 0.0], [1.5, 3.0, 9.0]])
+    x = voxelize([cloud, torch.zeros(0, 3), cloud + 7], 1.0, "first", grid="round")
+    cells = [[0, 0, 0], [2, 1, 9]]  # -0.5 and 0.5 are rounded to 0, 1.5 to 2
+    assert x.coords[x.coords[:, 0] == 0, 1:].tolist() == cells
+    assert x.coords[x.coords[:, 0] == 2, 1:].tolist() == [[0, 0, 0], [2, 0, 0], [2, 1, 9]]
+    assert torch.equal(x.feats[:2], cloud[[0, 2]])
+    with pytest.raises(ValueError, match="'floor' or 'round'"):
+        voxelize([cloud], 1.0, grid="ceil")
 
 
 def test_voxelisation_does_not_depend_on_the_order_of_the_points():
