@@ -74,7 +74,7 @@ def test_a_filter_is_drawn_slice_by_slice_with_its_values():
     volume[1, 2, :] = 5  # x = 1, y = 2, all z
     axes = drawings.filters(np.eye(3), volume, "z").axes
     assert len(axes) == 4
-    shown = axes[1].images[0].get_array()
+    shown = axes[1].collections[0].get_array()
     assert shown[2, 1] == 5 and shown.sum() == 5  # row y, column x
 
 
