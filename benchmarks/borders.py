@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from i2p_lib.sparse.functions import pads_border
-
 
 class SameBorders(TorchFunctionMode):
     """Image functions as they are without a border: what an inflated network computes.
@@ -26,7 +24,7 @@ class SameBorders(TorchFunctionMode):
         if func is F.avg_pool2d:
             mean = self._pool(func, 0.0, *args, **kwargs)
             return mean / self._pool(func, 0.0, torch.ones_like(args[0]), *args[1:], **kwargs)
-        if func is F.pad and pads_border(*args[1:], **kwargs):
+        if func is F.pad and _surrounds(*args[1:], **kwargs):
             return args[0]
         if func is F.adaptive_avg_pool2d:
             size = args[1] if len(args) > 1 else kwargs["output_size"]
@@ -45,6 +43,11 @@ class SameBorders(TorchFunctionMode):
         kernel = _pair(kernel_size)
         stride = _pair(stride) if stride else kernel
         return func(_same(x, kernel, stride, _pair(padding), (1, 1), fill), kernel, stride)
+
+
+def _surrounds(pad, mode: str = "constant", value: float | None = None) -> bool:
+    """Whether arguments of F.pad put constant cells around an image, and do nothing else."""
+    return mode == "constant" and len(pad) == 4 and min(pad) >= 0
 
 
 def _pair(value) -> tuple[int, int]:

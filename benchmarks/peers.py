@@ -208,12 +208,11 @@ class _Torchsparse:
 
     def run(self, feats: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         """Features [N, C_in] to [M, C_out]."""
-        with use_backend("torchsparse"):
-            return convolve(_refuse, feats, weight[:, None], kmap)
-
-
-def _refuse(*_: object) -> Tensor:
-    raise Unsupported("lacks this layer")
+        with use_backend("torchsparse") as use:
+            out = convolve(feats, weight[:, None], kmap)
+        if use.on_torch:
+            raise Unsupported("lacks this layer")
+        return out
 
 
 ENGINES: dict[str, Callable] = {"spconv": _Spconv, "ocnn": _Ocnn, "torchsparse": _Torchsparse}

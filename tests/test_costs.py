@@ -17,7 +17,7 @@ def brute_force_pairs(coords, kernel):
 
 def test_macs_equal_a_count_by_hand():
     net = nn.Sequential(SparseConv3d(3, 8, 3), SparseConv3d(8, 8, 5, groups=8),
-                        SparseConv3d(8, 4, 1), SparseGlobalPool(), nn.Flatten(), nn.Linear(4, 2))
+                        SparseConv3d(8, 4, 1), SparseGlobalPool(1), nn.Flatten(), nn.Linear(4, 2))
     x = voxelize(torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0)), 0.2)
     macs = layer_macs(net, x).set_index("layer")["macs"]
     assert macs["0"] == brute_force_pairs(x.coords, 3) * 3 * 8

@@ -44,13 +44,21 @@ def test_the_hard_loss_reads_the_teachers_first_choice_from_real_logits():
     assert len(best.unique()) > 1
 
 
-def test_a_teacher_does_not_learn_and_must_be_in_eval_mode():
+def test_a_teacher_does_not_learn_whatever_mode_it_came_in():
     teacher = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    with pytest.raises(ValueError, match="call teacher.eval"):
-        teacher_answers(teacher, torch.rand(4, 3))
-    before = teacher[1].running_mean.clone()
-    assert not teacher_answers(teacher.eval(), torch.rand(4, 3)).requires_grad
+    before, x = teacher[1].running_mean.clone(), torch.rand(4, 3)
+    answers = teacher_answers(teacher, x, STUDENT)
+    assert not answers.requires_grad and not teacher.training
     assert torch.equal(teacher[1].running_mean, before)
+
+
+def test_the_originals_teacher_is_in_training_mode_and_its_hard_labels_are_cut():
+    teacher, x = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), torch.randn(8, 3)
+    original = STUDENT.but(protocol="released", distill="hard", temperature=None)
+    answers = teacher_answers(teacher, x, original)
+    assert teacher.training and torch.equal(answers, teacher(x).trunc())
+    soft = teacher_answers(teacher, x, original.but(distill="soft", temperature=0.8))
+    assert torch.equal(soft, teacher(x))
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ def stop_after(epoch):
     return hook
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimizer):
-    spec = SPEC.but(optimizer=optimizer)
+@pytest.mark.parametrize(("optimizer", "protocol"), [("adamw", "clean"), ("sgd", "released")])
+def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimizer, protocol):
+    spec = SPEC.but(optimizer=optimizer, protocol=protocol)
     whole = train.train(begin(spec))
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Stop):
@@ -99,6 +99,17 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimizer):
     assert without_times(resumed.history) == without_times(whole.history)
     wanted = whole.net.state_dict()
     assert all(torch.equal(value, wanted[k]) for k, value in resumed.net.state_dict().items())
+    assert whole.best.keys() == resumed.best.keys() and bool(whole.best) == (protocol != "clean")
+    assert all(torch.equal(value, resumed.best[k]) for k, value in whole.best.items())
+
+
+def test_the_reported_epoch_is_the_network_that_is_kept():
+    state, seen = begin(SPEC.but(protocol="released")), []
+    train.train(state, [lambda s: seen.append(s.net.fc.weight.detach().clone())])
+    state.task.finish = lambda state: task.Kept({})
+    kept = train.finish(state).metrics
+    assert torch.equal(state.net.fc.weight, seen[kept["best_test_epoch"]])
+    assert kept["top1_best_test"] >= kept["top1_last"]
 
 
 def test_training_learns_and_leaves_the_global_generator_alone():
@@ -134,8 +145,10 @@ def test_frozen_parameters_stay_and_are_not_in_the_optimizer():
     assert "layer1.weight" not in store.learned_tensors(net)
 
 
-def test_norms_and_biases_are_not_decayed():
+def test_norms_and_biases_are_decayed_by_the_original_alone():
     net = Tiny()
+    (every,) = build_optimizer(net, SPEC.but(protocol="released")).param_groups
+    assert len(every["params"]) == len(list(net.parameters())) and every["weight_decay"] > 0
     decayed, plain = build_optimizer(net, SPEC).param_groups
     assert {id(p) for p in decayed["params"]} == {id(net.layer1.weight), id(net.fc.weight)}
     assert decayed["weight_decay"] == SPEC.weight_decay and plain["weight_decay"] == 0
@@ -298,8 +311,8 @@ def largest_difference(one, other) -> float:
 @pytest.mark.parametrize("model", ["resnet18", "efficientnet_lite0"])
 def test_a_step_in_bfloat16_is_near_the_one_in_float32(model):
     """Rounding each layer's output alone moves Lite0's logits by 5 %, its weights by as much."""
-    exact = one_step(INFLATED.but(model=model), "cpu")
-    rough = one_step(INFLATED.but(model=model, amp="bf16"), "cpu")
+    spec = INFLATED.but(model=model, init="inflated")
+    exact, rough = one_step(spec, "cpu"), one_step(spec.but(amp="bf16"), "cpu")
     assert 1e-4 < float((rough[0] - exact[0]).norm() / exact[0].norm()) < 0.25
     direction = [torch.cat([g.flatten() for g in step[1].values()]) for step in (rough, exact)]
     assert torch.cosine_similarity(*direction, dim=0) > 0.8

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import numpy as np
 
 
-def few_shot_episode(labels: np.ndarray, shots: int, episode: int) -> np.ndarray:
+def few_shot_episode(
+    labels: np.ndarray,
+    shots: int,
+    episode: int,
+    draws: Literal["generator", "numpy"] = "generator",
+) -> np.ndarray:
     """Return the sorted indices [classes * shots] int64 of one few-shot training set.
 
     `labels` [N] are the classes of the whole training set.  The draw depends on nothing but the
-    arguments: every process and machine gets the same one (the released code drew anew in each
-    process).  Of one episode, fewer shots are a subset of more shots.  Every class that `labels`
-    holds gives `shots` clouds; ValueError where one has fewer.
+    arguments: every process and machine gets the same one.  Of one episode, fewer shots are a
+    subset of more shots.  Every class that `labels` holds gives `shots` clouds; ValueError where
+    one has fewer.
+
+    draws: "numpy" repeats the original (core/datasets/modelnet.py, load_data), class by class and
+    unsorted, from numpy's generator seeded with `episode` (the original's seed of the process).
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
@@ -27,6 +36,11 @@ def few_shot_episode(labels: np.ndarray, shots: int, episode: int) -> np.ndarray
             f"{shots} shots asked, but these labels have fewer clouds (label: count): {poor}; "
             f"ask for at most {counts.min()}"
         )
+    if draws == "numpy":
+        state = np.random.RandomState(episode)
+        picks = [state.choice(n, shots, replace=False) for n in counts]
+        every = [np.flatnonzero(labels == label) for label in found]
+        return np.concatenate([one[pick] for one, pick in zip(every, picks, strict=True)])
     chosen = [
         fixed_order(np.flatnonzero(labels == label), f"episode {episode} label {label}")[:shots]
         for label in found

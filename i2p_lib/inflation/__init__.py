@@ -15,8 +15,9 @@ from torch import nn
 from i2p_lib.inflation.filters import AXES, ORIGINAL_AXES, inflate_weight, to_taps
 from i2p_lib.inflation.initial import initialize
 from i2p_lib.inflation.layers import Maker, restride
+from i2p_lib.inflation.regimes import NORMS, roles_of, within
 from i2p_lib.inflation.trace import InflationError, Step, trace, try_out
-from i2p_lib.sparse import SparseBatchNorm, SparseGlobalPool
+from i2p_lib.sparse import SparseGlobalPool
 
 __all__ = ["AXES", "ORIGINAL_AXES", "InflationError", "inflate", "inflate_weight", "initialize",
            "to_taps"]  # fmt: skip
@@ -65,26 +66,30 @@ def inflate(
     if recipe == "paper" and in_channels is None:
         raise ValueError("the paper's recipe replaces the input layer: give in_channels")
     net = copy.deepcopy(model)
-    steps = trace(net)
-    convolutions = [s for s in steps if isinstance(s.layer, nn.Conv2d)]
+    steps, rows = trace(net), {}
+    convolutions = [step.name for step in steps if isinstance(step.layer, nn.Conv2d)]
     if not convolutions:
         raise InflationError("the model needs a convolution first")
-    rows = _drop_unused(net, steps)
-    dropped = {row["layer"] for row in rows}
+    _drop_unused(net, steps, rows)
     if recipe == "paper":
         _apply_paper_geometry(net, steps)
-    stem = convolutions[0].name
-    maker = Maker(axis, normalize, recipe, in_channels, stem, generator)
+    maker = Maker(axis, normalize, recipe, in_channels, convolutions[0], generator)
     for name, layer in _leaves(net):
-        if name not in dropped:
-            new, action = maker.replace(name, layer)
-            _set(net, name, new.train(layer.training))
-            rows.append(_row(name, layer, new, action))
-    net.i2p_classifier, replaced = _new_classifier(net, steps, num_classes, recipe, generator)
-    again = {row["layer"] for row in replaced}
-    net.i2p_report = pd.DataFrame([row for row in rows if row["layer"] not in again] + replaced)
-    net.i2p_roles = _roles(net, steps, in_channels, num_classes)
-    try_out(net, stem)
+        if name not in rows:
+            try:
+                new, action = maker.replace(name, layer)
+            except ValueError as error:
+                raise InflationError(f"{name}: {error}") from error
+            _exchange(net, rows, name, layer, new.train(layer.training), action)
+    head = _new_classifier(net, steps, num_classes, recipe == "paper", generator, rows)
+    net.i2p_classifier, net.i2p_report = head, pd.DataFrame(rows.values())
+    names = [step.name for step in steps]
+    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
+    behind = names[names.index(convolutions[0]) :]
+    inputs = [convolutions[0], *[name for name in behind if name in norms][:1]]
+    net.i2p_roles = roles_of(net, inputs if in_channels is not None else [],
+                             [head] if num_classes is not None else [])  # fmt: skip
+    try_out(net, convolutions[0])
     return net
 
 
@@ -102,28 +107,20 @@ def _leaves(net: nn.Module) -> list[tuple[str, nn.Module]]:
     return leaves
 
 
-def _drop_unused(net: nn.Module, steps: list[Step]) -> list[dict]:
+def _drop_unused(net: nn.Module, steps: list[Step], rows: dict[str, dict]) -> None:
     """Take out the parts with parameters that did not run: classifiers for training only.
 
     ``aux_logits`` is the name under which torchvision's models keep the switch of such parts.
     """
     if getattr(net, "aux_logits", False):
         net.aux_logits = False
-    ran = {""}
-    for step in steps:
-        parts = step.name.split(".")
-        ran |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-    rows: list[dict] = []
-    gone: tuple[str, ...] = ()
+    ran = {step.name + "." for step in steps}
     for name, part in list(net.named_modules()):
-        if name in ran or name.startswith(gone) or next(part.parameters(), None) is None:
+        if (not name or within(name, rows) or next(part.parameters(), None) is None
+                or any(step.startswith(name + ".") for step in ran)
+                or isinstance(net.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)):
             continue
-        if isinstance(net.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d):
-            continue
-        gone = (*gone, name + ".")
-        _set(net, name, nn.Identity())
-        rows.append(_row(name, part, nn.Identity(), "dropped"))
-    return rows
+        _exchange(net, rows, name, part, nn.Identity(), "dropped")
 
 
 def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
@@ -135,38 +132,44 @@ def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
         if max(stride if isinstance(stride, tuple) else (stride,)) == 1:
             continue
         if step.stride_in < surplus and isinstance(step.layer, nn.MaxPool2d | nn.AvgPool2d):
-            _set(net, step.name, nn.Identity())
+            net.set_submodule(step.name, nn.Identity())
         elif step.stride_in < surplus and isinstance(step.layer, nn.Conv2d):
             restride(step.layer)
     for step in steps[1:3]:
         if isinstance(step.layer, nn.ReLU) and "." not in step.name:
-            _set(net, step.name, nn.Identity())
+            net.set_submodule(step.name, nn.Identity())
 
 
-def _new_classifier(net, steps, num_classes, recipe, generator) -> tuple[str, list[dict]]:
-    """Put the new classifier in its place; its name, and the report's rows on it.
+def _new_classifier(net: nn.Module, steps: list[Step], num_classes: int | None, norm: bool,
+                    generator: torch.Generator | None, rows: dict[str, dict]) -> str:  # fmt: skip
+    """Put the new classifier in its place, with a norm on its logits; its name.
 
     A model that ends in a convolution and pooling gets a linear classifier behind the pooling.
     """
     last = [s for s in steps if isinstance(s.layer, nn.Linear | nn.Conv2d)][-1]
     if num_classes is None:
-        return last.name, []
-    if isinstance(last.layer, nn.Linear):
+        return last.name
+    flat = isinstance(last.layer, nn.Linear)
+    features = last.layer.in_features if flat else last.layer.in_channels
+    head = nn.utils.skip_init(nn.Linear, features, num_classes)  # draws nothing globally
+    with torch.no_grad():
+        head.weight.uniform_(-(features**-0.5), features**-0.5, generator=generator)
+        head.bias.zero_()
+    head = nn.Sequential(head, nn.BatchNorm1d(num_classes)) if norm else head
+    if flat:
         _check_single(last, steps)
-        head = _classifier(last.layer.in_features, num_classes, recipe == "paper", generator)
-        _set(net, last.name, head)
-        return last.name, [_row(last.name, last.layer, head, "new")]
+        _exchange(net, rows, last.name, last.layer, head, "new")
+        return last.name
     pools = [n for n, m in net.named_modules() if isinstance(m, SparseGlobalPool)]
     if not pools:
         raise InflationError(f"{last.name}: the model ends in this convolution, and no pooling "
                              "layer follows behind which a linear classifier could stand")
-    head = _classifier(last.layer.in_channels, num_classes, recipe == "paper", generator)
-    pool = net.get_submodule(pools[-1])
-    _set(net, pools[-1], nn.Sequential(pool, nn.Flatten(), head))
-    _set(net, last.name, nn.Identity())
     name = f"{pools[-1]}.2"
-    return name, [_row(last.name, last.layer, nn.Identity(), "dropped"),
-                  _row(name, last.layer, head, "new")]
+    _exchange(net, rows, last.name, last.layer, nn.Identity(), "dropped")
+    behind = nn.Sequential(net.get_submodule(pools[-1]), nn.Flatten(), nn.Identity())
+    net.set_submodule(pools[-1], behind)
+    _exchange(net, rows, name, last.layer, head, "new")
+    return name
 
 
 def _check_single(last: Step, steps: list[Step]) -> None:
@@ -179,45 +182,13 @@ def _check_single(last: Step, steps: list[Step]) -> None:
                              "classifier can be replaced by a new one")
 
 
-def _classifier(features: int, classes: int, norm: bool, generator) -> nn.Module:
-    linear = nn.utils.skip_init(nn.Linear, features, classes)  # draws nothing globally
-    with torch.no_grad():
-        bound = features**-0.5
-        linear.weight.uniform_(-bound, bound, generator=generator)
-        linear.bias.zero_()
-    return nn.Sequential(linear, nn.BatchNorm1d(classes)) if norm else linear
-
-
-def _roles(net, steps, in_channels, num_classes) -> dict[str, str]:
-    """What each parameter belongs to; the norm right behind a new input layer counts as input."""
-    names = [s.name for s in steps]
-    stem = next(s.name for s in steps if isinstance(s.layer, nn.Conv2d))
-    norms = {n for n, m in net.named_modules()
-             if isinstance(m, SparseBatchNorm | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)}
-    stem_norm = next((n for n in names[names.index(stem) + 1 :] if n in norms), None)
-    roles = {}
-    for name, _ in net.named_parameters():
-        owner = name.rpartition(".")[0]
-        if in_channels is not None and owner in (stem, stem_norm):
-            roles[name] = "input"
-        elif num_classes is not None and (owner + ".").startswith(net.i2p_classifier + "."):
-            roles[name] = "output"
-        else:
-            roles[name] = "norm" if owner in norms else "backbone"
-    return roles
-
-
-def _set(net: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(net.get_submodule(parent), child, layer)
-
-
-def _row(name: str, old: nn.Module, new: nn.Module, action: str) -> dict:
-    def shape(layer):
-        weight = getattr(layer, "weight", None)
-        return "" if weight is None else "x".join(map(str, weight.shape))
-
-    if isinstance(new, nn.Sequential) and len(new):
-        new = new[0]
-    return {"layer": name, "type": type(old).__name__, "image": shape(old),
-            "points": shape(new), "action": action}  # fmt: skip
+def _exchange(net: nn.Module, rows: dict[str, dict], name: str, old: nn.Module, new: nn.Module,
+              action: str) -> None:  # fmt: skip
+    """Put a layer in the place of another, and note it in the report's rows."""
+    first = new[0] if isinstance(new, nn.Sequential) and len(new) else new
+    weights = (getattr(layer, "weight", None) for layer in (old, first))
+    image, points = ("" if w is None else "x".join(map(str, w.shape)) for w in weights)
+    rows.pop(name, None)
+    rows[name] = {"layer": name, "type": type(old).__name__, "image": image, "points": points,
+                  "action": action}
+    net.set_submodule(name, new)

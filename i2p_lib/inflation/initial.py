@@ -7,13 +7,12 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from i2p_lib.inflation.regimes import NORMS
 from i2p_lib.sparse import SparseConv3d, SparseConvTranspose3d
 
 INITS = ("torchsparse", "he")
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @torch.no_grad()
@@ -44,7 +43,7 @@ def initialize(
             if layer.bias is not None:
                 bound = 1 / math.sqrt(layer.weight[0].numel())
                 layer.bias.uniform_(-bound, bound, generator=generator)
-        elif isinstance(layer, _NORMS):
+        elif isinstance(layer, NORMS):
             layer.reset_parameters()
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from i2p_lib.inflation.filters import AXES, inflate_weight, to_taps
-from i2p_lib.inflation.trace import InflationError
 from i2p_lib.sparse import (
     SparseAvgPool3d,
     SparseBatchNorm,
@@ -32,33 +31,31 @@ class Maker:
     generator: torch.Generator | None
 
     def replace(self, name: str, layer: nn.Module) -> tuple[nn.Module, str]:
-        """The twin and what was done; InflationError for a convolution or pooling without one.
+        """The twin and what was done; ValueError for a convolution or pooling without one.
 
         Any other layer stays: its functions have a meaning on sparse tensors, or refuse them.
         """
         if isinstance(layer, nn.Conv2d):
+            _check_conv(layer)
             if name == self.stem and self.in_channels is not None:
-                return self._stem(name, layer), "new"
+                return self._stem(layer), "new"
             return self._conv(name, layer), "inflated"
         if isinstance(layer, nn.BatchNorm2d):
             return _norm(layer), "copied"
         if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-            return _pool(name, layer), "replaced"
+            twin = SparseMaxPool3d if isinstance(layer, nn.MaxPool2d) else SparseAvgPool3d
+            return twin(*window(layer.kernel_size, layer.stride, layer.padding)), "replaced"
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             return SparseGlobalPool(layer.output_size), "replaced"
         return layer, "kept" if next(layer.parameters(), None) is None else "copied"
 
-    def _stem(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
-        _check_conv(name, conv)
-        if self.recipe == "paper":
-            kernel, stride, padding = 3, 1, 1
-        else:
-            kernel, stride, padding = max(conv.kernel_size), conv.stride[0], max(_padding(conv))
-        return SparseConv3d(self.in_channels, conv.out_channels, kernel, stride, padding,
-                            bias=conv.bias is not None, generator=self.generator)
+    def _stem(self, conv: nn.Conv2d) -> SparseConv3d:
+        geometry = max(conv.kernel_size), conv.stride[0], max(_padding(conv))
+        return SparseConv3d(self.in_channels, conv.out_channels,
+                            *((3, 1, 1) if self.recipe == "paper" else geometry),
+                            bias=conv.bias is not None, generator=self.generator)  # fmt: skip
 
     def _conv(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
-        _check_conv(name, conv)
         weight = inflate_weight(conv.weight.detach(), self.axis, self.normalize)
         pad_h, pad_w = _padding(conv)
         square = conv.kernel_size[0] == conv.kernel_size[1]
@@ -76,19 +73,19 @@ class Maker:
         return twin
 
 
-def _check_conv(name: str, conv: nn.Conv2d) -> None:
-    """InflationError for what a convolution on sparse sites cannot be."""
+def _check_conv(conv: nn.Conv2d) -> None:
+    """ValueError for what a convolution on sparse sites cannot be."""
     if type(conv) is not nn.Conv2d and not _pads_by_itself(conv):
-        raise InflationError(f"{name}: {type(conv).__name__} is no plain convolution: it computes "
-                             "its weight, or its output, in a way of its own")
+        raise ValueError(f"{type(conv).__name__} is no plain convolution: it computes its weight, "
+                         "or its output, in a way of its own")
     if conv.stride[0] != conv.stride[1] or conv.dilation[0] != conv.dilation[1]:
-        raise InflationError(f"{name}: stride {conv.stride} or dilation {conv.dilation} differ "
-                             "between height and width; sparse levels have one stride")
+        raise ValueError(f"stride {conv.stride} or dilation {conv.dilation} differ between height "
+                         "and width; sparse levels have one stride")
     if conv.padding_mode != "zeros":
-        raise InflationError(f"{name}: padding mode {conv.padding_mode!r}; empty space is zero")
+        raise ValueError(f"padding mode {conv.padding_mode!r}; empty space is zero")
     if any(cells % conv.dilation[0] for cells in _cells_before(conv)):
-        raise InflationError(f"{name}: padding {conv.padding} is no multiple of the dilation "
-                             f"{conv.dilation}; the kernel's taps would lie between the sites")
+        raise ValueError(f"padding {conv.padding} is no multiple of the dilation {conv.dilation}; "
+                         "the kernel's taps would lie between the sites")
 
 
 def _pads_by_itself(conv: nn.Conv2d) -> bool:
@@ -121,11 +118,3 @@ def _norm(norm: nn.BatchNorm2d) -> SparseBatchNorm:
                            norm.track_running_stats, activation=getattr(norm, "act", None))
     twin.load_state_dict(norm.state_dict(), assign=True)
     return twin
-
-
-def _pool(name: str, pool: nn.MaxPool2d | nn.AvgPool2d) -> nn.Module:
-    twin = SparseMaxPool3d if isinstance(pool, nn.MaxPool2d) else SparseAvgPool3d
-    try:
-        return twin(*window(pool.kernel_size, pool.stride, pool.padding))
-    except ValueError as error:
-        raise InflationError(f"{name}: {error}") from error

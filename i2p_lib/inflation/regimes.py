@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,25 @@ REGIMES: dict[str, Regime] = {
     "all": Regime("ALL", ("input", "output", "norm", "backbone")),
 }
 """Every regime: the only place where they are listed."""
+
+
+def within(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor's name is that of one inside some modules."""
+    return name.startswith(tuple(f"{module}." for module in modules))
+
+
+def roles_of(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
+    """Name of each parameter -> "input" or "output" in those modules, else "norm", "backbone"."""
+    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
+
+    def role(name: str) -> str:
+        if within(name, inputs):
+            return "input"
+        if within(name, outputs):
+            return "output"
+        return "norm" if name.rpartition(".")[0] in norms else "backbone"
+
+    return {name: role(name) for name, _ in net.named_parameters()}
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ def freeze(net: nn.Module, regime: str) -> FrozenReport:
         parameter.requires_grad_(roles[name] in chosen.roles)
         rows.append((name, roles[name], parameter.numel(), parameter.requires_grad))
     for name, layer in net.named_modules():
-        if isinstance(layer, BATCH_NORMS):
+        if isinstance(layer, _BatchNorm):
             frozen = chosen.keeps_statistics and roles.get(f"{name}.weight") == "norm"
             _freeze_statistics(layer, frozen, net.training)
     table = pd.DataFrame(rows, columns=["parameter", "role", "values", "trained"])

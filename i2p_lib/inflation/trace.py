@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -107,30 +107,35 @@ class _NoAttention(TorchFunctionMode):
 
 
 @contextmanager
-def _watched(model: nn.Module, after=None) -> Iterator[list[str]]:
-    """Evaluation without gradients for a while; each layer's own mode comes back.
-
-    Yields the names of the layers that are running, outermost first; ``after`` sees each when done.
-    """
-    entered: list[str] = []
-    modes = {layer: layer.training for layer in model.modules()}
-    handles = []
-    model.eval()
-    for name, layer in model.named_modules():
-        def enter(layer, inputs, name=name):
-            entered.append(name)
-
-        def leave(layer, inputs, output, name=name):
-            if after is not None:
-                after(name, layer, inputs, output)
-            entered.pop()
-
-        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+def evaluated(net: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode, without gradients; each layer's own mode comes back."""
+    modes = {layer: layer.training for layer in net.modules()}
+    net.eval()
     try:
-        with torch.no_grad():
-            yield entered
+        with torch.inference_mode():
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for layer, training in modes.items():
             layer.training = training
+
+
+@contextmanager
+def _watched(model: nn.Module, after: Callable | None = None) -> Iterator[list[str]]:
+    """Evaluation in which the names of the layers that are running are known, outermost first.
+
+    ``after`` sees each layer's name, input and output when it is done.
+    """
+    entered: list[str] = []
+    names = {layer: name for name, layer in model.named_modules()}
+
+    def leave(layer, inputs, output):
+        name = entered.pop()
+        if after is not None:
+            after(name, layer, inputs, output)
+
+    with ExitStack() as hooks, evaluated(model):
+        for layer in names:
+            hooks.enter_context(layer.register_forward_pre_hook(
+                lambda layer, inputs: entered.append(names[layer])))
+            hooks.enter_context(layer.register_forward_hook(leave))
+        yield entered

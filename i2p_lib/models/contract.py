@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import pandas as pd
-import torch
 from torch import nn
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from i2p_lib.inflation.regimes import roles_of, within
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -21,18 +20,6 @@ def point_network(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     described by `describe`.
     """
     return build
-
-
-@contextmanager
-def evaluated(net: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode, without gradients; its own mode comes back."""
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        net.train(training)
 
 
 def shapes(net: nn.Module, prefix: str = "") -> Shapes:
@@ -54,31 +41,19 @@ def describe(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str], imag
         new: modules that are new although the image network has some of the same name.
         reshaped: what the report says of an image tensor that has another shape now.
     """
-    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
     points = shapes(net)
-
-    def role(name: str) -> str:
-        if _within(name, inputs):
-            return "input"
-        if _within(name, outputs):
-            return "output"
-        return "norm" if name.rpartition(".")[0] in norms else "backbone"
 
     def row(name: str) -> dict[str, str]:
         action = "copied" if image.get(name) == points.get(name) else reshaped
         if name not in points:
             action = "dropped"
-        elif name not in image or _within(name, new):
+        elif name not in image or within(name, new):
             action = "new"
         text = ["x".join(map(str, sizes[name])) or "scalar" if name in sizes else ""
                 for sizes in (image, points)]  # fmt: skip
         return {"tensor": name, "image": text[0], "points": text[1], "action": action}
 
     net.i2p_input, net.i2p_classifier = "points", outputs[0]
-    net.i2p_roles = {name: role(name) for name, _ in net.named_parameters()}
+    net.i2p_roles = roles_of(net, inputs, outputs)
     net.i2p_report = pd.DataFrame([row(name) for name in dict.fromkeys([*image, *points])])
     return net
-
-
-def _within(name: str, modules: Sequence[str]) -> bool:
-    return name.startswith(tuple(f"{module}." for module in modules))

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from i2p_lib.data.scenes import IGNORED, Scene
-from i2p_lib.models.contract import evaluated
+from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.range_view import (
     nearest_in_pixel,
     range_image,

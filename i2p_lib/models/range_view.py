@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, evaluated, shapes
+from i2p_lib.inflation.trace import evaluated
+from i2p_lib.models.contract import describe, shapes
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs, with_norm_behind
 from i2p_lib.weights.building import image_model, seeded
 

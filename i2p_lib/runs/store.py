@@ -21,7 +21,7 @@ from i2p_lib.data.making import project_root
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.runs.sources import closure
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.train.loop import State
+from i2p_lib.train.loop import State, learned_tensors
 
 NOTED = ("epoch", "history", "probes")  # what a checkpoint holds of a run beside its tensors
 
@@ -177,15 +177,6 @@ def unpack(entry: Entry, files: dict[str, bytes]) -> None:
         (entry.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
-def learned_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Return the state that training can change: trained parameters and buffers.
-
-    Frozen parameters are left out, since the spec rebuilds them.
-    """
-    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
-    return {name: t for name, t in net.state_dict().items() if name not in frozen}
-
-
 def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
     """Put learned tensors into a freshly built network; both must name the same tensors."""
     expected = set(learned_tensors(net))
@@ -198,6 +189,7 @@ def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> No
 def write_checkpoint(path: Path, state: State) -> None:
     """Write all that going on needs as one file: tensors, epoch, history and probes."""
     tensors = {f"net.{k}": v for k, v in learned_tensors(state.net).items()}
+    tensors |= {f"best.{k}": v for k, v in state.best.items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"opt.{index}.{name}": v for name, v in values.items() if v is not None}
     note = {name: getattr(state, name) for name in NOTED if hasattr(state, name)}
@@ -221,6 +213,8 @@ def read_checkpoint(path: Path, state: State) -> None:
         kind, _, rest = name.partition(".")
         if kind == "net":
             net[rest] = tensor
+        elif kind == "best":
+            state.best[rest] = tensor
         else:
             index, _, slot = rest.partition(".")
             moments.setdefault(int(index), {})[slot] = tensor

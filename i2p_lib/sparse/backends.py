@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from i2p_lib.sparse.engines import BACKENDS, Backend
+from i2p_lib.sparse.engines import BACKENDS, Backend, Torch
 from i2p_lib.sparse.kernel_map import KernelMap
+
+TORCH = Torch()
 
 
 @dataclass
@@ -30,22 +32,29 @@ class Use:
     computed: int = 0
     on_torch: Counter[str] = field(default_factory=Counter)
 
-    def description(self) -> str:
-        """Return the engine, its number of convolutions, and how many stayed on torch, and why."""
+    def engine(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Backend:
+        """Return and count the engine that computes a convolution."""
         if self.backend is None:
-            return f"torch {torch.__version__}"
-        text = f"{self.backend.name} {self.backend.version()}: {self.computed} convolutions"
-        if not self.on_torch:
-            return text
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.on_torch.most_common())
-        return f"{text}; on torch: {reasons}"
+            return TORCH
+        if reason := self.backend.lacks(x, weight, kmap):
+            self.on_torch[reason] += 1
+            return TORCH
+        self.computed += 1
+        return self.backend
 
     def record(self) -> dict[str, str]:
-        """Return what a run keeps of its backend: nothing where it is torch alone."""
-        return {} if self.backend is None else {"backend": self.description()}
+        """Return what a run keeps of its backend: nothing where it is torch alone.
 
+        Else the engine, its number of convolutions, and how many stayed on torch, and why.
+        """
+        if self.backend is None:
+            return {}
+        text = f"{self.backend.name} {self.backend.version()}: {self.computed} convolutions"
+        reasons = [f"{count} {reason}" for reason, count in self.on_torch.most_common()]
+        return {"backend": text + ("; on torch: " + ", ".join(reasons) if reasons else "")}
 
-_IN_USE: ContextVar[Use | None] = ContextVar("backend in use", default=None)
+ALONE = Use(None)
+_IN_USE: ContextVar[Use] = ContextVar("backend in use")
 
 
 @contextmanager
@@ -76,37 +85,34 @@ def use_backend(name: str | None = None) -> Iterator[Use]:
         _IN_USE.reset(token)
 
 
-def convolve(ours: Callable[[Tensor, Tensor, KernelMap], Tensor], feats: Tensor, weight: Tensor,
-             kmap: KernelMap) -> Tensor:  # fmt: skip
-    """Compute a convolution by the backend in use, or by `ours` where it lacks it.
+def convolve(feats: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+    """Compute a convolution by the backend in use, or on torch where it lacks it.
 
     `feats` [n_in, C_in], contiguous; `weight` [K, G, C_in / G, C_out / G], or [K, C] depthwise.
     """
-    use = _IN_USE.get()
-    if use is None or use.backend is None:
-        return ours(feats, weight, kmap)
-    if reason := use.backend.lacks(feats, weight, kmap):
-        use.on_torch[reason] += 1
-        return ours(feats, weight, kmap)
-    use.computed += 1
-    return _Engine.apply(feats, weight[:, 0], kmap, use.backend)
+    return Convolution.apply(feats, weight, kmap, _IN_USE.get(ALONE).engine(feats, weight, kmap))
 
 
-class _Engine(torch.autograd.Function):
-    """A backend's convolution; its matrix products keep the format that they are given."""
+class Convolution(torch.autograd.Function):
+    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only.
+
+    The products keep the format that they are given.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap, backend: Backend) -> Tensor:
-        weight = weight.contiguous()
+    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap, engine: Backend) -> Tensor:
+        """See the class."""
         ctx.save_for_backward(x, weight)
-        ctx.kmap, ctx.backend = kmap, backend
+        ctx.kmap, ctx.engine = kmap, engine
         with torch.autocast(x.device.type, enabled=False):
-            return backend.forward(x, weight, kmap)
+            return engine.forward(x, weight, kmap)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of `x` and `weight`, by the engine that computed the output."""
         x, weight = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
-            grads = ctx.backend.backward(x, weight, grad.contiguous(), ctx.kmap)
+            grads = ctx.engine.backward(
+                x, weight, grad.contiguous(), ctx.kmap, ctx.needs_input_grad[:2])
         return *grads, None, None

@@ -1,15 +1,13 @@
-"""Sparse convolutions: submanifold, strided, grouped and transposed, as autograd functions."""
+"""Sparse convolutions: submanifold, strided, grouped and transposed, as layers."""
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from i2p_lib.sparse import gathered
 from i2p_lib.sparse.backends import convolve
 from i2p_lib.sparse.kernel_map import KernelMap, Triple
 from i2p_lib.sparse.tensor import SparseTensor
@@ -23,46 +21,9 @@ def triple(value: int | tuple[int, ...]) -> Triple:
     return values
 
 
-class _Convolution(torch.autograd.Function):
-    """out[o] = sum over taps k and pairs (i, o) of k: x[i] times weight[k], existing pairs only."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.kmap = kmap
-        return _multiply(x, weight, kmap)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        need_x, need_w, _ = ctx.needs_input_grad
-        grad, grad_x, grad_w = grad.contiguous(), None, None
-        if need_x:
-            turned = weight if weight.ndim == 2 else weight.mT
-            grad_x = _multiply(grad, turned, ctx.kmap.transposed())
-        if need_w:
-            engine, wide = _engine(x)
-            made = engine.weight_gradient(x.to(wide), grad.to(wide), weight, ctx.kmap)
-            grad_w = made.to(weight.dtype)
-        return grad_x, grad_w, None
-
-
-def _multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-    engine, wide = _engine(x)
-    return engine.multiply(x.to(wide), weight.to(wide), kmap).to(x.dtype)
-
-
-def _engine(x: Tensor) -> tuple[ModuleType, torch.dtype]:
-    """The functions for the device, and the number format that they work in.
-
-    A CPU computes 16-bit formats in float32, which is faster there than the products of torch.
-    """
-    if x.device.type == "cpu":
-        from i2p_lib.sparse import cpu  # compiles, so that importing the package stays quick
-
-        return cpu, torch.promote_types(x.dtype, torch.float32)
-    return gathered, x.dtype
+def described(*names: str) -> Callable[[nn.Module], str]:
+    """An ``extra_repr`` that gives the values of some attributes."""
+    return lambda layer: ", ".join(f"{name}={getattr(layer, name)}" for name in names)
 
 
 class _SparseKernel(nn.Module):
@@ -85,18 +46,13 @@ class _SparseKernel(nn.Module):
         if min(*self.kernel_size, stride, dilation, in_channels, out_channels) < 1:
             raise ValueError("kernel size, stride, dilation and channels must be at least 1")
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups must divide the channels; got {groups} groups with "
-                f"{in_channels} -> {out_channels} channels"
-            )
+            raise ValueError(f"groups must divide the channels; got {groups} groups with "
+                             f"{in_channels} -> {out_channels} channels")
         taps = math.prod(self.kernel_size)
         self.depthwise = groups > 1 and groups == in_channels == out_channels
-        shape = (taps, groups, in_channels // groups, out_channels // groups)
-        if self.depthwise:
-            shape = (taps, in_channels)
-        elif groups == 1:
-            shape = (taps, in_channels, out_channels)
-        self.weight = nn.Parameter(torch.empty(shape))
+        sides = [] if groups == 1 else [groups]
+        sides += [] if self.depthwise else [in_channels // groups, out_channels // groups]
+        self.weight = nn.Parameter(torch.empty(taps, *sides))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         with torch.no_grad():  # He, by the fan-out, as torchvision and timm initialise
             fan = taps * out_channels // groups
@@ -106,18 +62,11 @@ class _SparseKernel(nn.Module):
         weight = self.weight.to(feats.dtype)
         if self.groups == 1:
             weight = weight[:, None]
-        out = convolve(_Convolution.apply, feats.contiguous(), weight, kmap)
+        out = convolve(feats.contiguous(), weight, kmap)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
-    def extra_repr(self) -> str:
-        """Shown by print(model)."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, padding={self.padding}"
-            + (f", dilation={self.dilation}" if self.dilation > 1 else "")
-            + (f", groups={self.groups}" if self.groups > 1 else "")
-            + (", bias" if self.bias is not None else "")
-        )
+    extra_repr = described("in_channels", "out_channels", "kernel_size", "stride", "padding",
+                           "dilation", "groups")
 
 
 class SparseConv3d(_SparseKernel):
@@ -148,10 +97,9 @@ class SparseConv3d(_SparseKernel):
     def _pointwise(self, x: Tensor) -> Tensor:
         pooled = x.ndim == 4 and tuple(x.shape[2:]) == (1, 1)
         if math.prod(self.kernel_size) > 1 or self.groups > 1 or not pooled:
-            raise ValueError(
-                f"a dense tensor reaches this sparse layer ({self.extra_repr()}); only a full "
-                f"kernel of size 1 takes one, of shape [B, C, 1, 1]; got {list(x.shape)}"
-            )
+            raise ValueError(f"a dense tensor reaches this sparse layer ({self.extra_repr()}); "
+                             "only a full kernel of size 1 takes one, of shape [B, C, 1, 1]; got "
+                             f"{list(x.shape)}")
         return nn.functional.linear(x.flatten(1), self.weight[0].T, self.bias)[:, :, None, None]
 
 

@@ -16,7 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from i2p_lib.sparse.kernel_map import KernelMap
+from i2p_lib.sparse.kernel_map import KernelMap, once
 from i2p_lib.sparse.tiles import (
     VECTOR_BYTES,
     VECTORS,
@@ -40,13 +40,13 @@ def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         for left, right, lanes, vectors in _panels(x.shape[1], real, 2 * VECTORS):
             run = _weighted_kernels(real, lanes, vectors)[0]
             _share(kmap.n_out, run, out.numpy(), _array(x), _array(weight),
-                   *_sorted_pairs(kmap, _by_output), left, right)  # fmt: skip
+                   *_sorted_pairs(kmap, True), left, right)  # fmt: skip
         return out
     taps, groups, _, width = weight.shape
     turned = not weight.is_contiguous() and weight.mT.is_contiguous()
     stored = _array(weight.mT if turned else weight)
     out = x.new_zeros(kmap.n_out, groups * width)
-    lists = _sorted_pairs(kmap, _by_window)
+    lists = _sorted_pairs(kmap, False)
     for group in range(groups):
         for left, right, lanes, vectors in _panels(width, real):
             run = _kernels(real, lanes, vectors)[0]
@@ -57,7 +57,7 @@ def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
     """As ``gathered.weight_gradient``, in float32 or float64."""
-    real, lists = x.element_size(), _sorted_pairs(kmap, _by_window)
+    real, lists = x.element_size(), _sorted_pairs(kmap, False)
     if weight.ndim == 2:
         out = x.new_zeros(weight.shape)
         for left, right, lanes, vectors in _panels(x.shape[1], real, 2 * VECTORS):
@@ -91,23 +91,24 @@ def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int
         column = end
 
 
-def _sorted_pairs(kmap: KernelMap, sort: Callable) -> tuple[np.ndarray, ...]:
-    """The pairs as ``_by_window`` or ``_by_output`` sorts them, kept with the map."""
-    if sort not in kmap.lists:
-        arrays = kmap.rows_in.numpy(), kmap.rows_out.numpy(), np.array(kmap.sizes)
-        kmap.lists[sort] = sort(*arrays, kmap.n_out)
-    return kmap.lists[sort]
+def _sorted_pairs(kmap: KernelMap, by_output: bool) -> tuple[np.ndarray, ...]:
+    """The pairs as ``_sorted`` sorts them, kept with the map."""
+    return once(kmap.lists, ("sorted", by_output), lambda: _sorted(
+        kmap.rows_in.numpy(), kmap.rows_out.numpy(), np.array(kmap.sizes), kmap.n_out, by_output))
 
 
 @njit(cache=True, nogil=True)
-def _by_window(rows_in, rows_out, sizes, n_out):
-    """Where the pairs of each window and tap start; the output and the input row of each pair."""
+def _sorted(rows_in, rows_out, sizes, n_out, by_output):
+    """Where the pairs of each window and tap start; the output and the input row of each pair.
+
+    Or, by output, where those of each output row start; the tap and the input row of each.
+    """
     taps = len(sizes)
-    start = np.zeros(-(-n_out // WINDOW) * taps + 1, np.int64)
+    start = np.zeros((n_out if by_output else -(-n_out // WINDOW) * taps) + 1, np.int64)
     p = 0
     for tap in range(taps):
         for o in rows_out[p : p + sizes[tap]]:
-            start[o // WINDOW * taps + tap + 1] += 1
+            start[(o if by_output else o // WINDOW * taps + tap) + 1] += 1
         p += sizes[tap]
     start = np.cumsum(start)
     free = start.copy()
@@ -115,30 +116,13 @@ def _by_window(rows_in, rows_out, sizes, n_out):
     p = 0
     for tap in range(taps):
         for _ in range(sizes[tap]):
-            place = rows_out[p] // WINDOW * taps + tap
-            to[free[place]], origin[free[place]] = rows_out[p], rows_in[p]
+            o = rows_out[p]
+            place = o if by_output else o // WINDOW * taps + tap
+            to[free[place]] = tap if by_output else o
+            origin[free[place]] = rows_in[p]
             free[place] += 1
             p += 1
     return start, to, origin
-
-
-@njit(cache=True, nogil=True)
-def _by_output(rows_in, rows_out, sizes, n_out):
-    """Where the pairs of each output row start; the input row and the tap of each pair."""
-    start = np.zeros(n_out + 1, np.int64)
-    for o in rows_out:
-        start[o + 1] += 1
-    start = np.cumsum(start)
-    free = start.copy()
-    origin, taps = np.empty(len(rows_in), np.int32), np.empty(len(rows_in), np.int32)
-    p = 0
-    for tap in range(len(sizes)):
-        for _ in range(sizes[tap]):
-            place = free[rows_out[p]]
-            origin[place], taps[place] = rows_in[p], tap
-            free[rows_out[p]] += 1
-            p += 1
-    return start, origin, taps
 
 
 @cache
@@ -213,7 +197,7 @@ def _weighted_kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Ca
     columns, copies = lanes * vectors, max(1, 8 // vectors)
 
     @njit(cache=True, nogil=True)
-    def accumulate(first, last, out, x, weight, start, origin, taps, left, right):
+    def accumulate(first, last, out, x, weight, start, taps, origin, left, right):
         for o in range(first, last):
             for column in range(left, right, columns):
                 weighted_rows(

@@ -1,13 +1,12 @@
-"""Engines of others for the sparse convolutions, behind one small interface.
+"""Engines for the sparse convolutions behind one small interface: torch and compiled loops, others.
 
-A backend is given our own kernel map, so the output sites and the order of the taps are ours
+An engine is given our own kernel map, so the output sites and the order of the taps are ours
 whichever engine computes.
 """
 
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -17,34 +16,35 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from i2p_lib.sparse.kernel_map import KernelMap
+from i2p_lib.sparse import gathered
+from i2p_lib.sparse.kernel_map import KernelMap, once
 
-Gradients = tuple[Tensor, Tensor]
+Gradients = tuple[Tensor | None, Tensor | None]
 CHANNELS_16_BIT = 8  # 16-bit kernels on a GPU read so many channels at a time
 
 
-class Backend(ABC):
-    """An engine for full (not grouped) convolutions, with gradients for input and weight."""
+class Backend:
+    """An engine: convolutions, and their gradients for input and weight.
+
+    ``weight`` is [K, G, C_in / G, C_out / G], or [K, C] for a depthwise layer.
+    """
 
     name: str
     install: str
     formats: tuple[torch.dtype, ...] = (torch.float32, torch.float16)
 
-    @abstractmethod
     def version(self) -> str:
         """Return the engine's version; raise ImportError with the reason where it is unusable."""
 
-    @abstractmethod
     def devices(self) -> tuple[str, ...]:
         """Return the types of device that this build of the engine computes on."""
 
-    @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        """Return [n_out, C_out] of `x` [n_in, C_in] and `weight` [K, C_in, C_out]."""
+        """Return [n_out, C_out] of `x` [n_in, C_in] and `weight`."""
 
-    @abstractmethod
-    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap) -> Gradients:
-        """Return the gradients of `x` and `weight` for `grad` [n_out, C_out]."""
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
+                 needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
+        """Return the gradients of `x` and `weight` for `grad` [n_out, C_out], those it `needs`."""
 
     def problem(self) -> str | None:
         """Return why the engine cannot be used here and what helps, or None where it can."""
@@ -55,14 +55,9 @@ class Backend(ABC):
         return None
 
     def lacks(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> str | None:
-        """Return why a convolution stays on torch, or None where the engine computes it.
-
-        `weight` as in `convolve`.
-        """
-        if weight.ndim == 2:
-            return "depthwise"
-        if weight.shape[1] > 1:
-            return "grouped"
+        """Return why a convolution stays on torch, or None where the engine computes it."""
+        if weight.ndim == 2 or weight.shape[1] > 1:
+            return "depthwise" if weight.ndim == 2 else "grouped"
         if x.device.type not in self.devices():
             return f"on {x.device.type}"
         if x.dtype not in self.formats:
@@ -71,6 +66,40 @@ class Backend(ABC):
         if x.is_cuda and x.dtype == torch.float16 and uneven:
             return f"channels no multiple of {CHANNELS_16_BIT} in float16"
         return None if any(kmap.sizes) else "no pairs"
+
+
+class Torch(Backend):
+    """The default, which lacks nothing: compiled loops on a CPU, torch's operations elsewhere.
+
+    A CPU computes 16-bit formats in float32, which is faster there than the products of torch.
+    """
+
+    name = "torch"
+
+    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
+        engine, wide = _for_device(x)
+        return engine.multiply(x.to(wide), weight.to(wide), kmap).to(x.dtype)
+
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
+                 needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
+        grad_x = grad_weight = None
+        if needs[0]:
+            turned = weight if weight.ndim == 2 else weight.mT
+            grad_x = self.forward(grad, turned, kmap.transposed())
+        if needs[1]:
+            engine, wide = _for_device(x)
+            made = engine.weight_gradient(x.to(wide), grad.to(wide), weight, kmap)
+            grad_weight = made.to(weight.dtype)
+        return grad_x, grad_weight
+
+
+def _for_device(x: Tensor) -> tuple[ModuleType, torch.dtype]:
+    """The functions for the device of `x`, and the number format that they work in."""
+    if x.device.type == "cpu":
+        from i2p_lib.sparse import cpu  # compiles, so that importing the package stays quick
+
+        return cpu, torch.promote_types(x.dtype, torch.float32)
+    return gathered, x.dtype
 
 
 class Spconv(Backend):
@@ -83,7 +112,7 @@ class Spconv(Backend):
     install = "pip install spconv on a CPU; spconv-cu126 or spconv-triton on a GPU"
 
     def version(self) -> str:
-        """See `Backend`; spconv of another version than 2.3 is refused."""
+        """See `Backend`."""
         package = _spconv()
         if package.__name__ == "spconv" and not package.__version__.startswith("2.3"):
             raise ImportError(f"expected spconv 2.3, got {package.__version__}")
@@ -92,24 +121,24 @@ class Spconv(Backend):
         return package.__version__
 
     def devices(self) -> tuple[str, ...]:
-        """See `Backend`; spconv's wheels without CUDA compute on the CPU alone."""
         if _spconv().__name__ == "spconv_triton":
             return ("cuda",)
         only_cpu = importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
         return ("cpu",) if only_cpu else ("cpu", "cuda")
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        filters = weight.permute(2, 0, 1).contiguous()
-        pairs, counts, submanifold = _padded_pairs(kmap)
+        filters = weight[:, 0].permute(2, 0, 1).contiguous()
+        pairs, counts, submanifold = once(kmap.lists, "spconv", lambda: _padded_pairs(kmap))
         convolve = _spconv_ops().indice_conv
         return convolve(x, filters, pairs, counts, kmap.n_out, False, submanifold)
 
-    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap) -> Gradients:
-        filters = weight.permute(2, 0, 1).contiguous()
-        pairs, counts, submanifold = _padded_pairs(kmap)
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
+                 needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
+        filters = weight[:, 0].permute(2, 0, 1).contiguous()
+        pairs, counts, submanifold = once(kmap.lists, "spconv", lambda: _padded_pairs(kmap))
         function = _spconv_ops().indice_conv_backward if x.is_cuda else _backward_without_cuda()
         grad_x, grad_filters = function(x, filters, grad, pairs, counts, False, submanifold)
-        return grad_x, grad_filters.permute(1, 2, 0)
+        return grad_x, grad_filters.permute(1, 2, 0)[:, None]
 
 
 @cache
@@ -141,13 +170,10 @@ def _padded_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor, bool]:
 
     In a submanifold map the middle tap is the identity and the taps are mirrored about it.
     """
-    if "spconv" not in kmap.lists:
-        rows = (rows.split(kmap.sizes) for rows in (kmap.rows_in, kmap.rows_out))
-        pairs = torch.stack([pad_sequence(r, batch_first=True, padding_value=-1) for r in rows])
-        counts = torch.tensor(kmap.sizes, dtype=torch.int32)
-        submanifold = kmap.identity == len(kmap.sizes) // 2
-        kmap.lists["spconv"] = pairs.int(), counts, submanifold
-    return kmap.lists["spconv"]
+    rows = (rows.split(kmap.sizes) for rows in (kmap.rows_in, kmap.rows_out))
+    pairs = torch.stack([pad_sequence(r, batch_first=True, padding_value=-1) for r in rows])
+    counts = torch.tensor(kmap.sizes, dtype=torch.int32)
+    return pairs.int(), counts, kmap.identity == len(kmap.sizes) // 2
 
 
 class TorchSparse(Backend):
@@ -157,7 +183,7 @@ class TorchSparse(Backend):
     install = "build mit-han-lab/torchsparse v2.1.0 from source, on a machine with CUDA"
 
     def version(self) -> str:
-        """See `Backend`; torchsparse of another version than 2.1 is refused."""
+        """See `Backend`."""
         if find_spec("torchsparse") is None:
             raise ImportError("not installed")
         if not torch.cuda.is_available():
@@ -171,32 +197,31 @@ class TorchSparse(Backend):
         return ("cuda",)
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        pairs, counts = _listed_pairs(kmap)
+        pairs, counts = once(kmap.lists, "torchsparse", lambda: _listed_pairs(kmap))
+        unused = x.new_empty(0)
         # It takes the middle of an odd number of taps for the identity wherever there are as many
         # outputs as inputs. Where that is wrong, a spare output row keeps the two numbers apart.
         odd = len(weight) % 2 == 1 and kmap.n_in == kmap.n_out
         spare = int(odd and (kmap.identity != len(weight) // 2 or len(weight) == 1))
-        unused = x.new_empty(0)
         out = importlib.import_module("torchsparse.backend").conv_forward_gather_scatter_cuda(
-            x, weight, pairs, counts, unused, unused, kmap.n_out + spare, 0.0, 0, 0, False, unused
-        )
+            x, weight[:, 0].contiguous(), pairs, counts, unused, unused, kmap.n_out + spare,
+            0.0, 0, 0, False, unused)  # fmt: skip
         return out[: kmap.n_out]
 
-    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap) -> Gradients:
-        pairs, counts = _listed_pairs(kmap)
+    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
+                 needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
+        pairs, counts = once(kmap.lists, "torchsparse", lambda: _listed_pairs(kmap))
+        weight = weight[:, 0].contiguous()
         grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
         importlib.import_module("torchsparse.backend").conv_backward_gather_scatter_cuda(
-            x, grad_x, grad, weight, grad_weight, pairs, counts, False
-        )
-        return grad_x, grad_weight
+            x, grad_x, grad, weight, grad_weight, pairs, counts, False)  # fmt: skip
+        return grad_x, grad_weight[:, None]
 
 
 def _listed_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor]:
     """torchsparse's form of a map: (input row, output row) pairs, and pairs per tap on the CPU."""
-    if "torchsparse" not in kmap.lists:
-        pairs = torch.stack([kmap.rows_in, kmap.rows_out], 1).int()
-        kmap.lists["torchsparse"] = pairs, torch.tensor(kmap.sizes, dtype=torch.int32)
-    return kmap.lists["torchsparse"]
+    pairs = torch.stack([kmap.rows_in, kmap.rows_out], 1).int()
+    return pairs, torch.tensor(kmap.sizes, dtype=torch.int32)
 
 
 BACKENDS: dict[str, Backend] = {engine.name: engine for engine in (Spconv(), TorchSparse())}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from i2p_lib.sparse.kernel_map import grid_padding
 from i2p_lib.sparse.pool import SparseAvgPool3d, SparseMaxPool3d
@@ -44,28 +45,30 @@ def _of_features(function: Callable) -> Callable:
     return meaning
 
 
+def _either_way(operation: Callable) -> Callable:
+    return lambda a, b: operation(a, b) if isinstance(a, SparseTensor) else operation(b, a)
+
+
+def _joined(function: Callable) -> Callable:
+    def meaning(tensors: Sequence[SparseTensor], dim: int = 0) -> SparseTensor:
+        first, *rest = tensors
+        _over_channels(first, dim)
+        return first.replace(function([first.feats, *(partner(first, t) for t in rest)], 1))
+
+    return meaning
+
+
 MEANINGS.update({f: _of_features(f) for f in (*FEATURE_WISE, *OF_THE_LAST_AXIS)})
 MEANINGS[torch.mean] = SparseTensor.mean
 MEANINGS[Tensor.dim] = lambda x: x.ndim
+MEANINGS[Tensor.size] = lambda x, dim=None: x.shape if dim is None else x.shape[dim]
 MEANINGS[Tensor.new_empty] = lambda x, *args, **kwargs: x.feats.new_empty(*args, **kwargs)
-MEANINGS[torch.div] = MEANINGS[Tensor.div] = MEANINGS[Tensor.div_] = operator.truediv
-
-
-@means(torch.add, Tensor.add, Tensor.add_, Tensor.__add__)
-def _add(a, b) -> SparseTensor:
-    return a + b if isinstance(a, SparseTensor) else b + a
-
-
-@means(torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)
-def _mul(a, b) -> SparseTensor:
-    return a * b if isinstance(a, SparseTensor) else b * a
-
-
-@means(torch.cat, torch.concat)
-def _cat(tensors: Sequence[SparseTensor], dim: int = 0) -> SparseTensor:
-    first, *rest = tensors
-    _over_channels(first, dim)
-    return first.replace(torch.cat([first.feats, *(partner(first, t) for t in rest)], 1))
+means(torch.div, Tensor.div, Tensor.div_)(operator.truediv)
+means(torch.add, Tensor.add, Tensor.add_, Tensor.__add__)(_either_way(operator.add))
+means(torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)(
+    _either_way(operator.mul))
+means(torch.cat, torch.concat)(_joined(torch.cat))
+means(torch.stack)(_joined(torch.stack))
 
 
 @means(torch.chunk, Tensor.chunk)
@@ -78,14 +81,6 @@ def _chunk(x: SparseTensor, chunks: int, dim: int = 0) -> tuple[SparseTensor, ..
 def _split(x: SparseTensor, sizes: int | Sequence[int], dim: int = 0) -> tuple[SparseTensor, ...]:
     _over_channels(x, dim)
     return tuple(x.replace(part) for part in x.feats.split(sizes, 1))
-
-
-@means(torch.stack)
-def _stack(tensors: Sequence[SparseTensor], dim: int = 0) -> SparseTensor:
-    first, *rest = tensors
-    _channels_first(first)
-    _over_channels(first, dim)
-    return first.replace(torch.stack([first.feats, *(partner(first, t) for t in rest)], 1))
 
 
 @means(torch.sum, Tensor.sum)
@@ -128,11 +123,6 @@ def _channels_first(x: SparseTensor) -> None:
         raise ValueError("this has a meaning on sparse tensors with the channels first only")
 
 
-@means(Tensor.size)
-def _size(x: SparseTensor, dim: int | None = None):
-    return x.shape if dim is None else x.shape[dim]
-
-
 @means(torch.reshape, Tensor.view, Tensor.reshape)
 def _view(x: SparseTensor, *shape) -> SparseTensor:
     """Another grouping of the channels; samples, height and width must stay where they are."""
@@ -162,8 +152,7 @@ def _permute(x: SparseTensor, *dims) -> SparseTensor:
 
 @means(F.adaptive_avg_pool2d)
 def _global_pool(x: SparseTensor, output_size) -> Tensor:
-    height, width = (output_size,) * 2 if isinstance(output_size, int) else output_size
-    return x.global_mean()[:, :, None, None].expand(-1, -1, height, width)
+    return x.global_mean()[:, :, None, None].expand(-1, -1, *_pair(output_size))
 
 
 @means(F.group_norm)
@@ -184,15 +173,10 @@ def _group_norm(x: SparseTensor, num_groups: int, weight=None, bias=None, eps: f
 @means(F.pad)
 def _pad(x: SparseTensor, pad: Sequence[int], mode: str = "constant", value=None) -> SparseTensor:
     """Nothing: sites have no border, and the windows behind find their place (grid_padding)."""
-    if not pads_border(pad, mode) or value not in (None, 0, -torch.inf):
+    if mode != "constant" or len(pad) != 4 or min(pad) < 0 or value not in (None, 0, -torch.inf):
         raise ValueError(f"only zeros around an image have no meaning on sites and can be left "
                          f"out; got padding {tuple(pad)}, mode {mode!r}, value {value}")
     return x
-
-
-def pads_border(pad: Sequence[int], mode: str = "constant", value: float | None = None) -> bool:
-    """Whether arguments of F.pad put constant cells around an image, and do nothing else."""
-    return mode == "constant" and len(pad) == 4 and min(pad) >= 0
 
 
 @means(F.interpolate)
@@ -200,10 +184,9 @@ def _enlarge(x: SparseTensor, size=None, scale_factor=None, mode="nearest", **_)
     """Each site of the finer level gets the features of the cell that it lies in."""
     factor = int(scale_factor or 1) if isinstance(scale_factor, float | int) else 1
     if mode != "nearest" or size is not None or factor != scale_factor or x.stride % factor:
-        raise ValueError(
-            "cells can be enlarged by a whole number, to the nearest and no finer than the input; "
-            f"got mode {mode!r}, size {size}, factor {scale_factor} at stride {x.stride}"
-        )
+        raise ValueError("cells can be enlarged by a whole number, to the nearest and no finer "
+                         f"than the input; got mode {mode!r}, size {size}, factor {scale_factor} "
+                         f"at stride {x.stride}")
     fine = x.sites.level(x.stride // factor)
     return SparseTensor(x.feats.index_select(0, fine.parents(factor)), fine)
 
@@ -224,17 +207,14 @@ def _avg_pool(x: SparseTensor, kernel_size, stride=None, padding=0, ceil_mode=Fa
     return SparseAvgPool3d(*window(kernel_size, stride, padding))(x)
 
 
-def window(
-    kernel_size: int | tuple[int, int],
-    stride: int | tuple[int, int] | None,
-    padding: int | tuple[int, int],
-) -> tuple[int, int, int]:
+def window(kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None,
+           padding: int | tuple[int, int]) -> tuple[int, int, int]:  # fmt: skip
     """Kernel, stride and padding of a square 2D pooling layer as those of its cubic window.
 
     Raises ValueError for one that is not square.
     """
-    sides = [kernel_size, stride or kernel_size, padding]
-    if any(isinstance(side, tuple) and side[0] != side[1] for side in sides):
+    sides = [_pair(side) for side in (kernel_size, stride or kernel_size, padding)]
+    if any(first != second for first, second in sides):
         raise ValueError(f"uneven pooling window {kernel_size}, stride {stride}")
-    kernel, stride, padding = (s[0] if isinstance(s, tuple) else s for s in sides)
+    kernel, stride, padding = (side for side, _ in sides)
     return kernel, stride, grid_padding(kernel, stride, padding)

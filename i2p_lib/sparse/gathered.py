@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -33,21 +31,15 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, kmap: KernelMap) ->
     ``x`` [N, G * c_in], ``grad`` [M, G * c_out]; group by group, or value by value if depthwise.
     """
     out = x.new_zeros(weight.shape)
-    for k, left, right in _sides(x, grad, kmap):
+    for k, rows_in, rows_out in kmap.taps(identity=True):
+        whole = k == kmap.identity
+        left, right = (x, grad) if whole else (x[rows_in], grad[rows_out])
         if weight.ndim == 2:
             out[k] = (left * right).sum(0)
         else:
             groups = weight.shape[1]
             out[k] = torch.bmm(_by_group(left, groups).mT, _by_group(right, groups))
     return out
-
-
-def _sides(x: Tensor, grad: Tensor, kmap: KernelMap) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(tap, input rows, output gradients) of each tap that has pairs."""
-    if kmap.identity is not None:
-        yield kmap.identity, x, grad
-    for k, rows_in, rows_out in kmap.taps():
-        yield k, x[rows_in], grad[rows_out]
 
 
 def _product(x: Tensor, tap: Tensor) -> Tensor:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Triple = tuple[int, int, int]
+Made = TypeVar("Made")
 
 TABLE_CELLS = 2**25  # largest direct lookup table, in int32 cells (128 MiB)
 BIT_CELLS = 2**30  # largest grid with a bit per cell (192 MiB with the running counts)
 CELLS_PER_ROW = 2**14  # emptier grids than this are better sorted than walked through
 KEY_LIMIT = 2**62  # keys are int64; one bit is kept free for the added offsets
 LOOKUPS = 2**23  # lookups done at a time, which bounds the memory of a map
+
+
+def once(store: dict, key: Hashable, make: Callable[[], Made]) -> Made:
+    """Return what ``store`` has under a key, which ``make`` makes the first time."""
+    if key not in store:
+        store[key] = make()
+    return store[key]
 
 
 @cache
@@ -57,21 +67,17 @@ class KernelMap:
     identity: int | None = None
     lists: dict = field(default_factory=dict, repr=False, compare=False)
 
-    def taps(self) -> list[tuple[int, Tensor, Tensor]]:
-        """(tap, input rows, output rows) of each tap that has pairs, the identity tap left out."""
-        if "taps" not in self.lists:
-            pairs = zip(*(r.split(self.sizes) for r in (self.rows_in, self.rows_out)), strict=True)
-            self.lists["taps"] = [(k, *rows) for k, rows in enumerate(pairs)
-                                  if self.sizes[k] and k != self.identity]  # fmt: skip
-        return self.lists["taps"]
+    def taps(self, identity: bool = False) -> list[tuple[int, Tensor, Tensor]]:
+        """(tap, input rows, output rows) of each tap that has pairs; the identity if asked for."""
+        rows = once(self.lists, "taps", lambda: list(zip(
+            range(len(self.sizes)), self.rows_in.split(self.sizes),
+            self.rows_out.split(self.sizes), strict=True)))  # fmt: skip
+        return [tap for tap in rows if len(tap[1]) and (identity or tap[0] != self.identity)]
 
     def transposed(self) -> KernelMap:
         """The same pairs with input and output exchanged (for a transposed convolution)."""
-        if "transposed" not in self.lists:
-            self.lists["transposed"] = KernelMap(
-                self.rows_out, self.rows_in, self.sizes, self.n_out, self.n_in, self.identity
-            )
-        return self.lists["transposed"]
+        return once(self.lists, "transposed", lambda: KernelMap(
+            self.rows_out, self.rows_in, self.sizes, self.n_out, self.n_in, self.identity))
 
 
 def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride: int = 1,

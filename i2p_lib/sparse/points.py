@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2p_lib.sparse.kernel_map import build_kernel_map, kernel_offsets
+from i2p_lib.sparse.kernel_map import build_kernel_map, kernel_offsets, once
 from i2p_lib.sparse.sites import Sites
 from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
@@ -56,17 +56,16 @@ class Points:
 
     def _corners(self, sites: Sites) -> tuple[Tensor, Tensor]:
         """The rows of the 8 corners of each point's cell, the lowest first, and their weights."""
-        if sites.stride not in self.corners:
-            cells = torch.floor(self.places / sites.stride)
-            coords = torch.cat([self.batch[:, None], cells.long()], 1)
-            pairs = build_kernel_map(sites.coords, coords, CUBE)
-            offsets = kernel_offsets(CUBE, (0, 0, 0), 1).to(coords.device)
-            taps = torch.repeat_interleave(torch.tensor(pairs.sizes)).to(coords.device)
-            rows = coords.new_zeros(len(coords), len(offsets))
-            rows[pairs.rows_out, taps] = pairs.rows_in
-            share = ((self.places - cells * sites.stride).double() / sites.stride)[:, None]
-            corners = torch.where(offsets == 1, share, 1 - share).prod(2)
-            weights = torch.zeros_like(corners)
-            weights[pairs.rows_out, taps] = corners[pairs.rows_out, taps]
-            self.corners[sites.stride] = rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
-        return self.corners[sites.stride]
+        return once(self.corners, sites.stride, lambda: self._find_corners(sites))
+
+    def _find_corners(self, sites: Sites) -> tuple[Tensor, Tensor]:
+        cells = torch.floor(self.places / sites.stride)
+        coords = torch.cat([self.batch[:, None], cells.long()], 1)
+        pairs = build_kernel_map(sites.coords, coords, CUBE)
+        offsets = kernel_offsets(CUBE, (0, 0, 0), 1).to(coords.device)
+        share = ((self.places - cells * sites.stride).double() / sites.stride)[:, None]
+        corners = torch.where(offsets == 1, share, 1 - share).prod(2)
+        rows, weights = torch.zeros_like(corners).long(), torch.zeros_like(corners)
+        for tap, rows_in, rows_out in pairs.taps():
+            rows[rows_out, tap], weights[rows_out, tap] = rows_in, corners[rows_out, tap]
+        return rows, weights / (weights.sum(1, keepdim=True) + 1e-8)

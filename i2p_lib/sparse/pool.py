@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from i2p_lib.sparse.conv import triple
+from i2p_lib.sparse.conv import described, triple
 from i2p_lib.sparse.kernel_map import KernelMap, Triple
 from i2p_lib.sparse.sums import fixed_order, mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
@@ -21,8 +21,7 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx, x: Tensor, kmap: KernelMap) -> Tensor:
         best = x.new_full((kmap.n_out, x.shape[1]), -math.inf)
         source = torch.zeros(best.shape, dtype=torch.int64, device=x.device)
-        pairs = zip(kmap.rows_in.split(kmap.sizes), kmap.rows_out.split(kmap.sizes), strict=True)
-        for rows_in, rows_out in pairs:
+        for _, rows_in, rows_out in kmap.taps(identity=True):
             candidate, current = x[rows_in], best[rows_out]
             better = candidate > current
             best[rows_out] = torch.where(better, candidate, current)
@@ -42,26 +41,22 @@ class _MaxPool(torch.autograd.Function):
 class _WindowPool(nn.Module):
     """[N, C] to [M, C]: output sites as for a strided convolution, which windows must cover."""
 
-    def __init__(
-        self, kernel_size: int | Triple, stride: int | None = None, padding: int | Triple = 0
-    ):
+    def __init__(self, kernel_size: int | Triple, stride: int | None = None,
+                 padding: int | Triple = 0):  # fmt: skip
         super().__init__()
         self.kernel_size, self.padding = triple(kernel_size), triple(padding)
         self.stride = max(self.kernel_size) if stride is None else stride
-        if any(k < self.stride or p >= k for k, p in
-               zip(self.kernel_size, self.padding, strict=True)):
-            raise ValueError(
-                f"windows {self.kernel_size} with stride {self.stride} and padding {self.padding} "
-                "leave sites out: the kernel must be at least the stride, the padding below it"
-            )
+        geometry = zip(self.kernel_size, self.padding, strict=True)
+        if any(k < self.stride or p >= k for k, p in geometry):
+            raise ValueError(f"windows {self.kernel_size} with stride {self.stride} and padding "
+                             f"{self.padding} leave sites out: the kernel must be at least the "
+                             "stride, the padding below it")
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         kmap = x.sites.kernel_map(self.kernel_size, self.stride, self.padding)
         return SparseTensor(self.pooled(x.feats, kmap), x.sites.downsample(self.stride))
 
-    def extra_repr(self) -> str:
-        """Shown by print(model)."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+    extra_repr = described("kernel_size", "stride", "padding")
 
 
 class SparseMaxPool3d(_WindowPool):
@@ -87,6 +82,3 @@ class SparseGlobalPool(nn.AdaptiveAvgPool2d):
     ``output_size`` is that of an image model's adaptive pooling. A cloud has no raster of such
     cells, so that each of them gets the mean over the whole cloud.
     """
-
-    def __init__(self, output_size: int | tuple[int, int] = 1):
-        super().__init__(output_size)

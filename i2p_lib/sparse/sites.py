@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map, unique_rows
+from i2p_lib.sparse.kernel_map import KernelMap, Triple, build_kernel_map, once, unique_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,8 @@ class Sites:
         """The cached level of that stride; ValueError where no layer has made it yet."""
         if ("sites", stride) not in self.pyramid:
             have = sorted(key[1] for key in self.pyramid if key[0] == "sites")
-            raise ValueError(
-                f"no sites of stride {stride} are known (only {have}): a transposed convolution "
-                "goes back to sites that a strided layer of the same input came from"
-            )
+            raise ValueError(f"no sites of stride {stride} are known (only {have}): a transposed "
+                             "convolution goes back to sites that a strided layer came from")
         return self.pyramid[("sites", stride)]
 
     def downsample(self, factor: int) -> Sites:
@@ -75,17 +73,12 @@ class Sites:
         cell[pairs.rows_in] = pairs.rows_out
         return cell
 
-    def kernel_map(
-        self, kernel: Triple, stride: int = 1, padding: Triple = (0, 0, 0), dilation: int = 1
-    ) -> KernelMap:
+    def kernel_map(self, kernel: Triple, stride: int = 1, padding: Triple = (0, 0, 0),
+                   dilation: int = 1) -> KernelMap:  # fmt: skip
         """The map of a (strided) convolution from this level, built once and then shared."""
         key = ("map", self.stride, kernel, stride, padding, dilation)
-        if key not in self.pyramid:
-            outputs = self.downsample(stride).coords
-            self.pyramid[key] = build_kernel_map(
-                self.coords, outputs, kernel, stride, padding, dilation, self.extruded
-            )
-        return self.pyramid[key]
+        return once(self.pyramid, key, lambda: build_kernel_map(
+            self.coords, self.downsample(stride).coords, *key[2:], self.extruded))
 
     def to(self, device: torch.device | str) -> Sites:
         """These sites, maps included, where they lie there already; else new ones without maps."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -31,6 +33,11 @@ class Extent:
 EXTENT = Extent()
 
 
+def _with_partner(operation: Callable) -> Callable:
+    """An operator between a sparse tensor and its `partner`."""
+    return lambda self, other: self.replace(operation(self.feats, partner(self, other)))
+
+
 class SparseTensor:
     """Features [N, C] on N sites. Feature-wise torch functions and ``+`` work on it directly.
 
@@ -54,26 +61,15 @@ class SparseTensor:
         if not feats.is_floating_point():
             raise TypeError(f"features must be floating point, got {feats.dtype}")
         if feats.ndim < 2 or len(feats) != len(sites):
-            raise ValueError(
-                f"features must be [N, C] with one row for each of the {len(sites)} sites, "
-                f"got {list(feats.shape)}"
-            )
+            raise ValueError(f"features must be [N, C] with one row for each of the {len(sites)} "
+                             f"sites, got {list(feats.shape)}")
         self.feats, self.sites, self.channels_last = feats, sites, channels_last
 
-    @property
-    def coords(self) -> Tensor:
-        """Sites, int64 [N, 4], (batch, x, y, z), in cells of this level."""
-        return self.sites.coords
-
-    @property
-    def stride(self) -> int:
-        """Size of a cell in input voxels."""
-        return self.sites.stride
-
-    @property
-    def batch_size(self) -> int:
-        """Number of samples, those without any site included."""
-        return self.sites.batch_size
+    coords = property(attrgetter("sites.coords"), doc="int64 [N, 4], (batch, x, y, z), in cells.")
+    stride = property(attrgetter("sites.stride"), doc="Size of a cell in input voxels.")
+    batch_size = property(attrgetter("sites.batch_size"), doc="Samples, empty ones included.")
+    device = property(attrgetter("feats.device"), doc="Where the features live.")
+    dtype = property(attrgetter("feats.dtype"), doc="Number format of the features.")
 
     @property
     def shape(self) -> tuple:
@@ -91,16 +87,6 @@ class SparseTensor:
         """The axes of ``shape`` that are height and width."""
         return (1, 2) if self.channels_last else (self.ndim - 2, self.ndim - 1)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the features live."""
-        return self.feats.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the features."""
-        return self.feats.dtype
-
     def replace(self, feats: Tensor) -> SparseTensor:
         """The same sites with other features."""
         return SparseTensor(feats, self.sites, channels_last=self.channels_last)
@@ -114,9 +100,7 @@ class SparseTensor:
         """Mean over each sample's sites [B, C], zeros without sites; float32 for 16-bit formats."""
         return mean_rows(self.feats, self.sites.batch, self.sites.counts)
 
-    def mean(
-        self, dim: int | tuple[int, ...] | list[int], keepdim: bool = False
-    ) -> Tensor | SparseTensor:
+    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Tensor | SparseTensor:
         """Mean over height and width (global average pooling), or over the channels of each site.
 
         Raises ValueError for other axes, and for that of the channels where it is not kept.
@@ -139,36 +123,22 @@ class SparseTensor:
         volume = volume.index_put((batch, x, y, z), self.feats)
         return volume.permute(0, 4, 1, 2, 3), low
 
-    def __add__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
-        return self.replace(self.feats + partner(self, other))
-
-    def __mul__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
-        return self.replace(self.feats * partner(self, other))
-
-    def __sub__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
-        return self.replace(self.feats - partner(self, other))
-
-    def __truediv__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
-        return self.replace(self.feats / partner(self, other))
-
-    def __pow__(self, exponent: float) -> SparseTensor:
-        return self.replace(self.feats**exponent)
+    __add__ = __radd__ = __iadd__ = _with_partner(operator.add)
+    __mul__ = __rmul__ = __imul__ = _with_partner(operator.mul)
+    __sub__, __truediv__ = _with_partner(operator.sub), _with_partner(operator.truediv)
+    __pow__ = _with_partner(operator.pow)
 
     def __getitem__(self, index) -> SparseTensor:
         return MEANINGS[Tensor.__getitem__](self, index)
-
-    __radd__ = __iadd__ = __add__
-    __rmul__ = __imul__ = __mul__
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         meaning = MEANINGS.get(func)
         if meaning is None:
             name = getattr(func, "__name__", repr(func))
-            raise TypeError(
-                f"torch function {name!r} has no meaning on a SparseTensor: it would need a dense "
-                "grid. Feature-wise functions, + , *, cat over channels and global pooling do."
-            )
+            raise TypeError(f"torch function {name!r} has no meaning on a SparseTensor: it would "
+                            "need a dense grid. Feature-wise functions, + , *, cat over channels "
+                            "and global pooling do.")
         return meaning(*args, **(kwargs or {}))
 
     def __getattr__(self, name: str):
@@ -179,10 +149,8 @@ class SparseTensor:
         return partial(MEANINGS[method], self)
 
     def __repr__(self) -> str:
-        return (
-            f"SparseTensor({len(self.sites)} sites, {self.feats.shape[1]} channels, "
-            f"batch {self.batch_size}, stride {self.stride}, {self.dtype}, {self.device})"
-        )
+        return (f"SparseTensor({len(self.sites)} sites, {self.feats.shape[1]} channels, batch "
+                f"{self.batch_size}, stride {self.stride}, {self.dtype}, {self.device})")
 
 
 def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tensor | float:
@@ -192,10 +160,8 @@ def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tenso
     """
     if isinstance(other, SparseTensor):
         if other.sites is not tensor.sites:
-            raise ValueError(
-                f"the tensors live on different sites ({tensor} and {other}): only tensors of the "
-                "same level of the same batch can be combined"
-            )
+            raise ValueError(f"the tensors live on different sites ({tensor} and {other}): only "
+                             "tensors of the same level of the same batch can be combined")
         if (other.ndim, other.channels_last) != (tensor.ndim, tensor.channels_last):
             raise ValueError(f"the channels are in other groups or places: {tensor} and {other}")
         return other.feats
@@ -204,10 +170,8 @@ def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tenso
         rows = tuple(n for axis, n in enumerate(shape) if axis not in tensor.space)
         if _spread(tensor, rows) != shape or rows[0] not in (1, tensor.batch_size):
             wanted = ", ".join(map(str, _spread(tensor, ("B", "C"))))
-            raise ValueError(
-                f"a dense partner must be [{wanted}] with B = {tensor.batch_size} or 1, "
-                f"got {list(other.shape)}"
-            )
+            raise ValueError(f"a dense partner must be [{wanted}] with B = {tensor.batch_size} or "
+                             f"1, got {list(other.shape)}")
         rows = other.reshape(rows)
         return rows if len(rows) == 1 else rows.index_select(0, tensor.sites.batch)
     return other

@@ -15,14 +15,22 @@ from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models import is_point_model, point_model
 from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
 from i2p_lib.sparse import SparseTensor
-from i2p_lib.train.clouds import CPU, Split, Splits, evaluate, load_splits, logits_of, net_input
+from i2p_lib.train.clouds import (
+    CPU,
+    CloudRun,
+    Split,
+    Splits,
+    evaluate,
+    load_splits,
+    logits_of,
+    net_input,
+)
 from i2p_lib.train.probe import ProbeHook, final_features
 from i2p_lib.train.settings import ClassifySettings
-from i2p_lib.train.task import Kept, generator
+from i2p_lib.train.task import Kept, draw_weights, generator
 from i2p_lib.weights import image_model
 
 if TYPE_CHECKING:
-    from i2p_lib.runs.spec import RunSpec
     from i2p_lib.train.loop import State
 
 PROBE_COLUMNS = ("epoch", "split", "layer", "metric", "value")
@@ -31,8 +39,8 @@ PROBE_COLUMNS = ("epoch", "split", "layer", "metric", "value")
 class Classify:
     """One class for each cloud, see `Task`.
 
-    splits: on the device that trains.  teacher: a network in eval mode whose answers are learned
-    instead of labels, where the settings say `distill`.
+    splits: on the device that trains.  teacher: a network whose answers are learned instead of
+    labels, where the settings say `distill`.
     """
 
     score, least = "top1", 2
@@ -69,7 +77,7 @@ class Classify:
         if self.teacher is None:
             loss = cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
         else:
-            answers = teacher_answers(self.teacher, x)
+            answers = teacher_answers(self.teacher, x, settings)
             loss = distillation_loss(logits, answers, settings.distill, settings.temperature)
         right = (logits.argmax(1) == targets).sum()
         places = len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
@@ -91,7 +99,7 @@ class Classify:
 
     def finish(self, state: State) -> Kept:
         """Return accuracies, probes, and the features and logits of train and test."""
-        kept = final_features(state, self._probe)
+        kept = final_features(state, None if state.best else self._probe)
         right = {
             name: (kept[f"{name}_logits"].argmax(1) == kept[f"{name}_labels"]).double()
             for name in ("train", "test") if name in self.splits
@@ -122,11 +130,16 @@ def distillation_loss(
 
 
 @torch.no_grad()
-def teacher_answers(teacher: nn.Module, x: object) -> Tensor:
-    """Return the logits of a teacher, which must be in eval mode: its norms must not learn."""
-    if teacher.training:
-        raise ValueError("the teacher is in training mode: call teacher.eval() first")
-    return teacher(x)
+def teacher_answers(teacher: nn.Module, x: object, settings: ClassifySettings) -> Tensor:
+    """Return the logits of a teacher, which is in eval mode: its norms do not learn.
+
+    The decision `teacher` "cut" repeats the original (core/distill.py, _run_step): its teacher
+    stays in training mode, and hard labels are made of logits that were cut to integers, of which
+    the first of equals wins.
+    """
+    cut = settings.rules.teacher == "cut"
+    logits = teacher.train(cut)(x)
+    return logits.trunc() if cut and settings.distill == "hard" else logits
 
 
 def _compact(values: Tensor) -> Tensor:
@@ -137,7 +150,7 @@ def _compact(values: Tensor) -> Tensor:
     return half if torch.isfinite(half).all() else values
 
 
-def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
+def build_network(spec: CloudRun, num_classes: int) -> nn.Module:
     """Return the network of a spec on the CPU, with its regime's parameters frozen.
 
     Networks on points are built as they are, image networks are inflated; PointContrast's kernels
@@ -158,12 +171,13 @@ def build_network(spec: RunSpec, num_classes: int) -> nn.Module:
             recipe=spec.recipe,
             generator=generator(spec.seed, "inflate"),
         )
+        draw_weights(net, spec)
         if on_points:
-            load_pointcontrast(net, spec.weights)
+            load_pointcontrast(net, spec.weights, spec.rules.taps)
     freeze(net, spec.regime)
     return net
 
 
-def task_of(spec: RunSpec, device: torch.device = CPU) -> Classify:
+def task_of(spec: CloudRun, device: torch.device = CPU) -> Classify:
     """Return the task of a named run, its splits loaded onto a device."""
     return Classify(spec, load_splits(spec, device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from i2p_lib.data import few_shot_episode, load_dataset
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.train import team
 from i2p_lib.train.settings import PROTOCOLS, ClassifySettings
-
-if TYPE_CHECKING:
-    from i2p_lib.runs.spec import RunSpec
+from i2p_lib.train.task import NamedRun
 
 CPU = torch.device("cpu")
 
@@ -127,13 +125,14 @@ def point_clouds(
     test_limit: int | None = None,
     episode: tuple[int, int] | None = None,
     files: Mapping[str, str] | None = None,
+    draws: Literal["generator", "numpy"] = "generator",
 ) -> Splits:
     """Return the splits of a data set by name (see `dataset_names`), in memory on the CPU.
 
     points: the first so many points of each cloud.  A limit takes the first clouds of every class
     in turn.  episode: the shots and the number of a few-shot episode, drawn from the training
-    split.  files: {what a split is used as: the split of the files}, by default as the protocol
-    "clean" does.
+    split; draws: see `few_shot_episode`.  files: {what a split is used as: the split of the files},
+    by default as the protocol "clean" does.
     Raises ValueError where clouds hold fewer points, and as `load_dataset` does.
     """
     parts: dict[str, Split | None] = {"test": None}
@@ -146,14 +145,24 @@ def point_clouds(
                 "set points to that number or less"
             )
         if use == "train" and episode is not None:
-            chosen = torch.as_tensor(few_shot_episode(whole.labels, *episode))
+            chosen = torch.as_tensor(few_shot_episode(whole.labels, *episode, draws))
         else:
             chosen = stratified_first(labels, train_limit if use == "train" else test_limit)
         parts[use] = Split(torch.tensor(whole.points[chosen.numpy(), :points]), labels[chosen])
     return Splits(**parts, class_names=tuple(whole.class_names))
 
 
-def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
+class CloudRun(NamedRun, Protocol):
+    """What a named run of `Classify` says beside its settings."""
+
+    data: str
+    recipe: str | None
+    points: int
+    shots: int | None
+    episode: int | None
+
+
+def load_splits(spec: CloudRun, device: torch.device = CPU) -> Splits:
     """Return the splits of a spec on a device, cut to its shots, limits and points.
 
     Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).
@@ -161,5 +170,5 @@ def load_splits(spec: RunSpec, device: torch.device = CPU) -> Splits:
     return point_clouds(
         spec.data, spec.points, spec.train_limit, spec.test_limit,
         episode=None if spec.shots is None else (spec.shots, spec.episode),
-        files=spec.rules.splits(),
+        files=spec.rules.splits(), draws=spec.rules.draws,
     ).to(device)  # fmt: skip

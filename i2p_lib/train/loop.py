@@ -28,7 +28,10 @@ class Diverged(ValueError):
 
 @dataclass
 class State:
-    """A run in training: what a hook may look at, and all that a checkpoint must hold."""
+    """A run in training: what a hook may look at, and all that a checkpoint must hold.
+
+    best: what the net had learned when its score was best, where the protocol reports that epoch.
+    """
 
     task: Task
     net: nn.Module
@@ -37,6 +40,7 @@ class State:
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     probes: list[dict] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def spec(self) -> Settings:
@@ -77,6 +81,9 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
         row["eval_seconds"] = time.perf_counter() - began
         state.history.append(row)
         state.epoch = epoch
+        best = settings.validated(epoch) and settings.rules.checkpoint == "best on test"
+        if best and _best(state) is row:
+            state.best = {k: v.detach().clone() for k, v in learned_tensors(state.net).items()}
         for hook in hooks:
             hook(state)
     return state
@@ -125,12 +132,23 @@ def steps(task: Task, epoch: int) -> Iterator[tuple[int, float, Tensor, Any, tor
     """
     settings = task.settings
     random = generator(settings.seed, "epoch", epoch)
-    order = torch.randperm(len(task.splits["train"]), generator=random)
+    order = order_of(len(task.splits["train"]), epoch, random, settings)
     parts = batches(order, settings.batch_size, task.least)
     for number, part in enumerate(parts):
         step = (epoch - 1) * len(parts) + number
         lr = learning_rate(settings, step, len(parts))
         yield step, lr, part, task.batch(part, random), random
+
+
+def order_of(count: int, epoch: int, random: torch.Generator, settings: Settings) -> Tensor:
+    """Return the shuffled numbers [count] of an epoch's items, drawn from `random`.
+
+    The original's sampler is seeded by the epoch (from 0) alone: all seeds see one order
+    (core/trainers.py, _before_epoch).
+    """
+    if settings.rules.draws == "numpy":
+        random = torch.Generator().manual_seed(epoch - 1)
+    return torch.randperm(count, generator=random)
 
 
 def batches(indices: Tensor, size: int, least: int = 2) -> Sequence[Tensor]:
@@ -157,9 +175,28 @@ def _summed(done: list[tuple[int, float, Tensor, Tensor]], epoch: int, state: St
     return total
 
 
+def _best(state: State) -> dict:
+    """Return the history's first row with the best score on test."""
+    name = f"test_{state.task.score}"
+    return max((row for row in state.history if name in row), key=lambda row: row[name])
+
+
+def learned_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Return the state that training can change: trained parameters and buffers.
+
+    Frozen parameters are left out, since the spec rebuilds them.
+    """
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    return {name: t for name, t in net.state_dict().items() if name not in frozen}
+
+
 def finish(state: State) -> Kept:
-    """Return what a trained state keeps: metrics that every task has, and the task's own."""
-    task, settings, last = state.task, state.spec, state.history[-1]
+    """Return what a trained state keeps: metrics that every task has, and the task's own.
+
+    Its network becomes that of the epoch which the protocol reports.
+    """
+    task, last = state.task, state.history[-1]
+    state.net.load_state_dict(state.best, strict=False)
     sizes = [(p.numel(), p.requires_grad) for p in state.net.parameters()]
     kept = task.finish(state)
     metrics = {
@@ -173,10 +210,8 @@ def finish(state: State) -> Kept:
         **{f"n_{name}": len(split) for name, split in task.splits.items()},
         **kept.metrics,
     }
-    if settings.rules.checkpoint == "best on test":
-        name = f"test_{task.score}"
-        measured = [row for row in state.history if name in row]
-        best = max(measured, key=lambda row: row[name])
+    if state.best:
+        name, best = f"test_{task.score}", _best(state)
         metrics |= {
             f"{task.score}_last": last[name],
             f"{task.score}_best_test": best[name],

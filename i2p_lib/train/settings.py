@@ -7,14 +7,16 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -26,6 +28,16 @@ class Protocol:
     """What a protocol decides: which data are read when, and which epoch is reported.
 
     voxel        "mean" of a voxel's points (the paper's text) or its "first" point (its code)
+    grid         where voxels lie: "floor" counts from the origin; "round" to the nearest, from the
+                 lowest of each cloud
+    init         what scratch starts from: "he", or torchsparse's rule; see `initialize`
+    decay        weight decay on the "weights" alone, or on "everything" that is trained
+    end          poly and warmup_cosine end with the "run" or "later", see `learning_rate`
+    draws        few-shot clouds and the order of an epoch come from a "generator" of the run, or as
+                 in the original, from "numpy" and the epoch alone
+    teacher      its logits are "exact" and its norms in eval mode, or as in the original "cut" to
+                 integers and never in eval mode, see `teacher_answers`
+    taps         the order in which PointContrast's kernels are copied, see `load_pointcontrast`
     train_on     the split that is trained on; "trainval" has nothing held out
     validate_on  the split whose scores are the history's val_...
     test         when the test split is read: "once" at the end, "every epoch", or "never"
@@ -33,6 +45,13 @@ class Protocol:
     """
 
     voxel: Literal["mean", "first"]
+    grid: Literal["floor", "round"]
+    init: Literal["he", "torchsparse"]
+    decay: Literal["weights", "everything"]
+    end: Literal["run", "later"]
+    draws: Literal["generator", "numpy"]
+    teacher: Literal["exact", "cut"]
+    taps: Literal["minkowski", "released"]
     train_on: Literal["train", "trainval"]
     validate_on: Literal["val", "test"]
     test: Literal["once", "every epoch", "never"]
@@ -44,11 +63,14 @@ class Protocol:
         return {name: file for name, file in used.items() if name != "test" or self.test != "never"}
 
 
+_CLEAN = Protocol("mean", "floor", "he", "weights", "run", "generator", "exact", "minkowski",
+                  "train", "val", "once", "last")  # fmt: skip
 PROTOCOLS: Mapping[str, Protocol] = {
-    "clean": Protocol("mean", "train", "val", "once", "last"),
-    "released": Protocol("first", "trainval", "test", "every epoch", "best on test"),
-    "tuning": Protocol("mean", "train", "val", "never", "last"),
-}
+    "clean": _CLEAN,
+    "released": Protocol("first", "round", "torchsparse", "everything", "later", "numpy", "cut",
+                         "released", "trainval", "test", "every epoch", "best on test"),
+    "tuning": dataclasses.replace(_CLEAN, test="never"),
+}  # fmt: skip
 """clean: as it should be done; released: as the original code does it (it validates on the test
 split and keeps the epoch that is best there); tuning: clean, but blind to the test split."""
 
@@ -78,10 +100,24 @@ def _to_augment(value: Any) -> Any:
     raise ValueError(f"expected one of {known} or a mapping of settings, got {value!r}")
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+def _refuse_unknown(values: Iterable[Any], known: Iterable[str], what: str) -> None:
     for key in values:
         if key not in known:
             raise ValueError(unknown_key(str(key), tuple(known), what))
+
+
+def _to_changes(value: Any, info: ValidationInfo) -> Any:
+    """Check a mapping of decisions; those that the protocol decides alike are left out."""
+    try:
+        changes = dict(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a mapping, such as {grid: floor}") from None
+    known = get_type_hints(Protocol)
+    _refuse_unknown(changes, known, "decision of a protocol")
+    for name, chosen in changes.items():
+        _refuse_unknown([chosen], get_args(known[name]), f"value of {name}")
+    usual = PROTOCOLS.get(info.data.get("protocol", ""))
+    return tuple(sorted((k, v) for k, v in changes.items() if getattr(usual, k, None) != v))
 
 
 class Settings(BaseModel):
@@ -92,6 +128,7 @@ class Settings(BaseModel):
     `settings.but(lr=0.01)`.
 
     protocol                   "clean", "released" (the original code) or "tuning", see `PROTOCOLS`
+    changes                    {decision: value} in which this training differs from its protocol
     batch_size                 clouds or scenes of one step
     nesterov                   SGD's momentum of 0.9 looks ahead; read by sgd alone
     schedule, warmup           see `learning_rate`; the share of steps in which one_cycle rises
@@ -103,6 +140,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     protocol: Literal["clean", "released", "tuning"] = "clean"
+    changes: Annotated[
+        tuple[tuple[str, str], ...], BeforeValidator(_to_changes), PlainSerializer(dict)
+    ] = ()
     epochs: int = Field(10, ge=1, le=10_000)
     batch_size: int = Field(16, ge=1, le=4096)
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -132,12 +172,17 @@ class Settings(BaseModel):
             raise ValueError(f"warmup is read by the one_cycle schedule only, not {self.schedule}")
         if (self.warmup_steps > 0) != (self.schedule == "warmup_cosine"):
             raise ValueError("warmup_steps belongs to the schedule warmup_cosine: set both")
+        on_test = self.rules.validate_on == "test"
+        if on_test != (self.rules.test == "every epoch"):
+            raise ValueError("validate_on: test and test: every epoch belong together: change both")
+        if self.rules.checkpoint == "best on test" and not on_test:
+            raise ValueError("checkpoint: best on test needs validate_on: test")
         return self
 
     @property
     def rules(self) -> Protocol:
-        """What the protocol decides."""
-        return PROTOCOLS[self.protocol]
+        """What the protocol decides, with this training's changes."""
+        return dataclasses.replace(PROTOCOLS[self.protocol], **dict(self.changes))
 
     def validated(self, epoch: int) -> bool:
         """Tell whether scores are measured after an epoch (from 1)."""

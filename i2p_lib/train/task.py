@@ -1,15 +1,17 @@
-"""The seam between what is trained and how: what a task must answer, and the seeds of a run."""
+"""The seam between what is trained and how: what a task must answer, what a named run says."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.inflation import initialize
+from i2p_lib.train import settings
 from i2p_lib.train.settings import Settings
 
 
@@ -62,6 +64,41 @@ class Task(Protocol):
 
     def finish(self, state: Any) -> Kept:
         """Return the task's own share of what a finished run keeps."""
+
+
+class NamedRun(Protocol):
+    """What a named run says beside its task's settings, for `build_network` and `task_of`.
+
+    drawn: the rule by which all weights are drawn; None where they stay as they are made.
+    """
+
+    model: str
+    weights: str
+    regime: str
+    axis: str
+    normalize: bool
+    inflated: bool
+    drawn: Literal["torchsparse", "he"] | None
+    seed: int
+    train_limit: int | None
+    test_limit: int | None
+    rules: settings.Protocol
+
+
+def draw_weights(net: nn.Module, run: NamedRun) -> None:
+    """Draw the weights of scratch by the run's rule, see `initialize`; others stay.
+
+    Where the protocol's rule is torchsparse's, the new layers of every inflated network are drawn
+    by it, as in the original (model_zoo.py, spvcnn_cls: image weights fill the stages alone).
+    """
+    random = generator(run.seed, "initial")
+    if run.drawn:
+        initialize(net, run.drawn, random)
+    elif run.inflated and run.rules.init == "torchsparse":
+        fresh = {name.rpartition(".")[0]: None for name, role in net.i2p_roles.items()
+                 if role in ("input", "output")}  # fmt: skip
+        for name in fresh:
+            initialize(net.get_submodule(name), run.rules.init, random)
 
 
 def seed_for(seed: int, *names: str | int) -> int:

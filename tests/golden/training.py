@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.train.optimise import build_optimizer, learning_rate
-from i2p_lib.train.settings import ClassifySettings, Settings
+from i2p_lib.train.settings import ClassifySettings
 from tests.golden.classification import MODES, ROUNDING, batch, file, leaking, named, network
 from tests.golden.items import item
 from tests.golden.original import apart, golden, load_closed_form, tensor
 
 SETTINGS = ClassifySettings(protocol="released", optimizer="sgd", lr=0.1, weight_decay=1e-4,
                             epochs=100, schedule="cosine_per_iteration")  # fmt: skip
-GROUPS = ("weight decay spares norms and biases; the original's one group decays every trained "
-          "parameter")  # fmt: skip
 
 
-def one_group(net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimizer of the library with its groups joined, as the original has them."""
-    optimizer = build_optimizer(net, settings)
-    first, *others = optimizer.param_groups
-    for group in others:
-        first["params"] += group["params"]
-    del optimizer.param_groups[1:]
-    return optimizer
-
-
-def stepped(depth: int, mode: str, whole: bool = True) -> float:
-    """Losses, norms of all parameters after each step, first entries and logits after the last.
-
-    whole: whether the optimizer's groups are joined.
-    """
+def stepped(depth: int, mode: str) -> float:
+    """Losses, norms of all parameters after each step, first entries and logits after the last."""
     net, data = leaking(load_closed_form(network(depth), file(depth))), file(depth)
     freeze(net, MODES[mode])
-    optimizer = one_group(net, SETTINGS) if whole else build_optimizer(net, SETTINGS)
+    optimizer = build_optimizer(net, SETTINGS)
     net.train()
     (x, targets), apart_by = batch(depth), 0.0
     for step, theirs in enumerate(golden(data)[f"{mode}_loss"]):
@@ -60,28 +44,21 @@ def stepped(depth: int, mode: str, whole: bool = True) -> float:
 for _mode in MODES:
     _count = len(golden(file(18))[f"{_mode}_loss"])
 
-    @item(f"05 SPVCNN18 {_count} steps of {_mode}, one group of decay", ROUNDING)
-    def joined(mode: str = _mode) -> float:
+    @item(f"05 SPVCNN18 {_count} steps of {_mode}", ROUNDING)
+    def steps(mode: str = _mode) -> float:
         """Losses, norms of all parameters after each step, their first entries and the logits in
-        eval mode at the end, where the test joins the optimizer's groups."""
+        eval mode at the end."""
         return stepped(18, mode)
 
 
-@item("05 SPVCNN18 5 steps of all", ROUNDING, differs=GROUPS, by=9.687e-4)
-def split() -> float:
-    """Losses, norms of all parameters after each step, their first entries and the logits in eval
-    mode at the end."""
-    return stepped(18, "all", whole=False)
-
-
-@item("05 SPVCNN34 5 steps of all, norm on the logits added, one group of decay", ROUNDING)
+@item("05 SPVCNN34 5 steps of all, norm on the logits added", ROUNDING)
 def smaller() -> float:
     """Losses, norms of all parameters after each step, their first entries and the logits in eval
     mode at the end."""
     return stepped(34, "all")
 
 
-@item("05 groups of the optimizer", unit="groups", differs=GROUPS, by=1)
+@item("05 groups of the optimizer", unit="groups")
 def groups() -> float:
     """How many groups of parameters with their own weight decay there are."""
     theirs = len(golden(file(18))["opt_groups"])

@@ -92,7 +92,7 @@ def assert_equals_dense(layer, x, place):
     if engine != "torch":
         kmap = x.sites.kernel_map(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         pairs = any(kmap.sizes)
-        assert use.computed == int(pairs), use.description()
+        assert use.computed == int(pairs), use.record()
         assert use.on_torch == ({} if pairs else {"no pairs": 1})
     exact, y = copy.deepcopy(layer).cpu().double(), moved(x, "cpu", torch.float64)
     reference = gradients(dense_reference(exact, y), y, exact)
@@ -192,7 +192,7 @@ def test_a_whole_network_gives_what_torch_gives(engine):
     exact = step(copy.deepcopy(net), x, "torch")[0]
     ours, use = step(net.float(), moved(x, device, torch.float32), name)
     expected = 0 if name == "torch" else 20
-    assert use.computed == expected and not use.on_torch, use.description()
+    assert use.computed == expected and not use.on_torch, use.record()
     for a, b in zip(ours, exact, strict=True):
         assert float((a - b).norm()) <= 1e-4 * max(float(b.norm()), 1.0)
 
@@ -259,7 +259,7 @@ def test_what_an_engine_lacks_stays_on_torch_and_is_counted(engine):
     assert use.computed == 1
     assert use.on_torch == {"depthwise": 1, "grouped": 1, "float64": 1}
     version = BACKENDS[name].version()
-    assert use.description() == (
+    assert use.record()["backend"] == (
         f"{name} {version}: 1 convolutions; on torch: 1 depthwise, 1 grouped, 1 float64"
     )
 

@@ -111,7 +111,7 @@ def test_norm_takes_what_global_pooling_left(training):
 
 def test_global_pooling_equals_the_mean_of_each_sample():
     x, dense = full_grid()
-    torch.testing.assert_close(SparseGlobalPool()(x)[:, :, 0, 0], dense.mean((2, 3, 4)))
+    torch.testing.assert_close(SparseGlobalPool(1)(x)[:, :, 0, 0], dense.mean((2, 3, 4)))
     torch.testing.assert_close(x.mean([2, 3]), dense.mean((2, 3, 4)))
     torch.testing.assert_close(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1), x.mean([2, 3]))
 

@@ -1,0 +1,137 @@
+"""What every named run says: a network, its weights, and what its result rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from i2p_lib.inflation.regimes import REGIMES
+from i2p_lib.models import image_name, is_point_model, modules_of, point_models
+from i2p_lib.train.settings import Settings
+from i2p_lib.weights import weights_hash
+from i2p_lib.weights.cards import is_random
+
+Regime = Literal[*REGIMES]
+
+
+@lru_cache(maxsize=64)
+def _weights_digest(model: str, weights: str) -> str:
+    """Hash a weight file once a process; loading it checks it again."""
+    if model in point_models() and is_random(weights):
+        return "random"
+    return weights_hash(image_name(model), weights)
+
+
+class Named(Settings):
+    """What every named run adds to its task's settings: a network, its image weights, its data.
+
+    model, weights             names, see `image_model`; "random": no weights
+    regime                     what is trained, a name in `REGIMES` (io, io+ms, io+bn, all)
+    axis, normalize            how weights are inflated, see `inflate`
+    init                       of random weights, what scratch starts from: "torchsparse", "he" (see
+                               `initialize`) or "inflated", a random image network; None: the
+                               protocol's.  A random frozen backbone (the other regimes) is
+                               inflated whatever the protocol, since it is the control of that
+
+    TASK names the module that builds the task and the network of such a run (`task_of`,
+    `build_network`); its import closure is part of the run's key.  TEAMS tells whether several
+    processes can train it together.
+    """
+
+    TASK: ClassVar[str]
+    TEAMS: ClassVar[bool] = True
+
+    model: str
+    weights: str
+    regime: Regime = "all"
+    axis: Literal["x", "y", "z"] = "z"
+    normalize: bool = True
+    init: Literal["torchsparse", "he", "inflated"] | None = None
+
+    @model_validator(mode="after")
+    def _init_is_read(self) -> Self:
+        if self.init is not None and not (is_random(self.weights) and self.inflated):
+            raise ValueError(
+                f"init is of inflated networks with weights random, not of {self.model} with "
+                f"{self.weights}: leave it out"
+            )
+        if self.init not in (None, "inflated") and self.regime != "all":
+            raise ValueError(f"the random frozen backbone of {self.regime} is inflated: no init")
+        return self
+
+    @property
+    def inflated(self) -> bool:
+        """Whether the network is an inflated image network."""
+        return not is_point_model(self.model)
+
+    @property
+    def drawn(self) -> Literal["torchsparse", "he"] | None:
+        """The rule by which all weights are drawn anew; None where they stay as inflated."""
+        scratch = is_random(self.weights) and self.inflated and self.regime == "all"
+        init = self.init or self.rules.init
+        return init if scratch and init != "inflated" else None
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that TASK names."""
+        return import_module(self.TASK)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on whose import closure the run's result rests."""
+        return (self.TASK, "i2p_lib.train.loop", *modules_of(self.model))
+
+    @property
+    def on(self) -> str:
+        """What the run is trained on, by name."""
+        raise NotImplementedError
+
+    @property
+    def image_model(self) -> str:
+        """The model under whose name the weights are carded."""
+        return self.model
+
+    def data_input(self) -> tuple[str, Callable[[], str]]:
+        """Return the data's name for people, and how to hash them (see `inputs`)."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, tuple[str, Callable[[], str]]]:
+        """Return {key part: (name for people, how to hash it)} of the run's data and weights.
+
+        Hashing raises FileNotFoundError for what is not here, ValueError for what is unknown.
+        """
+        model, weights = self.image_model, self.weights
+        digest = f"{weights} weights of {model}", lambda: _weights_digest(model, weights)
+        return {"data": self.data_input(), "weights": digest}
+
+    def chain(self) -> list[Self]:
+        """Return the runs that this one needs, teachers first, itself last."""
+        return [self]
+
+    def row(self) -> dict[str, Any]:
+        """Return the settings as one flat table row."""
+        return dict(self) | {"changes": self._changed()}
+
+    def label(self) -> str:
+        """Return a short text for people; it does not name every setting."""
+        plain = "" if self.protocol == "clean" else f", {self.protocol} protocol"
+        if self.changes:
+            plain = f", {self.protocol} protocol but {self._changed()}"
+        init = "" if self.init is None else f" ({self.init})"
+        axis = "" if self.axis == "z" else f", axis {self.axis}"
+        scale = "" if self.normalize else ", not divided by k"
+        return (
+            f"{self.model} {self.weights}{init} {self.regime} on {self.on}{self._extra()}{plain}"
+            f"{axis}{scale}, {self.epochs} epochs, seed {self.seed}"
+        )
+
+    def _changed(self) -> str:
+        return ", ".join(f"{name}: {value}" for name, value in self.changes)
+
+    def _extra(self) -> str:
+        return ""
