@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -79,10 +80,7 @@ def _panels(width: int, real: int, vectors: int) -> Iterator[tuple[int, int, int
     column, lanes = 0, VECTOR_BYTES // real
     while column < width:
         while lanes * vectors > width - column:
-            if vectors > 1:
-                vectors -= 1
-            else:
-                lanes //= 2
+            vectors, lanes = max(1, vectors - 1), lanes if vectors > 1 else lanes // 2
         end = width - (width - column) % (lanes * vectors)
         yield column, end, lanes, vectors
         column = end
@@ -144,11 +142,9 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
                         square = size // lanes * lanes
                         for i in range(0, square, lanes):
                             for n in range(0, columns, lanes):
-                                turn_square(
-                                    panel[i, n:].ctypes.data,
-                                    weight[tap, group, column + n, c + i :].ctypes.data,
-                                    panel.strides[0], weight.strides[2], real, lanes,
-                                )  # fmt: skip
+                                turn_square(panel[i, n:].ctypes.data,
+                                            weight[tap, group, column + n, c + i :].ctypes.data,
+                                            panel.strides[0], weight.strides[2], real, lanes)
                         for i in range(square, size):
                             for n in range(columns):
                                 panel[i, n] = weight[tap, group, column + n, c + i]
@@ -230,8 +226,7 @@ def _share(count: int, run: Callable, *arguments) -> None:
         run(0, count, *arguments)
         return
     cuts = np.linspace(0, count, threads + 1).astype(int).tolist()
-    parts = [_pool().submit(run, a, b, *arguments) for a, b in zip(cuts, cuts[1:], strict=False)]
-    for part in parts:
+    for part in [_pool().submit(run, a, b, *arguments) for a, b in pairwise(cuts)]:
         part.result()
 
 

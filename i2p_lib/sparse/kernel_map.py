@@ -162,8 +162,7 @@ def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
 
 
 def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
-    """The inputs' keys, how many there are with a margin of ``reach``, the outputs', the weights of
-    x, y and z."""
+    """Keys of the inputs, how many there are with a margin, of the outputs, weights of x, y, z."""
     every = sites_in
     if sites_in is not sites_out or stride > 1:
         every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
