@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from i2p_lib.analysis import collapse
 
@@ -62,33 +59,3 @@ def few_shot_bound(features: np.ndarray, labels: np.ndarray, shots: float = math
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = np.square(reach[others] / gaps[others])
     return float(np.nan_to_num(pairs, nan=np.inf, posinf=np.inf).sum() / len(means))
-
-
-def bound_table(
-    seen: Sequence[tuple[np.ndarray, np.ndarray]], shots: Sequence[int], runs: pd.DataFrame
-) -> pd.DataFrame:
-    """Return measured few-shot errors beside the bound, by model, weights and shots.
-
-    seen   (features, labels) of each network before training, by its number
-    runs   columns start (that number), model, weights, axis, normalize, group and top1
-    error and bound are of nearest centres on these features, means over the starts; trained is
-    the error of the runs whose group is "n-shot", NaN where there are none.  Starts whose filters
-    were inflated otherwise than most (axis, normalize) are left out.
-    """
-    starts = runs.drop_duplicates("start").set_index("start").sort_index()
-    usual = Counter(zip(starts["axis"], starts["normalize"], strict=True)).most_common(1)[0][0]
-    accuracy = runs.groupby(["model", "weights", "group"])["top1"].mean()
-    rng, rows = np.random.default_rng(0), []
-    for start, about in starts.iterrows():
-        if (about["axis"], about["normalize"]) != usual:
-            continue
-        where = about["model"], about["weights"]
-        for n in shots:
-            rows.append({
-                "model": where[0], "weights": where[1], "shots": n,
-                "error": few_shot_error(*seen[start], n, 20, rng),
-                "bound": few_shot_bound(*seen[start], n),
-                "trained": 1 - accuracy.get((*where, f"{n}-shot"), np.nan),
-            })  # fmt: skip
-    table = pd.DataFrame(rows)
-    return table.groupby(["model", "weights", "shots"], sort=False).mean().reset_index()

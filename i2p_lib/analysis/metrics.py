@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-PREFERRED, STEP = 0.90, 0.05  # accuracies at which speeds are compared (`common_target`)
 
 
 def epochs_to_target(history: Sequence[float], target: float) -> int | None:
@@ -17,7 +14,9 @@ def epochs_to_target(history: Sequence[float], target: float) -> int | None:
     history holds one accuracy per epoch, in the unit of target.  This is the count behind the
     paper's Figure 3, where target is 90 % top-1.
     """
-    history = _finite(history)
+    history = np.asarray(history, dtype=np.float64)
+    if history.ndim != 1 or not len(history) or not np.isfinite(history).all():
+        raise ValueError(f"expected one or more finite numbers [N], got {history}")
     reached = np.flatnonzero(history >= target)
     return int(reached[0]) + 1 if len(reached) else None
 
@@ -62,27 +61,3 @@ def speedup(
     if None in slow_epochs:
         return Speedup(at_least=ratio)
     return Speedup(ratio, min(waited) / max(fast_epochs), max(waited) / min(fast_epochs))
-
-
-def common_target(curves: Sequence[Sequence[float]]) -> float | None:
-    """Return the accuracy (0..1) at which speeds are compared; None where no step is reached.
-
-    The rule: the paper's 90 % if every from-scratch curve reaches it, else the highest whole step
-    of 5 % that all of them reach.  Only from-scratch runs are looked at (curves, one per seed), so
-    the target cannot be chosen in favour of the transfer.
-    """
-    if not len(curves):
-        raise ValueError("expected at least one from-scratch curve")
-    within_reach = min(float(_finite(curve).max()) for curve in curves)
-    if within_reach >= PREFERRED:
-        return PREFERRED
-    # The small term lets 0.30 count as six steps of 0.05 in binary arithmetic.
-    steps = math.floor(within_reach / STEP + 1e-9)
-    return min(round(steps * STEP, 10), within_reach) if steps > 0 else None
-
-
-def _finite(values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"expected one or more finite numbers [N], got {array}")
-    return array

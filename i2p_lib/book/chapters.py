@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from i2p_lib.book.cells import code_tree, modules_used, texts
 from i2p_lib.files import sha256
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.sources import PACKAGE, closure
+from i2p_lib.runs.sources import PACKAGE, closure, imports_of
 from i2p_lib.runs.spec import AnySpec, distinct
 from i2p_lib.train.settings import unknown_key
 
@@ -157,8 +158,8 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     """Return everything an executed chapter depends on, by name, as hashes.
 
     These are its cells and parameters; the keys of the runs that it may read, which cover their
-    data and weights; the modules that its cells import, with all that those import; and the data
-    files in the package that these modules name.
+    data and weights; the modules that its cells import, with all that those import; the data files
+    in the package that these modules name; and the folders of tests that the cells import from.
     """
     cells = [[c.cell_type, c.source, c.metadata] for c in chapter.notebook.cells]
     profile = chapter.profile
@@ -171,7 +172,15 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
         entries, skipped = available(profile.experiment(name))
         keys = [entry.key for entry in entries]
         parts[f"runs of {name}"] = _hash([keys, [spec.label() for spec, _ in skipped]])
-    modules = closure(modules_used(code_tree(chapter.notebook)), chapter.package)
+    tree, root = code_tree(chapter.notebook), chapter.package.parent
+    used = modules_used(tree)
+    for folder in sorted({name.split(".")[1] for name in imports_of(tree, "", "tests")}):
+        for path in sorted((root / "tests" / folder).rglob("*.*")):
+            if path.suffix == ".py":
+                used |= imports_of(ast.parse(path.read_text(encoding="utf-8")), "")
+            if path.suffix != ".pyc":
+                parts[f"file {path.relative_to(root).as_posix()}"] = sha256(path)
+    modules = closure(used, chapter.package)
     parts |= {f"i2p_lib/{file}": digest for file, digest in modules.items()}
     sources = "\n".join((chapter.package / file).read_text(encoding="utf-8") for file in modules)
     for path in sorted(chapter.package.rglob("*.*")):

@@ -10,15 +10,7 @@ from scipy.stats import spearmanr
 
 from i2p_lib.analysis.methods import CONTROLS, with_method
 from i2p_lib.show import tables, text
-
-COLLAPSE_TITLES = {
-    "cdnv": "CDNV (0 = collapsed)",
-    "nc1": "NC1: within / between (0)",
-    "nc2_equinorm": "NC2: spread of centre norms (0)",
-    "nc2_equiangle": "NC2: spread of centre angles (0)",
-    "nc3": "NC3: classifier against centres (0)",
-    "nc4": "NC4: nearest centre disagrees (0)",
-}
+from i2p_lib.show.style import COLLAPSE_TITLES
 
 
 def collapse_summary(

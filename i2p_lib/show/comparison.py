@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from i2p_lib import paper
+from i2p_lib.runs import RunResult, results
 
 STAND_INS = {"efficientnet_lite0": "resnet50"}
 """Our network of the offline profiles -> the paper's network in whose row it is shown."""
@@ -28,3 +29,11 @@ def versus_paper(
     table = paper.compare(item, rows, stand_in=stand_in)
     paper.attach(item, table, profile, figures)
     return paper.comparison_html(table)
+
+
+def rows_by_run(found: Sequence[RunResult], values: pd.DataFrame) -> pd.DataFrame:
+    """Return values as rows for `paper.compare`: a row per run (index: its key) and metric."""
+    table = results(found).set_index("key").loc[values.index].reset_index()
+    parts = [paper.rows_of_runs(table.assign(value=values[metric].to_numpy()), metric, "value")
+             for metric in values]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)

@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+Item = tuple[str, np.ndarray | tuple[np.ndarray, np.ndarray]] | None
+
 
 def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figure:
-    """Thumbnails of point clouds [N, P, 3], seen from the front and a little above."""
-    rows = -(-len(clouds) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.62 * rows),
-                                squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, cloud, name in zip(axes.flat, clouds, names, strict=False):
-        draw_cloud(axis, cloud)
-        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
-        axis.set_title(name.replace("_", " "), fontsize=8.5, loc="center", fontweight="normal")
-    return figure
+    """Thumbnails of point clouds [N, P, 3] under their names."""
+    items = [(name.replace("_", " "), cloud) for name, cloud in zip(names, clouds, strict=True)]
+    return sheet([("", items[i : i + columns]) for i in range(0, len(items), columns)])
 
 
 def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
-    """Grey images [R, C, H, W], a row of C for each of the R names, darkest black."""
-    rows, columns = images.shape[:2]
-    figure, axes = plt.subplots(rows, columns, figsize=(1.1 * columns + 0.8, 1.13 * rows),
-                                squeeze=False, layout="constrained")
-    for row, name in enumerate(names):
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
-        for axis, image in zip(axes[row], images[row], strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=images.max(), interpolation="nearest")
+    """Grey images [R, C, H, W], a row of C for each of the R names."""
+    rows = [(name, [("", one) for one in row]) for name, row in zip(names, images, strict=True)]
+    return sheet(rows, size=(1.1, 1.13))
+
+
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Item]]], size: tuple[float, float] = (1.45, 1.62),
+    dot: float = 1.1, limit: float | None = 1.05,
+) -> Figure:  # fmt: skip
+    """Draw rows of pictures and clouds: each has a label, and its items from the left.
+
+    An item is a title and a picture [H, W] (0 is black, the largest of all white) or [H, W, 3],
+    a cloud [P, 3], or (cloud, values [P]), see `draw_cloud`; None stays empty.
+    size: of an item, in inches.  limit: clouds are shown from minus that to that, None all.
+    """
+    columns = max(len(items) for _, items in rows)
+    room = 0.9 if any(label for label, _ in rows) else 0
+    figure, axes = plt.subplots(len(rows), columns, squeeze=False, layout="constrained",
+                                figsize=(size[0] * columns + room, size[1] * len(rows)))
+    whats = [item[1] for _, items in rows for item in items if item]
+    white = max((what.max() for what in whats if not isinstance(what, tuple)), default=1)
+    for line, (label, items) in zip(axes, rows, strict=True):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8.5)
+        for axis, item in zip_longest(line, items):
             axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if item is None:
+                continue
+            title, what = item
+            axis.set_title(title, fontsize=8.5, loc="center", fontweight="normal", pad=2)
+            if isinstance(what, tuple) or (what.ndim == 2 and what.shape[1] == 3):
+                draw_cloud(axis, *(what if isinstance(what, tuple) else (what,)), size=dot)
+                if limit:
+                    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
+            else:
+                axis.imshow(what, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
     return figure
 
 
@@ -67,13 +90,10 @@ def filters(image_filter: np.ndarray, volume: np.ndarray, axis: str) -> Figure:
                                 layout="constrained")
     titles = ["image filter", *[f"{axis} = {i}" for i in range(len(slices))]]
     for panel, values, title in zip(axes, [image_filter, *slices], titles, strict=True):
-        panel.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        sns.heatmap(values, vmin=-largest, vmax=largest, cmap="RdBu_r", annot=True, fmt=".2f",
+                    annot_kws={"fontsize": 8}, cbar=False, square=True, xticklabels=False,
+                    yticklabels=False, ax=panel)
         panel.set_title(title, fontsize=10)
-        panel.set(xticks=[], yticks=[])
-        for (row, column), value in np.ndenumerate(values):
-            dark = abs(value) > 0.6 * largest
-            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
-                       color="white" if dark else "#1f2937")
     return figure
 
 

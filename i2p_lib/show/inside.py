@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from i2p_lib import paper
 from i2p_lib.analysis.dissection import TOP
 from i2p_lib.analysis.distances import Distances
 from i2p_lib.analysis.methods import CONTROLS, present
 from i2p_lib.data.pictures import Pictures
-from i2p_lib.runs import RunResult, results
+from i2p_lib.runs import RunResult
 from i2p_lib.runs.units import UnitPictures
+from i2p_lib.show.comparison import rows_by_run
 from i2p_lib.show.drawings import draw_cloud
 from i2p_lib.show.style import COLOURS, plain_log
 from i2p_lib.show.text import ranked, spanned
@@ -24,14 +24,6 @@ from i2p_lib.show.text import ranked, spanned
 IMAGENET_CLASSES = 1000
 _SCALES = {"relative": "in standard deviations of the image features",
            "own unit": "in the features' own unit"}
-
-
-def rows_by_run(found: Sequence[RunResult], values: pd.DataFrame) -> pd.DataFrame:
-    """Return values as rows for `paper.compare`: a row per run (index: its key) and metric."""
-    table = results(found).set_index("key").loc[values.index].reset_index()
-    parts = [paper.rows_of_runs(table.assign(value=values[metric].to_numpy()), metric, "value")
-             for metric in values]  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
 
 
 def distance_rows(

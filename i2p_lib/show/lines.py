@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from i2p_lib.analysis.methods import present, with_method
-from i2p_lib.show.style import COLOURS, INK, method_legend, plain_log
+from i2p_lib.analysis.methods import present
+from i2p_lib.show.style import COLOURS
+
+MEANS_AND_RUNS = ({}, {"units": "seed", "estimator": None, "linewidth": 0, "marker": "o",
+                       "markersize": 4, "markeredgewidth": 0, "alpha": 0.7})  # fmt: skip
+"""Strokes of `method_lines`: the mean as a line, every run as a dot."""
 
 
 def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: object) -> None:
@@ -23,104 +27,46 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
     """
     if table.empty:
         return
-    usual = {"hue": "method", "hue_order": present(table["method"]), "palette": COLOURS,
-             "errorbar": None, "linewidth": 2.4, "legend": False}  # fmt: skip
+    lonely = {"marker": "o"} if table[x].nunique() == 1 else {}  # which no line joins
+    usual = lonely | {"hue": "method", "hue_order": present(table["method"]), "palette": COLOURS,
+                      "errorbar": None, "linewidth": 2.4, "legend": False}  # fmt: skip
     sns.lineplot(table, x=x, y=y, ax=axis, **(usual | changes))
     axis.set(xlabel="", ylabel="")
 
 
 def means_and_runs(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
     """Draw `method_lines`, and every run as a dot."""
-    method_lines(axis, table, x, y)
-    axis.scatter(table[x], table[y], s=16, c=table["method"].astype(str).map(COLOURS), alpha=0.7,
-                 zorder=3, linewidth=0)
+    for stroke in MEANS_AND_RUNS:
+        method_lines(axis, table, x, y, **stroke)
 
 
-def curves(histories: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
-    """Draw validation accuracy over epochs, a panel for each network.
+def panels(
+    table: pd.DataFrame, x: str, y: str, across: str, down: str | None = None,
+    strokes: Sequence[Mapping[str, object]] = ({},), by: str = "", wrap: int = 3,
+    size: tuple[float, float] = (4.3, 3.3), **shared: object,
+) -> tuple[Figure, dict[tuple, Axes]]:  # fmt: skip
+    """Draw `method_lines` in panels of a size in inches: a column for each value of `across`.
 
-    A thin line for each seed, a thick one for their mean.  targets: network -> the accuracy
-    (0..1) at which speed is compared, dashed.
+    down: the column of the table that the rows are of; without it, at most `wrap` panels stand in
+    a row.  strokes: what is drawn in each panel, as changes of `method_lines`; an entry "only"
+    picks the rows of that value in the column `by`.  shared: sharex and sharey of the axes.
+    Returns the figure, which has room for a legend, and {(value of down, of across): panel}.
     """
-    histories = with_method(histories).assign(top1=100 * histories["val_top1"])
-    groups = list(histories.groupby("model", sort=False))
-    figure, axes = plt.subplots(1, len(groups), figsize=(1.5 + 5.6 * len(groups), 4.3),
-                                sharey=True, squeeze=False, layout="constrained")
-    for axis, (name, part) in zip(axes[0], groups, strict=True):
-        dots = {"marker": "o"} if part["epoch"].nunique() == 1 else {}  # which no line joins
-        method_lines(axis, part, "epoch", "top1", units="seed", estimator=None, alpha=0.35,
-                     linewidth=1, **dots)
-        method_lines(axis, part, "epoch", "top1", linewidth=2.6, **dots)
-        if name in targets:
-            axis.axhline(100 * targets[name], color=INK, linestyle="--", linewidth=1)
-            axis.annotate(f"target {100 * targets[name]:.0f} %", (0, 100 * targets[name]),
-                          xycoords=("axes fraction", "data"), xytext=(5, 4),
-                          textcoords="offset points", fontsize=9)
-        _epochs(axis)
-        axis.set_title(name)
-    axes[0, 0].set(ylabel="top-1 on validation clouds (%)", ylim=(0, None))
-    method_legend(figure, histories["method"])
-    return figure
-
-
-def _epochs(axis: Axes) -> None:
-    axis.set_xlabel("epoch")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def collapse_curves(
-    probes: pd.DataFrame, metrics: Mapping[str, str], layer: str = "penultimate"
-) -> Figure:
-    """Draw collapse measures over the epochs, one panel each; train clouds dashed.
-
-    metrics: measure -> its title.
-    """
-    probes = with_method(probes[probes["layer"] == layer])
-    columns = min(3, len(metrics))
-    rows = -(-len(metrics) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.3 * columns, 3.3 * rows + 0.5),
-                                squeeze=False, layout="constrained")
-    for axis in axes.flat[len(metrics):]:
+    tops, sides = table[across].unique(), table[down].unique() if down else [None]
+    columns = len(tops) if down else min(wrap, len(tops))
+    rows = len(sides) if down else -(-len(tops) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, squeeze=False, layout="constrained", **shared,
+        figsize=(size[0] * columns + 1.5, size[1] * rows + 0.5),
+    )  # fmt: skip
+    found = dict(zip(product(sides, tops), axes.flat, strict=False))
+    for (side, top), axis in found.items():
+        part = table[(table[across] == top) & ((table[down] == side) if down else True)]
+        for stroke in strokes:
+            changes = dict(stroke)
+            mine = part[part[by] == changes.pop("only")] if "only" in changes else part
+            method_lines(axis, mine, x, y, **changes)
+        axis.set_title(top)
+    for axis in axes.flat[len(found):]:
         axis.set_axis_off()
-    for axis, (metric, title) in zip(axes.flat, metrics.items(), strict=False):
-        part = probes[probes["metric"] == metric]
-        for split, style, alpha in (("train", "--", 0.55), ("test", "-", 1)):
-            method_lines(axis, part[part["split"] == split], "epoch", "value", linestyle=style,
-                         alpha=alpha, marker="o", markersize=3.5, markeredgewidth=0, linewidth=2)
-        if (part["value"] > 0).all() and part["value"].max() > 20 * part["value"].min():
-            plain_log(axis, "y")
-        axis.set_title(title, fontsize=10.5)
-        _epochs(axis)
-    keys = [(f"{name} clouds", {"linestyle": style}) for name, style in
-            (("test", "-"), ("train", "--"))]
-    method_legend(figure, probes["method"], keys, "outside lower center", ncols=6)
-    return figure
-
-
-def layer_profiles(probes: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
-    """Draw measures through the network's depth, a row each, on train and test clouds.
-
-    Dotted: before training, where it was probed; solid: after it.
-    """
-    probes = with_method(probes)
-    layers, last = list(dict.fromkeys(probes["layer"])), probes["epoch"].max()
-    probes = probes.assign(place=probes["layer"].map(layers.index))
-    splits = [split for split in ("train", "test") if (probes["split"] == split).any()]
-    figure, axes = plt.subplots(len(metrics), len(splits), sharex=True, sharey="row",
-                                squeeze=False, layout="constrained",
-                                figsize=(4.9 * len(splits) + 2, 2.7 * len(metrics) + 0.6))
-    for row, (metric, title) in zip(axes, metrics.items(), strict=True):
-        for axis, split in zip(row, splits, strict=True):
-            part = probes[(probes["metric"] == metric) & (probes["split"] == split)]
-            for epoch, alpha, style in ((0, 0.45, ":"), (last, 1.0, "-")):
-                method_lines(axis, part[part["epoch"] == epoch], "place", "value", alpha=alpha,
-                             linestyle=style, linewidth=2.1, marker="o", markersize=4,
-                             markeredgewidth=0)
-            plain_log(axis, "y")
-            axis.set_xticks(range(len(layers)), layers, rotation=20)
-            axis.set_title(f"{split} clouds")
-        row[0].set_ylabel(title)
-    moments = [(f"{name} training", {"linestyle": style}) for name, style in
-               (("before", ":"), ("after", "-"))] if (probes["epoch"] == 0).any() else []
-    method_legend(figure, probes["method"], moments)
-    return figure
+    return figure, found

@@ -31,6 +31,15 @@ of matplotlib's cycle."""
 
 INK, GREY = "#111827", "#6b7280"  # of lines that are no method's; of what stays behind
 TOP1 = "top-1 accuracy on test clouds (%)"
+COLLAPSE_TITLES = {
+    "cdnv": "CDNV (0 = collapsed)",
+    "nc1": "NC1: within / between (0)",
+    "nc2_equinorm": "NC2: spread of centre norms (0)",
+    "nc2_equiangle": "NC2: spread of centre angles (0)",
+    "nc3": "NC3: classifier against centres (0)",
+    "nc4": "NC4: nearest centre disagrees (0)",
+}
+"""Measure of collapse -> what panels and columns call it."""
 
 
 def use_style() -> None:

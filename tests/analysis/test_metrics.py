@@ -46,23 +46,6 @@ def test_speedup_names_what_is_not_known():
     assert (full.ratio, full.low, full.high) == (2, 1, 4)
 
 
-def test_the_common_target_follows_its_rule():
-    """Promise: 90 % where every scratch run gets there, else the highest 5 % step all reach."""
-    assert metrics.common_target([[0.2, 0.95], [0.91]]) == 0.90
-    assert metrics.common_target([[0.2, 0.95], [0.89]]) == 0.85
-    assert metrics.common_target([[0.1, 0.34], [0.52]]) == 0.30
-    assert metrics.common_target([[0.049]]) is None
-
-
-@settings(deadline=None)
-@given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=4))
-def test_every_scratch_run_reaches_the_common_target(curves):
-    """Promise: whatever the curves, the target is reached by all of them."""
-    target = metrics.common_target(curves)
-    if target is not None:
-        assert all(metrics.epochs_to_target(curve, target) for curve in curves)
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -72,7 +55,6 @@ def test_every_scratch_run_reaches_the_common_target(curves):
         (lambda: segmentation.confusion_of([3], [0], 3), "below 3, got \\[3\\]"),
         (lambda: metrics.epochs_to_target([], 0.9), "finite"),
         (lambda: metrics.speedup([], [[1]], 0.9), "at least one curve"),
-        (lambda: metrics.common_target([]), "from-scratch"),
     ],
 )
 def test_wrong_input_is_refused(call, message):

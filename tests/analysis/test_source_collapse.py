@@ -4,11 +4,14 @@ import fractals
 import numpy as np
 import pytest
 import torch
+from made_notebooks import chapter_functions
 
-from i2p_lib.analysis import source_collapse as source
 from i2p_lib.analysis.collapse import cdnv
 from i2p_lib.data.fractal_images import SPLITS, FractalImages
+from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.weights import weight_card
+
+chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
 
 
 def test_the_images_side_is_measured_on_held_out_fractals():
@@ -17,14 +20,14 @@ def test_the_images_side_is_measured_on_held_out_fractals():
     for split in SPLITS:
         labels, images = zip(*fractals.fractal_images(categories, 6, 96, 2, split), strict=True)
         drawn[split] = FractalImages(np.stack(images), np.array(labels), ())
-    table, features = source.source_collapse(drawn)
+    table, features = chapter.source_collapse(drawn)
     last = table.query("layer == 'penultimate' and metric == 'cdnv' and split == 'held_out'")
     for weights, (values, labels) in features.items():
         assert values.shape == (18, 512)
         held = last.set_index("weights")["value"]
         assert held[weights] == pytest.approx(cdnv(values, labels))
     assert last.set_index("weights")["value"]["fractal"] < held["random"]
-    classes, each = source.trained_on(weight_card("resnet18", "fractal"))
+    classes, each = chapter.trained_on(weight_card("resnet18", "fractal"))
     assert (classes, each) == (200, 180)
     right = table.query("metric == 'top1'").set_index("split")["value"]
     assert set(right.index) == {"train", "held_out"} and (right > 5 / classes).all()
@@ -37,10 +40,10 @@ def test_fractals_are_given_as_the_pretraining_gave_them():
     images = np.random.default_rng(0).integers(128, size=(2, 96, 96), dtype=np.uint8)
     grey = center_crop(torch.from_numpy(images)[:, None] / 255, [80, 80]).expand(-1, 3, -1, -1)
     expected = normalize(grey, [0.2] * 3, [0.5] * 3)
-    torch.testing.assert_close(source.fractal_input(images), expected)
+    torch.testing.assert_close(chapter.fractal_input(images), expected)
 
 
 def test_a_card_that_does_not_say_its_images_is_refused():
     card = weight_card("resnet18", "fractal").model_copy(update={"pretraining": "pictures"})
-    with pytest.raises(ValueError, match="does not say"):
-        source.trained_on(card)
+    with pytest.raises(AssertionError, match="does not say"):
+        chapter.trained_on(card)

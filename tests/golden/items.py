@@ -3,16 +3,24 @@
     python -m tests.golden.items
 
 prints the table. An item measures how far the library is from the golden numbers in `data/`;
-those that are not equal say what differs and by how much.
+those that are not equal say what differs and by how much. The chapter on the errata shows `table`.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+from i2p_lib.files import atomic_write, sha256
+from i2p_lib.runs.sources import closure, imports_of
+from i2p_lib.runs.store import key_of, store_root
 
 MODULES = ("grid", "layers", "filters", "schedules", "measures", "draws", "pointcontrast",
            "classification", "training", "scenes", "segmentation", "decoder")  # fmt: skip
@@ -90,6 +98,23 @@ def rows() -> Iterator[dict[str, Any]]:
             "unit": one.unit, "tolerance": one.tolerance, "equal": one.equal, "why": one.differs,
             "stays": one.on_purpose,
         }  # fmt: skip
+
+
+def table(store: str | Path | None = None) -> pd.DataFrame:
+    """Return the items as a table; with the same sources and numbers it is measured once.
+
+    store: the folder of the runs, where the table is kept (see `store_root`).
+    """
+    folder = Path(__file__).parent
+    paths = [path for path in folder.rglob("*") if path.suffix in (".py", ".npz")]
+    files = {path.name: sha256(path) for path in paths}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")]
+    sources = closure({name for tree in trees for name in imports_of(tree, "")})
+    kept = store_root(store) / f"golden-{key_of(files | sources)[:16]}.csv"
+    if not kept.is_file():
+        with atomic_write(kept) as temp:
+            pd.DataFrame(rows()).to_csv(temp, index=False)
+    return pd.read_csv(kept).fillna({"why": ""})
 
 
 if __name__ == "__main__":

@@ -2,25 +2,23 @@
 
 import math
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from made_notebooks import chapter_functions
 
 import i2p_lib as i2p
 from i2p_lib.analysis.features import backbone_convolutions
 from i2p_lib.analysis.receptive_field import ablate, spatial_kernels
 from i2p_lib.analysis.shuffling import shuffled
 from i2p_lib.runs import cues, inside, run
+from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.show import discussion
-from i2p_lib.show import inside as shown
+from i2p_lib.show.comparison import rows_by_run
 from i2p_lib.sparse import Sites, SparseTensor
 from i2p_lib.train.clouds import Split, evaluate, load_splits
 from i2p_lib.train.task import generator
 
-matplotlib.use("agg")
 SPEC = RunSpec(
     points=64, epochs=1, batch_size=8, train_limit=32, test_limit=32, voxel_size=0.25,
     recipe="paper", regime="io", lr=1e-2,
@@ -108,22 +106,17 @@ def test_ablated_accuracy_is_that_of_nearest_centres(found, monkeypatch):
     assert table["top1"][0] == pytest.approx(np.mean(named == splits.test.labels.numpy()))
 
 
-def test_sentences_rows_and_plots_come_from_the_table(found):
+def test_sentences_and_rows_come_from_the_table(found):
+    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
     table = cues.shuffled_accuracy(found, patches=(2,)).assign(whole=0.9)
     table["top1"] = np.where(table["kind"] == "detail", 0.8, 0.3)
-    text = ' '.join(discussion.shape_lines(table, 1 / 16))
+    text = ' '.join(chapter.shape_lines(table, 1 / 16))
     assert "FIP-IO, patches of 2 voxels: 60 points lost with the arrangement destroyed, 10" in text
     assert "more by arrangement in 1 of 1 runs" in text
     assert "FIP-IO against control IO: with the detail destroyed +0 points are lost" in text
     values = 100 * table.pivot(index="key", columns=["kind", "patch"], values="top1")
     values.columns = [f"top1_{kind}_shuffled_at_{patch}_voxels" for kind, patch in values]
-    rows = shown.rows_by_run(found, values)
+    rows = rows_by_run(found, values)
     assert set(rows["metric"]) == {"top1_arrangement_shuffled_at_2_voxels",
                                    "top1_detail_shuffled_at_2_voxels"}
     assert sorted(rows["value"]) == pytest.approx([30, 30, 80, 80])
-    assert len(discussion.shuffled_lines(table, 1 / 16).axes) == 2
-    clouds = load_splits(SPEC).test.points[:1]
-    versions = [(kind, patch, shuffled[0].numpy()) for kind, patch, shuffled in
-                cues.shuffled_versions(clouds, (1, 2), 0.25)]
-    assert len(discussion.shuffled_clouds(clouds[0].numpy(), versions, 0.25).axes) == 6
-    plt.close("all")

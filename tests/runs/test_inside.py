@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from made_notebooks import chapter_functions
 from torch import nn
 
 import i2p_lib as i2p
@@ -14,9 +15,9 @@ from i2p_lib import paper
 from i2p_lib.analysis.dissection import unit_table
 from i2p_lib.analysis.distances import feature_distances
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
-from i2p_lib.analysis.few_shot import bound_table
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
+from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.units import unit_pictures
 from i2p_lib.show import comparison, lines
@@ -219,7 +220,7 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     rows = shown.distance_rows(distances, found, photos)
     means = units.groupby("key")[["entropy", "selectivity"]].mean()
     comparison.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
-    comparison.versus_paper("fig4", shown.rows_by_run(found, means), "smoke")
+    comparison.versus_paper("fig4", comparison.rows_by_run(found, means), "smoke")
     recorded = paper.attached(cell_outputs, "smoke")
     assert paper.verdict_counts(recorded["fig4"].table) == {paper.NOT_IN_PAPER: 4}
     counts = paper.verdict_counts(recorded["table5"].table)
@@ -258,7 +259,8 @@ def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
         probed = result.probes().query(
             "epoch == 0 and split == 'test' and layer == 'penultimate' and metric == 'cdnv'")
         assert value == pytest.approx(probed["value"].item(), rel=1e-4)
-    shots = bound_table(list(starts.values()), [1, 5], table.assign(group="5-shot"))
+    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
+    shots = chapter.bound_table(list(starts.values()), [1, 5], table.assign(group="5-shot"))
     assert (shots["error"] <= shots["bound"]).all() and shots["trained"].notna().sum() == 2
 
 

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
+from made_notebooks import chapter_functions
 
+from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show import classification
+
+chapter = chapter_functions(PACKAGE.parent / "notebooks" / "01_transfer.ipynb")
 
 
 @dataclass
@@ -62,11 +66,11 @@ def test_a_source_is_compared_with_random_weights_of_its_own_network():
     runs = [finished(w, share, model=model) for model, w, share in (
         ("resnet18", "fractal", 0.6), ("resnet18", "random", 0.9),
         ("efficientnet_lite0", "imagenet1k", 0.8), ("efficientnet_lite0", "random", 0.2))]
-    lines = classification.source_differences(runs, [("FIP-ALL", "scratch")])
+    lines = chapter.source_differences(runs, [("FIP-ALL", "scratch")])
     assert [line.partition(" points")[0] for line in lines] == [
         "resnet18, fractal: FIP-ALL is worse than scratch: -30.0",
         "efficientnet_lite0, imagenet1k: FIP-ALL is better than scratch: +60.0"]
-    panels = classification.by_source(runs)
+    panels = chapter.by_source(runs)
     assert {key: [r.spec.weights for r in part] for key, part in panels.items()} == {
         ("resnet18", "fractal"): ["fractal", "random"],
         ("efficientnet_lite0", "imagenet1k"): ["imagenet1k", "random"]}
@@ -79,7 +83,7 @@ def test_a_changed_setting_is_compared_with_the_default():
         return Finished(one.spec.but(regime="io+bn"), one.hits)
 
     runs = [bn(0.8), bn(0.3, axis="x"), bn(0.8, normalize=False), finished("imagenet1k", 0.1)]
-    lines = classification.setting_differences(runs, {"axis": "z", "normalize": True})
+    lines = chapter.setting_differences(runs)
     assert lines[0].startswith("axis x is worse than the default (axis z, divided by k): -50.0")
     assert lines[1].startswith("not divided by k and the default")
     assert "cannot be told apart: +0.0" in lines[1] and len(lines) == 2

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from i2p_lib.analysis.methods import with_method
 from i2p_lib.show import bars, drawings, lines
 
 matplotlib.use("agg")
@@ -49,24 +50,23 @@ def test_shots_draw_one_bar_per_method(runs):
     assert heights(bars.shots(runs).axes[0]) == [50, 50, 75]
 
 
-def test_curves_draw_every_seed_the_mean_and_the_target(runs):
-    table = pd.concat([runs.assign(epoch=e, val_top1=runs["top1"] * e / 2) for e in (1, 2)])
-    (axis,) = lines.curves(table, {"efficientnet_lite0": 0.45}).axes
-    assert len(axis.lines) == 5 + 3 + 1
-    thick = [line for line in axis.lines if line.get_linewidth() > 2]
-    assert [line.get_ydata()[-1] for line in thick] == pytest.approx([50, 50, 75])
-    assert axis.lines[-1].get_ydata()[0] == pytest.approx(45)
-
-
-def test_collapse_curves_draw_test_and_train(runs):
-    probes = pd.concat([
-        runs.assign(epoch=e, split=s, layer="penultimate", metric=m, value=1.0 / (e + 1))
-        for e in (0, 4) for s in ("train", "test") for m in ("cdnv", "nc1")])
-    axes = lines.collapse_curves(probes, {"cdnv": "CDNV", "nc1": "NC1"}).axes
-    assert [axis.get_title() for axis in axes] == ["CDNV", "NC1"]
-    assert all(len(axis.lines) == 6 for axis in axes)
-    axis = lines.layer_profiles(probes, {"cdnv": "CDNV"}).axes[-1]
-    assert len(axis.lines) == 6
+def test_panels_draw_every_stroke_of_the_rows_that_are_theirs(runs):
+    table = with_method(pd.concat([
+        runs.assign(epoch=e, split=s, metric=m, value=runs["top1"] * e)
+        for e in (1, 2) for s in ("train", "test") for m in ("cdnv", "nc1")]))  # fmt: skip
+    single = {"only": "train", "units": "seed", "estimator": None, "linewidth": 1}
+    figure, axes = lines.panels(table, "epoch", "value", "metric", by="split",
+                                strokes=[single, {"only": "test", "linestyle": "--"}])
+    assert [key for key in axes] == [(None, "cdnv"), (None, "nc1")]
+    assert [axis.get_title() for axis in figure.axes] == ["cdnv", "nc1"]
+    for axis in axes.values():  # five runs, and three means over seeds
+        assert [line.get_linewidth() for line in axis.lines] == [1] * 5 + [2.4] * 3
+        assert [line.get_ydata()[-1] for line in axis.lines[5:]] == pytest.approx([1, 1, 1.5])
+    figure, axes = lines.panels(table, "epoch", "value", "split", "metric", sharey="row")
+    assert list(axes) == [("cdnv", "train"), ("cdnv", "test"), ("nc1", "train"), ("nc1", "test")]
+    figure, axes = lines.panels(table, "epoch", "value", "metric", wrap=1,
+                                strokes=lines.MEANS_AND_RUNS)
+    assert [len(axis.lines) for axis in axes.values()] == [3 + 5] * 2
 
 
 def test_a_filter_is_drawn_slice_by_slice_with_its_values():
@@ -74,7 +74,7 @@ def test_a_filter_is_drawn_slice_by_slice_with_its_values():
     volume[1, 2, :] = 5  # x = 1, y = 2, all z
     axes = drawings.filters(np.eye(3), volume, "z").axes
     assert len(axes) == 4
-    shown = axes[1].images[0].get_array()
+    shown = axes[1].collections[0].get_array()
     assert shown[2, 1] == 5 and shown.sum() == 5  # row y, column x
 
 
