@@ -5,8 +5,7 @@ import torch
 
 from i2p_lib import cli
 from i2p_lib.runs import profiles, protocols, run
-from i2p_lib.runs.cost import CostModel, items_measured, measure_step
-from i2p_lib.runs.examples import sizes
+from i2p_lib.runs.cost import CostModel, items_measured, measure_step, sizes
 from i2p_lib.runs.lab import open_lab
 from i2p_lib.runs.needs import available, missing_inputs
 from i2p_lib.runs.plan import duration, plan, plan_text
