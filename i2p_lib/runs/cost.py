@@ -28,8 +28,8 @@ from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.runs.sources import closure
 from i2p_lib.runs.spec import ENCODING, NETWORK, AnySpec, RunSpec, SegmentSpec, spec_from
+from i2p_lib.sources import closure
 from i2p_lib.train.segment import Segment, build_encoding
 from i2p_lib.train.task import Task, generator
 

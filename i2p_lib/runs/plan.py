@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from i2p_lib.markup import duration
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.needs import counted, missing_inputs
 from i2p_lib.runs.profiles import Profile
@@ -84,11 +85,3 @@ def _cost_text(part: pd.DataFrame) -> str:
     if part["gib"].max() > 0:
         text += f", up to {part['gib'].max():.1f} GiB each"
     return text + (f" (without {unknown} of unknown networks)" if unknown else "")
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: "40 s", "12 min", "3.5 h" or "21 days"."""
-    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
-    return f"{seconds / 86_400:.0f} days"

@@ -12,9 +12,9 @@ from i2p_lib.analysis.features import backbone_convolutions
 from i2p_lib.analysis.receptive_field import ablate, spatial_kernels
 from i2p_lib.analysis.shuffling import shuffled
 from i2p_lib.runs import inside, run
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show.comparison import rows_by_run
+from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import Sites, SparseTensor
 from i2p_lib.train.clouds import Split, evaluate, load_splits
 from i2p_lib.train.task import generator

@@ -17,10 +17,10 @@ from i2p_lib.analysis.distances import feature_distances
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show import comparison, lines
 from i2p_lib.show import inside as shown
+from i2p_lib.sources import PACKAGE
 from i2p_lib.train.clouds import CPU
 
 matplotlib.use("agg")

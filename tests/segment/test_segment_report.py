@@ -7,9 +7,9 @@ from made_notebooks import chapter_functions
 
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.tables import class_table
 from i2p_lib.show import bars, comparison, segmentation, turning
+from i2p_lib.sources import PACKAGE
 
 
 @pytest.fixture(scope="module")
