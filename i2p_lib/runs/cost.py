@@ -187,13 +187,16 @@ def sizes(spec: AnySpec) -> dict[str, int]:
     return {"test": 0} | used
 
 
-def _on_stand_ins(spec: AnySpec, items: int, device: torch.device) -> Task:
-    """Return the task of a run whose data are not here, on others like them."""
-    if spec.on in scene_names():
+def _example(spec: AnySpec, items: int, device: torch.device) -> Task:
+    """Return the task of a run on so many items of its data or, where they are not here, others."""
+    here = _here(spec.on)
+    if spec.on not in scene_names():
+        card = dataset_card(spec.on if here else STAND_IN)
+        spec = spec.but(data=card.name, points=min(spec.points, card.points))
+    elif not here:
         scenes, names = [stand_in(spec.on)] * items, scene_card(spec.on).class_names
         return Segment(spec, {"train": scenes}, names, build_encoding(spec), None, device)
-    points = min(spec.points, dataset_card(STAND_IN).points)
-    return spec.module.task_of(spec.but(data=STAND_IN, points=points), device)
+    return spec.module.task_of(spec, device)
 
 
 def stand_in(name: str) -> Scene:
@@ -235,8 +238,7 @@ def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
               "shots": None, "episode": None}  # fmt: skip
     known = type(spec).model_fields
     plain = spec.but(**{name: value for name, value in wanted.items() if name in known})
-    task = (plain.module.task_of(plain, device) if _here(plain.on)
-            else _on_stand_ins(plain, items, device))  # fmt: skip
+    task = _example(plain, items, device)
     items = len(task.splits["train"])
     net = plain.module.build_network(plain, len(task.class_names)).to(device).train()
     random = generator(0, "cost")
