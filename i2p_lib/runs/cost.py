@@ -94,9 +94,12 @@ class CostModel:
         )
 
     def cost(self, spec: AnySpec) -> Cost:
-        """Return what a run will cost; ValueError where its network or its size is unknown."""
-        step = self._step(spec)
-        answers = sizes(spec)["train"] * spec.epochs if spec.teacher is not None else 0
+        """Return what a run will cost; NaN where its network or its size is unknown."""
+        try:
+            step, training = self._step(spec), sizes(spec)["train"]
+        except ValueError:
+            return Cost(math.nan, math.nan)
+        answers = training * spec.epochs if spec.teacher is not None else 0
         forward = step["seconds_to_measure"] * (items_measured(spec) + answers)
         seconds = self.factor * (_training_seconds(step, spec) + forward)
         weights, slots = step["parameter_bytes"], 3 if spec.optimizer == "adamw" else 2
@@ -152,8 +155,9 @@ def setup(spec: AnySpec) -> dict:
 
 def _load(data: str, split: str) -> Sequence:
     """Return the scenes of a split, or the labels of its clouds; scenes are read when used."""
-    known = data in scene_names()
-    return load_scenes(data, split) if known else load_dataset(data, split).labels
+    if data in scene_names():
+        return load_scenes(data, split)
+    return load_dataset(data, split).labels
 
 
 def _here(data: str) -> bool:
@@ -180,8 +184,8 @@ def sizes(spec: AnySpec) -> dict[str, int]:
         val = known["val"] or whole // 10
         files = known | {"trainval": whole, "train": whole - val, "val": val}
     limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
-    used = {name: files[file] for name, file in spec.rules.splits().items()}
-    used = {name: min(count, limits[name] or count) for name, count in used.items()}
+    splits = spec.rules.splits().items()
+    used = {name: min(files[file], limits[name] or files[file]) for name, file in splits}
     if shots := getattr(spec, "shots", None):
         used["train"] = shots * dataset_card(data).classes
     return {"test": 0} | used
@@ -211,9 +215,8 @@ def stand_in(name: str) -> Scene:
         height = random.uniform(-1.8, -1.6, count)
         points = np.stack([distance * np.cos(turn), distance * np.sin(turn), height], 1)
     else:
-        sides = np.array((7.0, 6.0, 3.0))
-        points, face = random.uniform(0, 1, (count, 3)) * sides, random.integers(0, 6, count)
-        points[np.arange(count), face // 2] = sides[face // 2] * (face % 2)
+        points = random.uniform(-1, 1, (count, 3))
+        points *= np.array((3.5, 3.0, 1.5)) / np.abs(points).max(1, keepdims=True)
     features = random.uniform(0, 1, (count, len(card.feature_names)))
     labels = random.integers(0, len(card.class_names), count)
     return Scene("stand-in", *(a.astype(np.float32) for a in (points, features)), labels)
@@ -236,8 +239,7 @@ def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
     wanted = {"weights": "random", "regime": "all", "augment": "none", "train_limit": items,
               "test_limit": 1, "teacher": None, "distill": None, "temperature": None,
               "shots": None, "episode": None}  # fmt: skip
-    known = type(spec).model_fields
-    plain = spec.but(**{name: value for name, value in wanted.items() if name in known})
+    plain = spec.but(**{name: wanted[name] for name in wanted.keys() & type(spec).model_fields})
     task = _example(plain, items, device)
     items = len(task.splits["train"])
     net = plain.module.build_network(plain, len(task.class_names)).to(device).train()
@@ -282,9 +284,9 @@ def _finished(root: Path, device: str) -> list[tuple[AnySpec, float]]:
     for folder, parts in store.stored_runs(root):
         state = store.read_json(folder / "state.json") or {}
         about = state.get("state"), state.get("device"), state.get("processes", 1)
-        if about != ("done", device, 1):  # the seconds of several processes tell nothing of one
-            continue
         with suppress(ValueError):  # settings or data that are no longer known here
+            if about != ("done", device, 1):  # several processes' seconds tell nothing of one
+                continue
             spec = spec_from(json.loads(parts["spec"]), str(folder))
             sizes(spec)
             metrics = store.read_json(folder / "metrics.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +33,10 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
     table = status(list(specs.values()), store).drop(columns="key")
     table["experiments"] = list(map(tuple, users.values()))
     table["needs"] = list(map(missing_inputs, specs.values()))
-    spent = [(0.0, 0.0) if state == "done" else _cost(costs, spec)
+    spent = [(0.0, 0.0) if state == "done" else costs.cost(spec)
              for state, spec in zip(table["state"], specs.values(), strict=True)]  # fmt: skip
     table[["seconds", "gib"]] = np.array(spent, float).reshape(-1, 2)
     return table[COLUMNS]
-
-
-def _cost(costs: CostModel, spec: AnySpec) -> tuple[float, float]:
-    try:
-        cost = costs.cost(spec)
-    except ValueError:  # a network that is not known here
-        return math.nan, math.nan
-    return cost.seconds, cost.gib
 
 
 def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
