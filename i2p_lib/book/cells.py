@@ -8,7 +8,7 @@ import contextlib
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-from i2p_lib.runs.sources import PACKAGE, imports_of
+from i2p_lib.sources import PACKAGE, modules_named
 
 
 def code_tree(notebook: NotebookNode) -> ast.Module:
@@ -51,7 +51,7 @@ def modules_used(tree: ast.AST) -> set[str]:
     """
     public = _public_names()
     names = (name.removeprefix(f"{PACKAGE.name}.") for name in functions_used(tree))
-    return imports_of(tree, "") | {public[name] for name in names if name in public}
+    return modules_named(tree) | {public[name] for name in names if name in public}
 
 
 def texts(tree: ast.AST) -> set[str]:
