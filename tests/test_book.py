@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from made_notebooks import write_notebook
 
+from benchmarks.recorded import recorded
 from i2p_lib.book import pages
 from i2p_lib.book.build import build_book
 from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.book.notebooks import execute
-from i2p_lib.book.recorded import recorded
 from i2p_lib.book.stage import BookError, stage
 from i2p_lib.markup import duration
 from i2p_lib.paper import attach, attached, compare

@@ -19,7 +19,6 @@ import nbformat
 from i2p_lib.book import pages
 from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.book.recorded import recorded
 from i2p_lib.files import atomic_write
 from i2p_lib.paper.record import Recorded, attached, is_attached
 from i2p_lib.runs.profiles import Profile
@@ -65,7 +64,6 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
             "execution": pages.execution(profile, records),
             "code": pages.code(project),
             "weights": pages.weights(),
-            "recorded": recorded(),
         }
         for name, text in written.items():
             with atomic_write(staged / f"{name}.md") as temp:
