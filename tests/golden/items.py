@@ -114,7 +114,7 @@ def table(store: str | Path | None = None) -> pd.DataFrame:
     if not kept.is_file():
         with atomic_write(kept) as temp:
             pd.DataFrame(rows()).to_csv(temp, index=False)
-    return pd.read_csv(kept).fillna({"why": ""})
+    return pd.read_csv(kept, keep_default_na=False)
 
 
 if __name__ == "__main__":
