@@ -13,7 +13,7 @@ PACKAGE = ROOT / "i2p_lib"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    *("torchvision_shim", "environment", "files", "machine", "markup"),
+    *("torchvision_shim", "files", "machine", "markup"),
     *("sparse", "inflation", "data", "weights", "models", "analysis", "train", "runs"),
     *("paper", "show", "book", "doctor", "cli"),
 )
