@@ -75,7 +75,7 @@ def _backends() -> Iterator[Finding]:
 
 
 def _inputs() -> Iterator[Finding]:
-    from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
+    from i2p_lib.data import dataset_card, dataset_hash, dataset_names
     from i2p_lib.weights import presence, weight_cards
 
     for name in dataset_names():
@@ -83,7 +83,7 @@ def _inputs() -> Iterator[Finding]:
             yield Finding("ok", name, f"checked, sha256 {dataset_hash(name)[:16]}")
         except FileNotFoundError:
             mark = "bad" if dataset_card(name).embedded else "note"
-            yield Finding(mark, name, f"absent, looked for in {dataset_root(name)}")
+            yield Finding(mark, name, f"absent, looked for in {dataset_card(name).root()}")
         except ValueError as error:
             yield Finding("bad", name, str(error))
     for card in weight_cards():

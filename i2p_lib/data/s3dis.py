@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -38,7 +37,7 @@ S3DIS = SceneCard(
         "test": "Area 5",
     },
     layout="s3dis",
-    size_gb=4.5,
+    size_mb=4500.0,
     how_to_get="ask for Stanford3dDataset_v1.2_Aligned_Version.zip at "
     "http://buildingparser.stanford.edu/dataset.html, unpack it, then "
     "`i2p data get s3dis --from FOLDER`, the folder that holds Area_1 to Area_6",
@@ -49,18 +48,13 @@ S3DIS = SceneCard(
     perfect_classes=1,  # "stairs"
     part_sizes=ROOMS,
 )
-SIMULATED = replace(
-    S3DIS,
-    name="simulated_rooms",
+SIMULATED = S3DIS.like(
+    "simulated_rooms",
     title="Simulated rooms: S3DIS's layout and classes, composed and scanned by a program",
     source="made here from the home objects by data_scripts/simulate_rooms.py",
     licence="that of the home objects: CC0-1.0 and CC-BY-3.0 per object",
-    simulated=True,
-    size_gb=0.03,
-    how_to_get="`i2p data get simulated_rooms` generates it in about a minute",
     made_by="data_scripts/simulate_rooms.py",
     made_from=("home_objects",),
-    part_sizes={},
 )
 CARDS = (S3DIS, SIMULATED)
 

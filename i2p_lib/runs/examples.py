@@ -10,7 +10,7 @@ from functools import lru_cache, singledispatch
 import numpy as np
 import torch
 
-from i2p_lib.data import dataset_card, dataset_root, load_dataset
+from i2p_lib.data import dataset_card, load_dataset
 from i2p_lib.data.scenes import Scene, load_scenes, scene_card
 from i2p_lib.runs.spec import AnySpec, SegmentSpec
 from i2p_lib.train.classify import Classify
@@ -68,7 +68,7 @@ def _clouds(data: str) -> tuple[dict[str, int], int]:
 
 def _clouds_here(data: str) -> str:
     """Return the set itself, or the one that stands in for it where it is not on this machine."""
-    return data if dataset_root(data).is_dir() else STAND_IN
+    return data if dataset_card(data).root().is_dir() else STAND_IN
 
 
 def _scenes_here(name: str) -> bool:
