@@ -40,7 +40,8 @@ class SceneCard(Card):
     part is val: its end, where `val_last`, else scenes chosen by a hash of their place.
     part_sizes: published scenes of each part of a real set.
     typical_points: of one scene, for a forecast without the set.
-    perfect_classes: ignored classes that the released code's mIoU counts as perfect.
+    trained_too: classes that are ignored here, but that the released code trains; its mIoU leaves
+    their points out and counts each of them as 1.
     """
 
     class_names: tuple[str, ...]
@@ -53,7 +54,7 @@ class SceneCard(Card):
     around_sensor: bool = False
     val_share: float = 0.10
     val_last: bool = False
-    perfect_classes: int = 0
+    trained_too: tuple[str, ...] = ()
     made_from: tuple[str, ...] = ()
     part_sizes: dict[str, int] = field(default_factory=dict)
 
@@ -61,6 +62,11 @@ class SceneCard(Card):
     def classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def released_names(self) -> tuple[str, ...]:
+        """The names of all classes that the released code trains."""
+        return self.class_names + self.trained_too
 
     def like(self, name: str, **facts: str | tuple[str, ...]) -> SceneCard:
         """Return the card of a set in this one's layout that a script makes from nothing."""

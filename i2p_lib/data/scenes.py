@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from i2p_lib.data import s3dis, semantic_kitti
 from i2p_lib.data.making import made
@@ -14,6 +16,7 @@ from i2p_lib.data.manifests import content_hash, files_folder
 from i2p_lib.data.modelnet import SPLITS
 from i2p_lib.data.registry import dataset_hash
 from i2p_lib.data.scene_files import IGNORED, SceneCard, split_scenes
+from i2p_lib.data.scene_transforms import clip_to_cube
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,17 @@ def scene_card(name: str) -> SceneCard:
     return CARDS[name]
 
 
-def load_scenes(name: str, split: str, root: str | Path | None = None) -> Sequence[Scene]:
+def load_scenes(
+    name: str, split: str, root: str | Path | None = None, released: bool = False
+) -> Sequence[Scene]:
     """Return the scenes of a split ("train", "val", "test", or "trainval": both of the first).
 
     Nothing is read before a scene is asked for, and nothing is kept: `[i]` reads one scene from
     disk, each time anew.  What is in which split follows from the scenes' names alone, see
     `SceneCard.splits`.
+
+    released: labels as the released code has them, see `read_scene` of the set's layout, and of
+    test only the points that it counts: those within `card.augment.clip` of the middle.
 
     Raises ValueError for unknown names, FileNotFoundError where the set is not here or not whole.
     """
@@ -93,7 +101,8 @@ def load_scenes(name: str, split: str, root: str | Path | None = None) -> Sequen
     splits = split_scenes(card, manifest["scenes"])
     wanted = ("train", "val") if split == "trainval" else (split,)
     names = sorted(scene for scene, where in splits.items() if where in wanted)
-    return SceneFiles(card.layout, files_folder(folder, manifest), tuple(names))
+    clip = card.augment.clip if released and split == "test" else math.inf
+    return SceneFiles(card.layout, files_folder(folder, manifest), tuple(names), released, clip)
 
 
 @dataclass(frozen=True)
@@ -103,13 +112,20 @@ class SceneFiles(Sequence[Scene]):
     layout: str
     folder: Path
     names: tuple[str, ...]
+    released: bool = False
+    clip: float = math.inf
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Scene:
         name = self.names[index]
-        return Scene(name, *LAYOUTS[self.layout].read_scene(self.folder, name))
+        how = {"released": True} if self.released else {}
+        arrays = LAYOUTS[self.layout].read_scene(self.folder, name, **how)
+        if self.clip < math.inf:
+            kept = clip_to_cube(torch.from_numpy(arrays[0]), self.clip).numpy()
+            arrays = tuple(array[kept] for array in arrays)
+        return Scene(name, *arrays)
 
 
 def scene_hash(name: str, root: str | Path | None = None) -> str:

@@ -36,6 +36,9 @@ LEARNING_MAP = {
 # and the lengths of KITTI's odometry sequences).
 SCANS = {"00": 4541, "01": 1101, "02": 4661, "03": 801, "04": 271, "05": 2761, "06": 1101,
          "07": 1101, "08": 4071, "09": 1591, "10": 1201}  # fmt: skip
+RELEASED_IGNORES = (13, 16, 60, 256, 257)
+"""Raw labels of a class that the released code ignores: bus, on-rails, lane-marking, and what moves
+of the first two (core/datasets/semantic_kitti.py)."""
 _OUTSIDE = -2
 _TABLE = np.full(1 << 16, _OUTSIDE, np.int8)
 _TABLE[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
@@ -112,10 +115,14 @@ def scan_files(name: str) -> tuple[str, str]:
     return f"sequences/{sequence}/velodyne/{scan}.bin", f"sequences/{sequence}/labels/{scan}.label"
 
 
-def read_scene(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_scene(
+    folder: Path, name: str, released: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return points [N, 3] float32, intensity [N, 1] float32 in 0..1, labels [N] int64 of a scan.
 
-    The sensor is the origin.  Raises FileNotFoundError and ValueError, naming the file: a size
+    The sensor is the origin.  released: labels as the released code maps them.
+
+    Raises FileNotFoundError and ValueError, naming the file: a size
     that is no multiple of 16 bytes, labels of another number of points or outside LEARNING_MAP,
     coordinates or intensities that are none.
     """
@@ -144,4 +151,6 @@ def read_scene(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
             f"{labels_file}: label {raw[place]} of point {place} is not among those of "
             f"SemanticKITTI: {', '.join(map(str, LEARNING_MAP))}"
         )
+    if released:
+        labels = np.where(np.isin(raw, RELEASED_IGNORES), IGNORED, labels)
     return scan[:, :3].copy(), scan[:, 3:].copy(), labels.astype(np.int64)

@@ -73,4 +73,4 @@ def shown_scene(
             shown = np.hypot(points[:, 0], points[:, 1]) < NEAR
         clouds.setdefault("truth", (points[shown], labels[shown].astype(int)))
         clouds[method] = (points[shown], predictions[shown].astype(int))
-    return clouds, scene_card(scenes).class_names, f"{scenes}, {name}, {model}"
+    return clouds, tuple(r.confusion().columns), f"{scenes}, {name}, {model}"

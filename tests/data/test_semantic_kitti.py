@@ -42,6 +42,10 @@ def test_a_scan_is_its_bytes_and_its_mapped_labels(source, tmp_path):
     }  # fmt: skip
     lower = np.fromfile(source / LABELS, np.uint32) % 2**16
     assert [names[label + 1] for label in scene.labels] == [said[one] for one in lower.tolist()]
+    released = load_scenes("semantic_kitti", "test", root, released=True)[1]
+    other = {label for label, a, b in zip(lower, scene.labels, released.labels, strict=True)
+             if a != b}  # fmt: skip
+    assert other == {13, 16, 60, 256, 257} and set(released.labels[scene.labels < 0]) == {-1}
 
 
 def test_the_published_numbers_agree_with_each_other():
