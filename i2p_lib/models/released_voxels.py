@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from i2p_lib.data.scene_transforms import at_most
 from i2p_lib.data.scenes import Scene
-from i2p_lib.models.contract import evaluated
+from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.encodings import Device, Draw, Encoded, Scenes, cloud_of
 from i2p_lib.sparse import Points, SparseTensor, voxelize
 from i2p_lib.sparse.kernel_map import unique_rows
