@@ -23,7 +23,7 @@ PAPER_RECIPE: Mapping[str, object] = {
 }  # fmt: skip
 _SCENE_RECIPE = {
     "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
-    "weight_decay": 1e-4, "voxel_size": 0.05, "point_branch": True, "axis": "z",
+    "weight_decay": 1e-4, "voxel_size": 0.05, "axis": "z",
     "normalize": False,
 }  # fmt: skip
 _ROOMS = _SCENE_RECIPE | {"lr": 0.1, "schedule": "poly", "epochs": 400, "batch_size": 8}

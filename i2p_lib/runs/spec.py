@@ -103,7 +103,7 @@ ENCODING = {
     "pointnet2_ssg": ("block_size", "block_points", "blocks"),
     "range": ("height", "width", "back_projection"),
 }
-NETWORK = {"unet": ("decoder_width", "point_branch"), "pointnet2_ssg": (), "range": ()}
+NETWORK = {"unet": ("decoder_width",), "pointnet2_ssg": (), "range": ()}
 """Family of networks -> the settings of its encoding and of the network itself (`segmenter`)."""
 
 
@@ -118,7 +118,6 @@ class SegmentSpec(Named, SegmentSettings):
     protocol                   as in `RunSpec`; a voxel always has the mean of its points
     voxel_size                 of a U-Net: edge of a voxel in metres
     decoder_width              of a U-Net: factor on the paper's channels of stem and decoder
-    point_branch               of a U-Net: whether it has SPVCNN's branch of points
     block_size, block_points   of PointNet++: edge of a block in metres, points drawn of each
     blocks                     of PointNet++: random blocks of each scene in one step
     height, width              of a range network: pixels of the image
@@ -138,7 +137,6 @@ class SegmentSpec(Named, SegmentSettings):
     weights: str = "random"
     voxel_size: float | None = Field(None, gt=0, le=1)
     decoder_width: float | None = Field(None, gt=0, le=4)
-    point_branch: bool | None = None
     block_size: float | None = Field(None, gt=0, le=100)
     block_points: int | None = Field(None, ge=16, le=100_000)
     blocks: int | None = Field(None, ge=1, le=1000)

@@ -23,7 +23,7 @@ from i2p_lib.runs.sources import closure, imports_of
 from i2p_lib.runs.store import key_of, store_root
 
 MODULES = ("grid", "layers", "filters", "schedules", "measures", "draws", "pointcontrast",
-           "classification", "training", "scenes", "segmentation", "decoder")  # fmt: skip
+           "classification", "training", "scenes", "segmentation")  # fmt: skip
 """The files of this folder that register items."""
 
 RELATIVE = "of the largest value"
