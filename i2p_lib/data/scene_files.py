@@ -38,7 +38,7 @@ class SceneCard(Card):
     thin out from, and voxels count from it; else they count from the scene's middle.
     test_part: the part (area, sequence) that is the test split; val_share: how much of each other
     part is val: its end, where `val_last`, else scenes chosen by a hash of their place.
-    part_sizes: published scenes of each part of a real set.
+    sizes: published scenes of each split of a real set.
     typical_points: of one scene, for a forecast without the set.
     trained_too: classes that are ignored here, but that the released code trains; its mIoU leaves
     their points out and counts each of them as 1.
@@ -56,7 +56,7 @@ class SceneCard(Card):
     val_last: bool = False
     trained_too: tuple[str, ...] = ()
     made_from: tuple[str, ...] = ()
-    part_sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -72,7 +72,7 @@ class SceneCard(Card):
         """Return the card of a set in this one's layout that a script makes from nothing."""
         how = f"`i2p data get {name}` generates it in about a minute"
         return replace(self, name=name, simulated=True, size_mb=30.0, how_to_get=how,
-                       part_sizes={}, **facts)  # fmt: skip
+                       sizes={}, **facts)  # fmt: skip
 
     def opened(self, root: str | Path | None = None) -> tuple[Path, dict]:
         """Return the set's folder and its manifest.
