@@ -3,7 +3,7 @@
 import pandas as pd
 from made_notebooks import chapter_functions
 
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 
 def test_collapse_sentences_give_the_rank_correlation():
