@@ -7,12 +7,15 @@ from pathlib import Path
 
 from benchmarks.how_fast import how_fast
 from benchmarks.networks import networks
+from benchmarks.recorded import recorded
 from i2p_lib.files import atomic_write
 
 
 def main(folder: Path) -> None:
-    """Write how_fast.md and networks.md into a folder, and their figures below it."""
-    for name, text in (("how_fast", how_fast(folder / "figures")), ("networks", networks())):
+    """Write the pages into a folder, and their figures below it."""
+    pages = {"how_fast": how_fast(folder / "figures"), "networks": networks(),
+             "recorded": recorded()}  # fmt: skip
+    for name, text in pages.items():
         with atomic_write(folder / f"{name}.md") as temp:
             temp.write_text(text, encoding="utf-8")
 

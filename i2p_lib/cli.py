@@ -160,7 +160,6 @@ def _book(options: argparse.Namespace) -> None:
 def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: ANN001
     """Train the runs of chapters, then execute them (the main process); return times by step."""
     from i2p_lib.book.chapters import Chapter, chapter_state
-    from i2p_lib.book.notebooks import execute
 
     parameters, times = {"profile": profile.address}, {}
     found, specs = [], profile.all_specs()  # of a profile of runs alone, such as tuning
@@ -175,6 +174,8 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
         elif not options.force and chapter_state(chapter, parameters)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
         else:
+            from i2p_lib.book.notebooks import execute
+
             print(f"{chapter.name}: executing ...", flush=True)
             record = execute(chapter, parameters, project.root, options.timeout)
             times[chapter.name] = record["seconds"]

@@ -7,15 +7,17 @@ import pandas as pd
 import pytest
 from made_notebooks import write_notebook
 
+from benchmarks.recorded import recorded
 from i2p_lib.book import pages
-from i2p_lib.book.build import BookError, build_book, stage
+from i2p_lib.book.build import build_book
 from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.book.notebooks import execute
-from i2p_lib.book.recorded import recorded
+from i2p_lib.book.stage import BookError, stage
 from i2p_lib.markup import duration
 from i2p_lib.paper import attach, attached, compare
+from i2p_lib.runs.profiles import Profile
 
 HOSTILE = '<script>alert(1)</script> & ``` {raw} $x$ | "quoted"'
 
@@ -219,6 +221,27 @@ def test_the_page_check_lets_ordinary_pages_pass(tmp_path: Path) -> None:
 
 
 def test_times_are_said_as_people_say_them() -> None:
-    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3700)] == [
-        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 1 min",
+    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3700, 1_814_400)] == [
+        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 1 min", "21 days",
     ]  # fmt: skip
+
+
+def test_an_unchanged_book_is_neither_staged_nor_built_again(
+    small_book: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile, made = small_book.profile("tiny"), []
+
+    def html_of(project: Project, profile: Profile, work: Path) -> Path:
+        made.append(work)
+        (work / "html").mkdir()
+        (work / "html" / "index.html").write_text("the book")
+        return work / "html"
+
+    monkeypatch.setattr("i2p_lib.book.stage.html_of", html_of)
+    assert build_book(small_book, profile) == (small_book.build / "html" / "index.html", True)
+    assert build_book(small_book, profile)[1] is False and len(made) == 1
+    chapter = Chapter.of(small_book, "03_few_shot", profile)
+    for path in (small_book.root / "book" / "index.md", chapter.source, chapter.executed):
+        path.write_text(path.read_text() + "\n")
+        assert build_book(small_book, profile)[1] is True, path
+    assert len(made) == 4 and not list(small_book.build.glob(".book-*"))

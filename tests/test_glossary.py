@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from i2p_lib.book.build import _copy_plotly, _jupyter_book
 from i2p_lib.book.chapters import Project
 from i2p_lib.book.htmlcheck import check_html
+from i2p_lib.book.stage import copy_plotly, jupyter_book
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "glossary.md"
@@ -48,13 +48,13 @@ def test_the_glossary_builds_and_is_linked_to(tiny: Project, words: list[str]) -
     staged = tiny.root / "staged"
     shutil.copytree(tiny.root / "book", staged)
     shutil.copy(tiny.root / "_config.yml", staged / "_config.yml")
-    _copy_plotly(staged / "_vendor")
+    copy_plotly(staged / "_vendor")
     pages = ("glossary", "how_to_run", "references")
     contents = "".join(f"  - file: {name}\n" for name in pages)
     (staged / "_toc.yml").write_text(f"format: jb-book\nroot: start\nchapters:\n{contents}")
     links = "\n".join(f"- {{term}}`{word}` and {{term}}`so <{word}>`" for word in words)
     (staged / "start.md").write_text(f"# Start\n\n{links}\n")
-    built = _jupyter_book(staged, tiny.root / "out")
+    built = jupyter_book(staged, tiny.root / "out")
     assert not check_html(built)
     assert (built / "start.html").read_text().count('href="glossary.html#term-') == 2 * len(words)
     assert "\\operatorname{tr}" in (built / "glossary.html").read_text(), "a formula is math"

@@ -46,12 +46,12 @@ def test_the_papers_values_are_all_there():
     "old, new, message",
     [
         ("fig2a,", "fig9,", "line 2: unknown item"),
-        ("81.20", "81,20", "line 2: expected 11 fields, got 12"),
+        ("81.20", "81,20", "line 2: expected columns .*, got 12"),
         ("81.20", "high", "line 2: value is not a number"),
         ("81.20", "inf", "line 2: value is not a number"),
         ("resnet50,fip-io,imagenet1k", ",fip-io,imagenet1k", "line 2: model is empty"),
         ("fip-io+bn,imagenet21k", "fip-io,imagenet1k", "line 3: the same key"),
-        ("item,dataset", "item,data", "expected columns"),
+        ("item,dataset", "item,data", "line 1: expected columns"),
     ],
 )
 def test_a_damaged_table_of_values_is_refused(tmp_path, old, new, message):
@@ -230,6 +230,15 @@ def test_the_html_shows_numbers_and_verdicts():
     assert "our setting" not in Texts(paper.comparison_html(paper.compare("collapse", alone))).texts
     with pytest.raises(ValueError, match="compare\\(\\)"):
         paper.comparison_html(pd.DataFrame({"a": [1]}))
+
+
+def test_a_value_that_the_paper_does_not_print_carries_a_mark():
+    """Promise: what is derived or quoted says so, beside its number and below the table."""
+    page = paper.comparison_html(paper.compare("fig2b"))
+    assert "90.44<sup>b</sup>" in page and "78.69<sup>a</sup>" in page
+    assert "<sup>a</sup> arXiv v1, quoted by a third party" in page
+    assert "<sup>b</sup> derived (90.28 + 0.16)" in page
+    assert "<sup>" not in paper.comparison_html(paper.compare("table1"))
 
 
 def test_many_values_that_the_paper_lacks_are_folded_away():

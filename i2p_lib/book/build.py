@@ -1,187 +1,55 @@
-"""Building the book: stage prose and executed chapters, run Jupyter Book, check, then publish."""
+"""Building the book: published whole, and only where something that it rests on has changed."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import shlex
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import nbformat
-
-from i2p_lib.book import pages
-from i2p_lib.book.chapters import Chapter, Project
-from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.book.recorded import recorded
-from i2p_lib.files import atomic_write
-from i2p_lib.paper.record import Recorded, attached, is_attached
+from i2p_lib.book.chapters import SCRIPTS, Project, hash_of
+from i2p_lib.files import sha256
+from i2p_lib.machine import package_versions
+from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
 
 STAMP = "built-from.txt"
 
 
-class BookError(RuntimeError):
-    """The book could not be built; the message says which page or input is at fault."""
-
-
-def build_book(project: Project, profile: Profile, force: bool = False) -> tuple[Path, bool]:
+def build_book(project: Project, profile: Profile) -> tuple[Path, bool]:
     """Build the HTML of a profile's executed chapters; return (index.html, whether it was built).
 
-    Nothing is built where its inputs are unchanged.  Raises BookError where a chapter of the
-    table of contents is not executed, Jupyter Book warns, or a page is not readable offline;
-    an older book then stays as it was.
+    Nothing is written where what the pages rest on is unchanged.  Raises BookError as `html_of`
+    does; an older book then stays as it was.
     """
     html = project.build / "html"
-    index = html / "index.html"
-    staged = project.build / "book_src"
-    stage(project, profile, staged)
-    digest = tree_digest(staged)
-    stamp = html / STAMP
-    if not force and index.is_file() and stamp.is_file() and stamp.read_text() == digest:
+    index, stamp, digest = html / "index.html", html / STAMP, inputs_digest(project, profile)
+    if index.is_file() and stamp.is_file() and stamp.read_text() == digest:
         return index, False
+    from i2p_lib.book.stage import html_of
+
+    project.build.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=project.build, prefix=".book-") as work:
-        built = _jupyter_book(staged, Path(work))
-        problems = check_html(built)
-        if problems:
-            shown = "\n".join(f"- {problem}" for problem in problems[:20])
-            raise BookError(f"the built pages have {len(problems)} faults:\n{shown}")
+        built = html_of(project, profile, Path(work))
         (built / STAMP).write_text(digest)
-        _swap(built, html, Path(work) / "old")
+        if html.exists():
+            os.replace(html, Path(work) / "old")
+        os.replace(built, html)
     return index, True
 
 
-def stage(project: Project, profile: Profile, staged: Path) -> None:
-    """Write the source tree that Jupyter Book reads; it is built anew each time.
+def inputs_digest(project: Project, profile: Profile) -> str:
+    """Return one hash over all that the pages are made from.
 
-    Raises BookError where an executed chapter is missing.
+    These are the files of prose, chapters, library and scripts, the executed chapters, the
+    profile, what its finished runs measured, and the versions of the packages.
     """
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(project.root / "book", staged)
-    shutil.copy(project.root / "_config.yml", staged / "_config.yml")
-    _copy_plotly(staged / "_vendor")
-    with _own_pages(project.root, staged):
-        chapters = [Chapter.of(project, name, profile) for name in project.sources()]
-        records, items = [], {}
-        for chapter in chapters:
-            record, found = _stage_chapter(chapter, staged)
-            records.append(record)
-            items |= found
-        written = {
-            "overview": pages.overview(project, profile, items),
-            "execution": pages.execution(profile, records),
-            "code": pages.code(project),
-            "weights": pages.weights(),
-            "recorded": recorded(),
-        }
-        for name, text in written.items():
-            with atomic_write(staged / f"{name}.md") as temp:
-                temp.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _own_pages(root: Path, staged: Path) -> Iterator[None]:
-    """Let the project's scripts make their pages meanwhile: `python -m FOLDER.pages STAGED`.
-
-    Such a script is the `pages.py` of a folder in the project's root, and no part of the package.
-    Raises BookError with what it said where one fails.
-    """
-    with ExitStack() as running:
-        makers = {
-            f"{path.parent.name}.pages": running.enter_context(subprocess.Popen(
-                [sys.executable, "-m", f"{path.parent.name}.pages", str(staged)],
-                cwd=root, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            ))
-            for path in sorted(root.glob("*/pages.py"))
-        }  # fmt: skip
-        yield
-        for name, maker in makers.items():
-            _, said = maker.communicate()
-            if maker.returncode:
-                raise BookError(f"{name} stopped (exit {maker.returncode}):\n{said.strip()}")
-
-
-def tree_digest(folder: Path) -> str:
-    """Return one hash over the names and contents of all files of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _stage_chapter(
-    chapter: Chapter, staged: Path
-) -> tuple[dict[str, Any], dict[str, Recorded]]:
-    """Write an executed chapter and its source; return its provenance and what it found by item."""
-    record = chapter.provenance()
-    name, profile = chapter.name, chapter.profile
-    if record is None:
-        raise BookError(
-            f"chapter {name} is not executed at profile {profile.name}; "
-            f"run: i2p run {name} --profile {shlex.quote(profile.address)}"
-        )
-    target = staged / "chapters"
-    (target / "source").mkdir(parents=True, exist_ok=True)
-    shutil.copy(chapter.source, target / "source" / f"{name}.ipynb")
-    notebook = nbformat.read(chapter.executed, as_version=4)
-    found = {}
-    for cell in notebook.cells:
-        outputs = cell.get("outputs", [])
-        found |= attached(outputs, profile.name)
-        if outputs:
-            cell.outputs = [output for output in outputs if not is_attached(output)]
-    _show_injected(notebook, profile)
-    note = nbformat.v4.new_markdown_cell(pages.run_note(record), id="how-it-was-run")
-    notebook.cells.insert(1, note)
-    nbformat.write(notebook, target / f"{name}.ipynb")
-    return record, found
-
-
-def _show_injected(notebook: nbformat.NotebookNode, profile: Profile) -> None:
-    """Make one cell, in place, of the parameters cell and the one with the values that ran."""
-    kinds = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
-    injected = next((i for i, tags in enumerate(kinds) if "injected-parameters" in tags), None)
-    if injected is not None:
-        ran = notebook.cells.pop(injected)
-        stated = next(i for i, tags in enumerate(kinds) if "parameters" in tags)
-        text = ran.source.replace(profile.address, profile.name)  # no path of this machine
-        notebook.cells[stated].source = text.removeprefix("# Parameters\n").strip()
-
-
-def _copy_plotly(folder: Path) -> None:
-    from importlib.resources import as_file, files
-
-    with as_file(files("plotly") / "package_data" / "plotly.min.js") as source:
-        shutil.copy(source, folder / "plotly.min.js")
-
-
-def _jupyter_book(staged: Path, output: Path) -> Path:
-    """Run Jupyter Book with warnings as errors; return the folder with index.html."""
-    start = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", str(staged)]
-    command += ["--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
-    settings = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
-    done = subprocess.run(command, env=settings, capture_output=True, text=True)
-    built = output / "_build" / "html"
-    if done.returncode or not (built / "index.html").is_file():
-        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
-        lines = text.replace(f"{staged}/", "").splitlines()
-        telling = [line for line in lines if "WARNING" in line or "ERROR" in line]
-        shown = "\n".join((telling or lines)[-20:])
-        raise BookError(f"Jupyter Book stopped (exit {done.returncode}):\n{shown}")
-    return built
-
-
-def _swap(new: Path, place: Path, old: Path) -> None:
-    """Put a folder in the place of another by two renames."""
-    if place.exists():
-        os.replace(place, old)
-    os.replace(new, place)
+    scripts = {project.root / name for name in SCRIPTS}
+    scripts |= {path.parent for path in project.root.glob("*/pages.py")}
+    folders = (project.root / "book", project.package, *scripts,
+               project.build / "notebooks" / profile.name)  # fmt: skip
+    found = [project.root / "_config.yml", profile.path, *project.sources().values()]
+    found += [path for folder in folders for path in folder.rglob("*")]
+    found += [entry.folder / "metrics.json" for entry in available(profile.all_specs())[0]]
+    files = {str(path): sha256(path) for path in found
+             if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
+    return hash_of([files, package_versions()])

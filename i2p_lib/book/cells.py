@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import ast
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
-from IPython.core.inputtransformer2 import TransformerManager
-from nbformat import NotebookNode
-
-from i2p_lib.runs.sources import PACKAGE, imports_of
+from i2p_lib.sources import PACKAGE, modules_named
 
 
-def code_tree(notebook: NotebookNode) -> ast.Module:
+def code_tree(notebook: Mapping[str, Any]) -> ast.Module:
     """Return the syntax tree of a notebook's code cells, magics and shell lines as IPython calls.
 
     A cell that is no Python is left out: executing it says so.
     """
-    manager = TransformerManager()
     tree = ast.Module(body=[], type_ignores=[])
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
             with contextlib.suppress(SyntaxError):
-                tree.body += ast.parse(manager.transform_cell(cell.source)).body
+                tree.body += _parsed("".join(cell["source"])).body
     return tree
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # a magic, perhaps
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        return ast.parse(TransformerManager().transform_cell(source))
 
 
 def functions_used(tree: ast.AST) -> list[str]:
@@ -30,18 +37,16 @@ def functions_used(tree: ast.AST) -> list[str]:
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            aliases |= {a.asname or a.name: a.name for a in node.names if _ours(a.name)}
-        elif isinstance(node, ast.ImportFrom) and _ours(node.module or ""):
+            aliases |= {a.asname or a.name: a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
             aliases |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
     used = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in aliases:
-                used.add(f"{aliases[node.value.id]}.{node.attr}")
+            used.add(f"{aliases.get(node.value.id)}.{node.attr}")
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in aliases:
-                used.add(aliases[node.func.id])
-    return sorted(used)
+            used.add(aliases.get(node.func.id, ""))
+    return sorted(name for name in used if name.startswith(f"{PACKAGE.name}."))
 
 
 def modules_used(tree: ast.AST) -> set[str]:
@@ -51,7 +56,7 @@ def modules_used(tree: ast.AST) -> set[str]:
     """
     public = _public_names()
     names = (name.removeprefix(f"{PACKAGE.name}.") for name in functions_used(tree))
-    return imports_of(tree, "") | {public[name] for name in names if name in public}
+    return modules_named(tree) | {public[name] for name in names if name in public}
 
 
 def texts(tree: ast.AST) -> set[str]:
@@ -66,7 +71,3 @@ def _public_names() -> dict[str, str]:
     told = (node.value for node in front.body if isinstance(node, ast.Assign)
             and getattr(node.targets[0], "id", "") == "_PUBLIC")  # fmt: skip
     return ast.literal_eval(next(told))
-
-
-def _ours(module: str) -> bool:
-    return module.split(".")[0] == PACKAGE.name

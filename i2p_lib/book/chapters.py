@@ -12,19 +12,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
-from nbformat import NotebookNode
 
 from i2p_lib.book.cells import code_tree, modules_used, texts
 from i2p_lib.files import sha256
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.sources import PACKAGE, closure, imports_of
 from i2p_lib.runs.spec import AnySpec, distinct
+from i2p_lib.sources import PACKAGE, closure, modules_named
 from i2p_lib.train.settings import unknown_key
 
 CODE = (".py", ".pyc")  # other files of the package are data that code reads by name
+SCRIPTS = {
+    "data_scripts": "Scripts that make data sets and weights",
+    "benchmarks": "Scripts that measure",
+}
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,14 @@ class Chapter:
         return self.folder / f"{self.name}.failed.ipynb"
 
     @cached_property
-    def notebook(self) -> NotebookNode:
-        """The source as a notebook."""
-        return nbformat.read(self.source, as_version=4)
+    def notebook(self) -> dict[str, Any]:
+        """The source as the file has it (nbformat takes a second to import)."""
+        return json.loads(self.source.read_text(encoding="utf-8"))
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree of its code."""
+        return code_tree(self.notebook)
 
     def provenance(self) -> dict[str, Any] | None:
         """Return what was recorded with the executed copy, None where it is absent or damaged."""
@@ -150,7 +157,7 @@ class Chapter:
         return list(dict.fromkeys([*listed, *self._named()]))
 
     def _named(self) -> list[str]:
-        said = texts(code_tree(self.notebook))
+        said = texts(self.tree)
         return [name for name in self.profile.experiments if name in said]
 
 
@@ -161,23 +168,24 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     data and weights; the modules that its cells import, with all that those import; the data files
     in the package that these modules name; and the folders of tests that the cells import from.
     """
-    cells = [[c.cell_type, c.source, c.metadata] for c in chapter.notebook.cells]
+    cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]]
+             for c in chapter.notebook["cells"]]  # fmt: skip
     profile = chapter.profile
     parts = {
-        "notebook": _hash(cells),
-        "parameters": _hash(dict(parameters)),
-        "profile": _hash([profile.device, str(profile.images)]),
+        "notebook": hash_of(cells),
+        "parameters": hash_of(dict(parameters)),
+        "profile": hash_of([profile.device, str(profile.images)]),
     }
     for name in chapter.experiments():
         entries, skipped = available(profile.experiment(name))
         keys = [entry.key for entry in entries]
-        parts[f"runs of {name}"] = _hash([keys, [spec.label() for spec, _ in skipped]])
-    tree, root = code_tree(chapter.notebook), chapter.package.parent
+        parts[f"runs of {name}"] = hash_of([keys, [spec.label() for spec, _ in skipped]])
+    tree, root = chapter.tree, chapter.package.parent
     used = modules_used(tree)
-    for folder in sorted({name.split(".")[1] for name in imports_of(tree, "", "tests")}):
+    for folder in sorted({name.split(".")[1] for name in modules_named(tree, package="tests")}):
         for path in sorted((root / "tests" / folder).rglob("*.*")):
             if path.suffix == ".py":
-                used |= imports_of(ast.parse(path.read_text(encoding="utf-8")), "")
+                used |= modules_named(ast.parse(path.read_text(encoding="utf-8")))
             if path.suffix != ".pyc":
                 parts[f"file {path.relative_to(root).as_posix()}"] = sha256(path)
     modules = closure(used, chapter.package)
@@ -205,5 +213,6 @@ def chapter_state(chapter: Chapter, parameters: Mapping[str, Any]) -> tuple[str,
     return "stale", f"changed since: {', '.join(changed)}"
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """Return a hash of what JSON can write."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -31,12 +31,15 @@ class NotebookFailed(RuntimeError):
     """A chapter did not run whole; the message names the cell, the error and the kept copy."""
 
 
-def check_parameters(notebook: NotebookNode, parameters: Mapping[str, Any], where: Path) -> None:
+def check_parameters(
+    notebook: Mapping[str, Any], parameters: Mapping[str, Any], where: Path
+) -> None:
     """Raise ValueError unless one tagged cell assigns every parameter that is passed."""
-    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{where}: expected one cell tagged 'parameters', got {len(tagged)}")
-    known = tuple(re.findall(r"^(\w+)\s*(?::[^=]+)?=", tagged[0].source, flags=re.MULTILINE))
+    text = "".join(tagged[0]["source"])
+    known = tuple(re.findall(r"^(\w+)\s*(?::[^=]+)?=", text, flags=re.MULTILINE))
     for name in parameters:
         if name not in known:
             raise ValueError(f"{where}: {unknown_key(name, known, 'parameter')}")

@@ -11,7 +11,7 @@ import nbformat
 from docutils.nodes import make_id
 
 from i2p_lib.book.cells import code_tree, functions_used
-from i2p_lib.book.chapters import Project
+from i2p_lib.book.chapters import SCRIPTS, Project
 from i2p_lib.markup import breakable, cell, chip, duration, fold, raw, table
 from i2p_lib.paper import (
     ITEMS,
@@ -24,14 +24,9 @@ from i2p_lib.paper import (
 )
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.store import Entry, read_json
+from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import WeightCard, weight_cards
-
-SCRIPTS = {
-    "data_scripts": "Scripts that make data sets and weights",
-    "benchmarks": "Scripts that measure",
-}
 
 
 def overview(project: Project, profile: Profile, found: Mapping[str, Recorded]) -> str:

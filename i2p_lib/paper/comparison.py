@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import pandas as pd
 
 from i2p_lib.paper.items import (
-    COMPARISON_COLUMNS,
     DIFFERS,
     KEY,
     NOT_IN_PAPER,
@@ -16,9 +15,9 @@ from i2p_lib.paper.items import (
     OTHER_SETTING,
     PERCENT,
     REPRODUCED,
+    comparison_table,
     known_item,
     paper_values,
-    typed_comparison,
 )
 
 _DATA_NAMES = {
@@ -100,12 +99,11 @@ def compare(
     Raises ValueError for an unknown item, missing columns, or accuracies that look like fractions.
     """
     known_item(item)
-    theirs = paper_values().query("item == @item")
     groups = _grouped(ours)
     stand_in = stand_in or {}
     rows: list[dict] = []
     used: set[int] = set()
-    for row in theirs.to_dict("records"):
+    for row in paper_values().query("item == @item").fillna({"shots": -1}).to_dict("records"):
         exact = [i for i, g in enumerate(groups) if _matches(g, row, {}, KEY)]
         same = [i for i in exact if groups[i]["as_in_paper"]]
         loose = [i for i, g in enumerate(groups)
@@ -114,59 +112,47 @@ def compare(
         used |= set(found)
         rows += [_line(row, groups[i], i in same) for i in found] or [_line(row, None, False)]
     rows += [_line(None, g, False) for i, g in enumerate(groups) if i not in used]
-    return typed_comparison(pd.DataFrame(rows, columns=COMPARISON_COLUMNS))
+    return comparison_table(rows)
 
 
 def _grouped(ours: pd.DataFrame | None) -> list[dict]:
-    """Return one dictionary per setting of ours: key, as_in_paper, mean, std and seeds."""
+    """Return each setting of ours: its key (shots -1: all), as_in_paper, mean, std and count."""
     if ours is None or ours.empty:
         return []
     missing = {"dataset", "model", "method", "pretraining", "metric", "value"} - {*ours.columns}
     if missing:
         raise ValueError(f"our values lack the columns {sorted(missing)}; got {[*ours.columns]}")
-    table = ours.assign(value=ours["value"].astype(float))
-    table["shots"] = ours["shots"] if "shots" in ours else None
-    table["as_in_paper"] = ours["as_in_paper"].astype(bool) if "as_in_paper" in ours else False
-    table["model"] = ours["model"].replace(_PAPER_MODELS)
-    percent = table.loc[table["metric"].isin(PERCENT), "value"]
-    if not table["value"].map(math.isfinite).all():
-        raise ValueError("our values hold one that is not finite; leave failed runs out")
-    if len(percent) and percent.max() <= 1:
-        raise ValueError("accuracies and mIoU are wanted in per cent, got fractions of 1")
-    # groupby would count each missing number of shots as a value of its own kind
+    table = pd.DataFrame({"shots": -1, "as_in_paper": False}, ours.index).assign(**ours)
     table["shots"] = pd.to_numeric(table["shots"]).fillna(-1).astype(int)
-    groups = []
-    for key, part in table.groupby([*KEY, "as_in_paper"], sort=False):
-        group = dict(zip([*KEY, "as_in_paper"], key, strict=True))
-        group["shots"] = None if group["shots"] < 0 else group["shots"]
-        spread = part["value"].std(ddof=1) if len(part) > 1 else math.nan
-        groups.append(group | {"mean": part["value"].mean(), "std": spread, "seeds": len(part)})
-    return groups
+    table["model"] = table["model"].replace(_PAPER_MODELS)
+    if not table["value"].astype(float).map(math.isfinite).all():
+        raise ValueError("our values hold one that is not finite; leave failed runs out")
+    if table.loc[table["metric"].isin(PERCENT), "value"].max() <= 1:
+        raise ValueError("accuracies and mIoU are wanted in per cent, got fractions of 1")
+    values = table.groupby([*KEY, "as_in_paper"], sort=False)["value"]
+    return values.agg(["mean", "std", "count"]).reset_index().to_dict("records")
 
 
 def _matches(group: dict, row: dict, stand_in: Mapping[str, str], names: list[str]) -> bool:
-    replaced = ("dataset", "model", "pretraining")
-    group = group | {name: stand_in.get(group[name], group[name]) for name in replaced}
-    shots = None if pd.isna(row["shots"]) else int(row["shots"])
-    return all(group[name] == (row | {"shots": shots})[name] for name in names)
+    return all(stand_in.get(group[name], group[name]) == row[name] for name in names)
 
 
 def _line(row: dict | None, group: dict | None, same: bool) -> dict:
     """Return one row of a comparison from the paper's row, ours, or both."""
     key = {name: (row or group)[name] for name in KEY}
-    paper, paper_std = (row["value"], row["std"]) if row else (math.nan, math.nan)
-    ours, ours_std, seeds, setting = math.nan, math.nan, 0, ""
-    if group:
-        ours, ours_std, seeds = group["mean"], group["std"], group["seeds"]
-        setting = "as in the paper" if same else _setting(row, group)
+    theirs = row or {"value": math.nan, "std": math.nan, "source": ""}
+    mine = group or {"mean": math.nan, "std": math.nan, "count": 0}
+    paper, ours = theirs["value"], mine["mean"]
     judged = verdict(
-        paper, ours, same, key["metric"], paper_std, ours_std, _needs(row) if row else "",
+        paper, ours, same, key["metric"], theirs["std"], mine["std"], _needs(row) if row else "",
         shown=row is not None,
     )
+    setting = ("as in the paper" if same else _setting(row, group)) if group else ""
     return key | {
-        "paper": paper, "paper_std": paper_std, "ours": ours, "ours_std": ours_std,
-        "seeds": seeds, "difference": ours - paper if same else math.nan,
-        "setting": setting, "verdict": judged,
+        "shots": None if key["shots"] < 0 else key["shots"],
+        "paper": paper, "paper_std": theirs["std"], "source": theirs["source"],
+        "ours": ours, "ours_std": mine["std"], "seeds": mine["count"],
+        "difference": ours - paper if same else math.nan, "setting": setting, "verdict": judged,
     }  # fmt: skip
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +14,8 @@ VALUES_FILE = Path(__file__).with_name("paper_values.csv")
 KEY = ["dataset", "model", "method", "pretraining", "shots", "metric"]
 _VALUE_COLUMNS = ["item", *KEY, "value", "std", "source", "note"]
 COMPARISON_COLUMNS = [
-    *KEY, "paper", "paper_std", "ours", "ours_std", "seeds", "difference", "setting", "verdict",
+    *KEY, "paper", "paper_std", "source", "ours", "ours_std", "seeds", "difference", "setting",
+    "verdict",
 ]  # fmt: skip
 
 REPRODUCED, DIFFERS, OTHER_SETTING = "reproduced", "differs", "other setting"
@@ -39,6 +40,7 @@ class Item:
 
 _MODELNET = "ModelNet40, a GPU, torchvision's ImageNet-1k ResNets"
 _ICLR, _ECCV = "ICLR 2022 submission", "ECCV 2022 (text not seen)"
+_CODE = "ECCV 2022, inferred from the released code (text not seen)"
 _OURS = "ours, not known of the paper"
 ITEMS: Mapping[str, Item] = {
     item.id: item
@@ -70,9 +72,9 @@ ITEMS: Mapping[str, Item] = {
              "08_discussion", _MODELNET, False),
         Item("few_shot_bound", "Few-shot error and what collapse bounds it by", _OURS,
              "08_discussion", _MODELNET, False),
-        Item("pointcontrast", "Comparison with PointContrast", _ECCV, "03_few_shot",
+        Item("pointcontrast", "Comparison with PointContrast", _CODE, "03_few_shot",
              "ModelNet40, PointContrast's weights, the authors' 2D twin (never released)", False),
-        Item("semi_supervised", "Semi-supervised learning", _ECCV, "03_few_shot",
+        Item("semi_supervised", "Semi-supervised learning", _CODE, "03_few_shot",
              "ModelNet40, the authors' 2D twin (never released)", False),
     )
 }  # fmt: skip
@@ -88,33 +90,28 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
     finite number, or a key that occurs twice within an item.
     """
     with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file, strict=True)) or [[]]
-    if header != _VALUE_COLUMNS:
-        raise ValueError(f"{path.name}: expected columns {_VALUE_COLUMNS}, got {header}")
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
+        rows = list(csv.reader(file, strict=True))
+    for line, row in enumerate(rows, start=1):
+        if len(row) != len(_VALUE_COLUMNS) or (line == 1 and row != _VALUE_COLUMNS):
             raise ValueError(
-                f"{path.name}, line {line}: expected {len(header)} fields, got {len(row)}: {row}"
+                f"{path.name}, line {line}: expected columns {_VALUE_COLUMNS}, "
+                f"got {len(row)}: {row}"
             )
-    table = pd.DataFrame(rows, columns=header, dtype=str)
-    for column in ("value", "std", "shots"):
-        numbers = pd.to_numeric(table[column].replace("", "nan"), errors="coerce")
-        allowed = numbers.notna() & numbers.abs().lt(math.inf)
-        explained = (column != "value") | (table["note"] != "")
-        allowed |= (table[column] == "") & explained
-        _refuse(path, table, ~allowed, f"{column} is not a number")
-        table[column] = numbers.astype("Int64") if column == "shots" else numbers.astype(float)
-    for column in ("dataset", "model", "method", "pretraining", "metric", "source"):
-        _refuse(path, table, table[column].str.strip() == "", f"{column} is empty")
-    _refuse(path, table, ~table["item"].isin(ITEMS), "unknown item")
-    _refuse(path, table, table.duplicated(["item", *KEY]), "the same key a second time")
-    return table
-
-
-def _refuse(path: Path, table: pd.DataFrame, faulty: pd.Series, what: str) -> None:
-    if faulty.any():
-        line = int(faulty.idxmax()) + 2
-        raise ValueError(f"{path.name}, line {line}: {what}: {[*table.loc[faulty.idxmax()]]}")
+    table = pd.DataFrame(rows[1:], columns=_VALUE_COLUMNS)
+    given = table[["value", "std", "shots"]]
+    numbers = given.apply(pd.to_numeric, errors="coerce")
+    wrong = {f"{name} is not a number": given[name].ne("") & ~numbers[name].abs().lt(float("inf"))
+             for name in given}  # fmt: skip
+    wrong |= {f"{name} is empty": table[name].str.strip().eq("")
+              for name in table.drop(columns=[*given, "note"])}  # fmt: skip
+    wrong["neither a value nor a note"] = given["value"].eq("") & table["note"].eq("")
+    wrong["unknown item"] = ~table["item"].isin(ITEMS)
+    wrong["the same key a second time"] = table.duplicated(["item", *KEY])
+    for what, lines in wrong.items():
+        if lines.any():
+            line = int(lines.idxmax())
+            raise ValueError(f"{path.name}, line {line + 2}: {what}: {[*table.loc[line]]}")
+    return table.assign(**numbers).astype({"shots": "Int64", "value": float, "std": float})
 
 
 def known_item(item: str) -> Item:
@@ -124,12 +121,8 @@ def known_item(item: str) -> Item:
     return ITEMS[item]
 
 
-def typed_comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """Give a comparison its column types, which an empty or all-missing column would lose."""
-    floats = ["paper", "paper_std", "ours", "ours_std", "difference"]
-    counts = ["shots", "seeds"]
-    texts = [name for name in COMPARISON_COLUMNS if name not in floats + counts]
-    table = table.astype(dict.fromkeys(floats, float) | dict.fromkeys(texts, str))
-    for name in counts:
-        table[name] = pd.to_numeric(table[name].where(table[name].notna())).astype("Int64")
-    return table
+def comparison_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a comparison, with its column types also where a column has no value."""
+    kinds = dict.fromkeys(COMPARISON_COLUMNS, str) | dict.fromkeys(("shots", "seeds"), "Int64")
+    kinds |= dict.fromkeys(("paper", "paper_std", "ours", "ours_std", "difference"), float)
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS).astype(kinds)

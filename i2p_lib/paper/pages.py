@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,24 +15,8 @@ _NUMBERS = ("shots", "paper", "ours", "seeds", "difference")
 FOLDED_FROM = 8  # more rows than these that the paper lacks are folded away
 # The class `dataframe` makes the book's theme give the table its own light and dark colours;
 # the chips bring both their colours along, so that they read on either.
-_STYLE = """<style>
-.i2p-scroll{overflow-x:auto}
-table.dataframe.i2p-comparison{font-size:.85em;border-collapse:collapse;margin:.5em 0}
-table.dataframe.i2p-comparison td,table.dataframe.i2p-comparison th{padding:.25em .5em;
-text-align:left;vertical-align:baseline}
-table.dataframe.i2p-comparison .i2p-number{text-align:right;white-space:nowrap;
-font-variant-numeric:tabular-nums}
-table.dataframe.i2p-comparison caption{caption-side:top;text-align:left;font-weight:600}
-table.dataframe.i2p-comparison .i2p-t{white-space:normal}
-.i2p-comparison .i2p-chip{border-radius:1em;padding:.05em .7em;white-space:nowrap;color:#fff;
-background:#5b6470;box-shadow:none;font-size:.92em}
-.i2p-comparison .i2p-reproduced{background:#1a7f37}.i2p-comparison .i2p-differs{background:#b42318}
-.i2p-comparison .i2p-other-setting{background:#2f5f9e}
-.i2p-comparison .i2p-not-run,.i2p-comparison .i2p-not-in-the-paper{background:transparent;
-color:inherit;box-shadow:inset 0 0 0 1px currentColor;padding:.05em .5em}
-.i2p-comparison .i2p-not-in-the-paper{box-shadow:none;opacity:.75;padding:0}
-.i2p-comparison small{opacity:.8}
-</style>"""
+_STYLE = Path(__file__).with_name("comparison.css")
+_PRINTED = ("", "ICLR text")  # sources that need no mark
 
 
 def comparison_html(comparison: pd.DataFrame) -> str:
@@ -39,22 +24,26 @@ def comparison_html(comparison: pd.DataFrame) -> str:
 
     The metric, and the paper's data, go above the table where there is but one; a column that
     is empty throughout is left out.  Many rows that the paper lacks are folded away below the
-    others.  Show it with `IPython.display.HTML`.
+    others.  A value of the paper that it does not print is marked, and
+    the mark explained below.  Show it with `IPython.display.HTML`.
     """
     check_columns(comparison)
     if comparison.empty:
         return "<p>No run of this profile, and no number of the paper that could be seen.</p>"
     known = comparison[comparison["verdict"] != NOT_IN_PAPER]
     further = comparison[comparison["verdict"] == NOT_IN_PAPER]
+    shown = [f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>"]
     if len(further) <= FOLDED_FROM:
-        return f"{_STYLE}\n{_table(comparison)}"
+        return "\n".join([*shown, _table(comparison)])
     title = f"{len(further)} {'further ' if len(known) else ''}values of ours, not in the paper"
-    shown = [_table(known)] if len(known) else []
-    return "\n".join([_STYLE, *shown, fold(title, _table(further))])
+    shown += [_table(known)] if len(known) else []
+    return "\n".join([*shown, fold(title, _table(further))])
 
 
 def _table(comparison: pd.DataFrame) -> str:
-    columns = _cells(comparison.to_dict("records"))
+    marks = {text: f"<sup>{letter}</sup>" for letter, text in zip(
+        "abcdefgh", sorted(set(comparison["source"]) - {*_PRINTED}), strict=False)}
+    columns = _cells(comparison.to_dict("records"), marks)
     known = comparison[comparison["verdict"] != NOT_IN_PAPER]
     common = {"data": known["dataset"].unique(), "metric": comparison["metric"].unique()}
     if known.empty:  # nothing that our setting could differ from; data and model say it all
@@ -64,18 +53,21 @@ def _table(comparison: pd.DataFrame) -> str:
     kept = {name: texts for name, texts in columns.items() if name not in common and any(texts)}
     rows = zip(*kept.values(), strict=True)
     numbers = [place for place, name in enumerate(kept) if name in _NUMBERS]
-    return html_table([*kept], rows, numbers, "dataframe i2p-comparison", title)
+    said = "; ".join(f"{mark} {cell(text)}" for text, mark in marks.items())
+    below = f"\n<p><small>{said}</small></p>" if said else ""
+    return html_table([*kept], rows, numbers, "dataframe i2p-comparison", title) + below
 
 
-def _cells(rows: list[dict]) -> dict[str, list[str]]:
-    """Return the columns of the HTML table, each cell safe HTML."""
+def _cells(rows: list[dict], marks: dict[str, str]) -> dict[str, list[str]]:
+    """Return the columns of the HTML table, each cell safe HTML; marks: those of sources."""
     return {
         "data": [_wrapped(breakable(r["dataset"])) for r in rows],
         "model": [_wrapped(breakable(r["model"])) for r in rows],
         "method": [_wrapped(_method(r)) for r in rows],
         "shots": ["" if pd.isna(r["shots"]) else str(r["shots"]) for r in rows],
         "metric": [cell(r["metric"].replace("_", " ")) for r in rows],
-        "paper": [_number(r["paper"], r["paper_std"], r["metric"]) for r in rows],
+        "paper": [_number(r["paper"], r["paper_std"], r["metric"]) + marks.get(r["source"], "")
+                  for r in rows],
         "ours": [_number(r["ours"], r["ours_std"], r["metric"]) for r in rows],
         "seeds": [str(r["seeds"] or "") for r in rows],
         "difference": [_signed(r["difference"], r["metric"]) for r in rows],

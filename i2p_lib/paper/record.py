@@ -16,28 +16,35 @@ from i2p_lib.paper.items import (
     NOT_RUN,
     OTHER_SETTING,
     REPRODUCED,
+    comparison_table,
     known_item,
-    typed_comparison,
 )
 
 VERDICTS = (REPRODUCED, DIFFERS, OTHER_SETTING, NOT_IN_PAPER, NOT_RUN)
 MIME = "application/vnd.image2point.comparison+json"
-_FIELDS = {"item", "profile", "figures", "rows"}
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a chapter found for one item: the comparison, and the labels of its figures."""
+    """What a chapter found for one item: the comparison, and the labels of its figures.
+
+    Raises ValueError for an unknown item or a table that `compare` did not make.
+    """
 
     item: str
     profile: str
     figures: tuple[str, ...]
     table: pd.DataFrame
 
+    def __post_init__(self) -> None:
+        known_item(self.item)
+        check_columns(self.table)
+        verdict_counts(self.table)
+
 
 def verdict_kind(text: str) -> str:
     """Return the verdict without its reason: "not run: needs S3DIS" -> "not run"."""
-    kind = text.partition(":")[0]
+    kind = str(text).partition(":")[0]
     if kind not in VERDICTS:
         raise ValueError(f"unknown verdict {text!r}; expected one of {list(VERDICTS)}")
     return kind
@@ -55,16 +62,14 @@ def attach(
     """Attach a comparison (`compare`) to the output of the running cell; it shows nothing.
 
     The book's overview is made from what is attached in executed chapters, so a comparison cannot
-    be there without its chapter.  Outside a notebook nothing happens.  Raises ValueError for an
-    unknown item or a table that `compare` did not make.
+    be there without its chapter.  Outside a notebook nothing happens.  Raises ValueError as
+    `Recorded` does.
     """
     from IPython import get_ipython
 
-    known_item(item)
-    check_columns(comparison)
-    verdict_counts(comparison)
-    rows = comparison.astype(object).where(comparison.notna(), None).to_dict("records")
     name = Path(profile).stem  # of a profile that is given by its path
+    found = Recorded(item, name, tuple(figures), comparison)
+    rows = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
     content = {"item": item, "profile": name, "figures": list(figures), "rows": rows}
     if shell := get_ipython():  # the empty HTML is what a program shows that lacks our kind
         shell.display_pub.publish({MIME: content, "text/html": ""})
@@ -86,18 +91,11 @@ def is_attached(output: Mapping[str, Any]) -> bool:
 
 def _read(content: Any, profile: str) -> Recorded:
     try:
-        if not isinstance(content, Mapping) or set(content) != _FIELDS:
-            raise ValueError(f"expected an object with the fields {sorted(_FIELDS)}")
         if content["profile"] != profile:
             raise ValueError(f"it says profile {content['profile']!r}, expected {profile!r}")
-        known_item(content["item"])
-        rows = content["rows"]
-        if any(set(row) != set(COMPARISON_COLUMNS) for row in rows):
-            raise ValueError(f"expected rows with the columns {COMPARISON_COLUMNS}")
-        table = typed_comparison(pd.DataFrame(rows, columns=COMPARISON_COLUMNS))
-        verdict_counts(table)
+        table = comparison_table(content["rows"])
         return Recorded(content["item"], profile, tuple(content["figures"]), table)
-    except (ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise ValueError(
             f"the notebook holds a damaged comparison ({error}); run its chapter again"
         ) from error

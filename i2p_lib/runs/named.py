@@ -10,13 +10,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from i2p_lib.inflation import AXES
 from i2p_lib.inflation.regimes import REGIMES
 from i2p_lib.models import image_name, is_point_model, modules_of, point_models
 from i2p_lib.train.settings import Settings
 from i2p_lib.weights import weights_hash
 from i2p_lib.weights.cards import is_random
-
-Regime = Literal[*REGIMES]
 
 
 @lru_cache(maxsize=64)
@@ -48,8 +47,8 @@ class Named(Settings):
 
     model: str
     weights: str
-    regime: Regime = "all"
-    axis: Literal["x", "y", "z"] = "z"
+    regime: Literal[*REGIMES] = "all"
+    axis: Literal[*AXES] = "z"
     normalize: bool = True
     init: Literal["torchsparse", "he", "inflated"] | None = None
 

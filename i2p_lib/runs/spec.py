@@ -70,6 +70,7 @@ class RunSpec(Named, ClassifySettings):
 
     @property
     def on(self) -> str:
+        """The name of the clouds or scenes."""
         return self.data
 
     def validated(self, epoch: int) -> bool:
@@ -78,13 +79,16 @@ class RunSpec(Named, ClassifySettings):
         return epoch == self.epochs if few else super().validated(epoch)
 
     def data_input(self) -> tuple[str, Callable[[], str]]:
+        """Return the name and the hash of the clouds or scenes, see `Named`."""
         name = self.data
         return f"data set {name}", lambda: f"{dataset_hash(name)} {dataset_card(name).up} up"
 
     def chain(self) -> list[Self]:
+        """Return the teachers, first of all theirs, and the run itself."""
         return [*(self.teacher.chain() if self.teacher else []), self]
 
     def row(self) -> dict[str, Any]:
+        """Return the settings as one flat table row."""
         return super().row() | {
             "augment": self.augment_name(),
             "probe_epochs": ",".join(map(str, self.probe_epochs)),
@@ -156,6 +160,7 @@ class SegmentSpec(Named, SegmentSettings):
 
     @property
     def on(self) -> str:
+        """The name of the clouds or scenes."""
         return self.scenes
 
     @property
@@ -165,10 +170,12 @@ class SegmentSpec(Named, SegmentSettings):
 
     @property
     def inflated(self) -> bool:
+        """Whether the encoder is an inflated image network."""
         return self.family == "unet"
 
     @property
     def image_model(self) -> str:
+        """The image network within, or the network on points."""
         return self.model.partition(":")[2] or self.model
 
     @property
@@ -186,6 +193,7 @@ class SegmentSpec(Named, SegmentSettings):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def data_input(self) -> tuple[str, Callable[[], str]]:
+        """Return the name and the hash of the clouds or scenes, see `Named`."""
         return f"scenes {self.scenes}", lambda: scene_hash(self.scenes)
 
 

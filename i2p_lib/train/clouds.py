@@ -68,12 +68,13 @@ def net_input(
 ) -> SparseTensor | Tensor:
     """Return what a network takes of a batch [B, P, 3]: the points, or voxels made of them.
 
-    A voxel has the mean of its points or its first one, as the protocol says.
+    What a voxel has of its points, and where voxels lie, is the protocol's.
     With `amp` bf16 its features are bfloat16, and sparse layers work in their input's format.
     """
     if getattr(net, "i2p_input", "voxels") == "points":
         return points
-    voxels = voxelize(points, settings.voxel_size, reduce=settings.rules.voxel)
+    rules = settings.rules
+    voxels = voxelize(points, settings.voxel_size, reduce=rules.voxel, grid=rules.grid)
     return voxels.to(torch.bfloat16) if settings.amp == "bf16" else voxels
 
 
