@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.models.stages import he_init, residual_stage
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import verified
 from i2p_lib.weights.loading import TransferReport, read_tensors, transfer
