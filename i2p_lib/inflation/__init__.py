@@ -43,6 +43,9 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
             after it, total stride 8, 2x2x2 shortcuts, BatchNorm on the logits.
         generator: source of the new layers' random weights.
 
+    A model of our own may ask by its attributes ``norm_on_logits`` for BatchNorm on the logits of a
+    new classifier, and by ``more_inputs`` for the role "input" of further modules.
+
     Windows that shrink the image at its border are centred instead, since sites have no border;
     parts that the image model runs in training only (auxiliary classifiers) are left out.
 
@@ -75,12 +78,14 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
             except ValueError as error:
                 raise InflationError(f"{name}: {error}") from error
             _exchange(net, rows, name, layer, new.train(layer.training), action)
-    head = _new_classifier(net, steps, num_classes, recipe == "paper", generator, rows)
+    norm = recipe == "paper" or getattr(model, "norm_on_logits", False)
+    head = _new_classifier(net, steps, num_classes, norm, generator, rows)
     net.i2p_classifier, net.i2p_report = head, pd.DataFrame(rows.values())
     names = [step.name for step in steps]
     norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
     behind = names[names.index(convolutions[0]) :]
-    inputs = [convolutions[0], *[name for name in behind if name in norms][:1]]
+    inputs = [convolutions[0], *[name for name in behind if name in norms][:1],
+              *getattr(model, "more_inputs", ())]  # fmt: skip
     net.i2p_roles = roles_of(net, inputs if in_channels is not None else [],
                              [head] if num_classes is not None else [])  # fmt: skip
     try_out(net, convolutions[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.models.stages import he_init, residual_stage
 
 
 class BagNet(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from i2p_lib.models.residual import he_init, residual_stage
+from i2p_lib.models.stages import he_init, residual_stage
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import verified
 from i2p_lib.weights.loading import TransferReport, read_tensors, transfer
@@ -29,7 +29,13 @@ _KEY_MAP = tuple((re.compile(pattern + "$"), name) for pattern, name in (
 
 
 class Res16Encoder(nn.Module):
-    """Stem, four stages of basic blocks, 2x2 convolutions of stride 2 between them, classifier."""
+    """Stem, four stages of basic blocks, 2x2 convolutions of stride 2 between them, classifier.
+
+    Inflated, its logits get a norm, and the convolutions between the stages are trained with the
+    input layer, as the released code does (its ``io`` trains what is not named ``stage``).
+    """
+
+    norm_on_logits, more_inputs = True, ("ds1", "ds2", "ds3")
 
     def __init__(self):
         super().__init__()
@@ -61,7 +67,7 @@ def res16unet34() -> Res16Encoder:
 
     Channels 32, 64, 128, 256, total stride 8, no activation behind the stem. The authors'
     ImageNet weights of it are not public. Inflate it with ``recipe=None``: it has the paper's
-    geometry already, and its shortcuts stay 1x1x1.
+    geometry already, its shortcuts stay 1x1x1, and its logits get a norm.
     """
     return Res16Encoder()
 

@@ -1,6 +1,8 @@
-"""The stages of an image network: their names, their outputs, and the layers around them."""
+"""The stages of an image network: names, outputs, layers around them, and new residual ones."""
 
 from __future__ import annotations
+
+from contextlib import ExitStack, suppress
 
 from torch import Tensor, nn
 
@@ -30,8 +32,10 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
     if not listed and all(hasattr(model, name) for name in _TORCHVISION):
         listed = list(_TORCHVISION)
     first = next((n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), "")
+    convolves = {name for name, layer in model.named_modules()
+                 if any(isinstance(inner, nn.Conv2d) for inner in layer.modules())}  # fmt: skip
     names = [name for name in listed
-             if not f"{first}.".startswith(f"{name}.") and _convolves(model.get_submodule(name))]
+             if name in convolves and not f"{first}.".startswith(f"{name}.")]
     if not names:
         raise ValueError(f"{type(model).__name__} has no named stages: take a convolutional "
                          "network of timm that lists its features, or a ResNet of torchvision")
@@ -64,14 +68,12 @@ def stage_outputs(net: nn.Module, stages: tuple[str, ...], x: Tensor | SparseTen
 
         return hook
 
-    handles = [net.get_submodule(name).register_forward_hook(keep(name)) for name in stages]
-    try:
-        net(x)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name in stages:
+            handle = net.get_submodule(name).register_forward_hook(keep(name))
+            hooks.callback(handle.remove)
+        with suppress(_Reached):
+            net(x)
     outputs = [seen[name] for name in stages]
     return [x for y in outputs for x in (y if isinstance(y, list | tuple) else [y])]
 
@@ -82,10 +84,33 @@ def with_norm_behind(model: nn.Module, layer: str, names: list[str]) -> list[str
     return [layer, *(n for n in behind if isinstance(model.get_submodule(n), nn.BatchNorm2d))]
 
 
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(layer, nn.Conv2d) for layer in module.modules())
-
-
 def _outermost(names: list[str]) -> list[str]:
     return [name for name in dict.fromkeys(names)
             if not name.startswith(tuple(f"{other}." for other in names))]
+
+
+def residual_stage(
+    block: type[nn.Module], channels_in: int, width: int, depth: int, stride: int = 1
+) -> nn.Sequential:
+    """One stage of torchvision's ``BasicBlock`` or ``Bottleneck``, as its own ResNets have them.
+
+    Args:
+        channels_in: channels of the input; the output has ``width * block.expansion``.
+        depth: number of blocks; the first has the stride and, where shapes differ, a shortcut
+            of a 1x1 convolution and a norm.
+    """
+    channels = width * block.expansion
+    shortcut = None
+    if stride != 1 or channels_in != channels:
+        shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False),
+                                 nn.BatchNorm2d(channels))
+    first = block(channels_in, width, stride, shortcut)
+    return nn.Sequential(first, *(block(channels, width) for _ in range(depth - 1)))
+
+
+def he_init(net: nn.Module) -> nn.Module:
+    """Draw each convolution anew as torchvision's ResNets do: normal, He, by the fan-out."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return net

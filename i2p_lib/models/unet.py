@@ -19,8 +19,12 @@ from torch import Tensor, nn
 from i2p_lib.inflation import InflationError, inflate
 from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.contract import describe, shapes
-from i2p_lib.models.residual import residual_stage
-from i2p_lib.models.stages import around_stages, stage_names, stage_outputs
+from i2p_lib.models.stages import (
+    around_stages,
+    residual_stage,
+    stage_names,
+    stage_outputs,
+)
 from i2p_lib.sparse import (
     Points,
     Sites,

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.contract import describe, point_network, shapes
-from i2p_lib.models.residual import he_init, residual_stage
-from i2p_lib.models.stages import with_norm_behind
+from i2p_lib.models.stages import he_init, residual_stage, with_norm_behind
 from i2p_lib.weights.building import image_model, load_weights, seeded
 from i2p_lib.weights.cards import is_random
 

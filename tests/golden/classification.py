@@ -1,7 +1,6 @@
 """05: the classification networks: sizes, initial weights, outputs, gradients, what regimes train.
 
-The networks get the original's voxels; ResNet-34's twin also gets the norm that it lacks, where
-an item says so.
+The networks get the original's voxels.
 """
 
 from __future__ import annotations
@@ -59,23 +58,13 @@ def _built(depth: int) -> nn.Module:
 
 def network(depth: int) -> nn.Module:
     """A copy that may be changed."""
-    net = copy.deepcopy(_built(depth))
-    if depth == 18:
-        return net
-    net.fc = nn.Sequential(net.fc, nn.BatchNorm1d(40))  # the norm of the original's logits
-    stages = dict(net.i2p_roles)
-    net.i2p_roles = {name: _role(name, stages) for name, _ in net.named_parameters()}
-    return net
+    return copy.deepcopy(_built(depth))
 
 
 def leaking(net: nn.Module) -> nn.Module:
     """The network whose input layer divides its output by LEAK."""
     net.bn1.register_forward_hook(lambda layer, inputs, out: out.replace(out.feats / LEAK))
     return net
-
-
-def _role(name: str, known: dict[str, str]) -> str:
-    return "output" if name.startswith("fc.") else known[name]
 
 
 def batch(depth: int) -> tuple[SparseTensor, Tensor]:
@@ -119,14 +108,13 @@ def differ(depth: int, training: bool, *keys: str) -> float:
 
 
 for _depth in (18, 34):
-    _also = "" if _depth == 18 else ", norm on the logits added"
 
-    @item(f"05 SPVCNN{_depth} logits, eval{_also}", ROUNDING)
+    @item(f"05 SPVCNN{_depth} logits, eval", ROUNDING)
     def evaluated(depth: int = _depth) -> float:
         """Logits and loss of four clouds in eval mode, closed-form weights, float64."""
         return differ(depth, False, "logits_eval", "loss_eval")
 
-    @item(f"05 SPVCNN{_depth} logits, eval, float32{_also}", 1e-5)
+    @item(f"05 SPVCNN{_depth} logits, eval, float32", 1e-5)
     def single(depth: int = _depth) -> float:
         """Logits of four clouds in eval mode in float32."""
         net = load_closed_form(network(depth), file(depth)).float().eval()
@@ -134,61 +122,45 @@ for _depth in (18, 34):
         with torch.no_grad():
             return apart(net(x.to(torch.float32)), tensor(file(depth, "float32"), "logits_eval"))
 
-    @item(f"05 SPVCNN{_depth} gradients, eval{_also}", ROUNDING)
+    @item(f"05 SPVCNN{_depth} gradients, eval", ROUNDING)
     def eval_gradients(depth: int = _depth) -> float:
         """Norm and first four entries of each parameter's gradient, norms in eval mode."""
         return differ(depth, False, "eval_grad_norm", "eval_grad_first4")
 
-    @item(f"05 SPVCNN{_depth} logits, training{_also}", ROUNDING)
+    @item(f"05 SPVCNN{_depth} logits, training", ROUNDING)
     def trained(depth: int = _depth) -> float:
         """Logits and loss of four clouds in training mode."""
         return differ(depth, True, "logits_train", "loss_train")
 
-    @item(f"05 SPVCNN{_depth} gradients, training{_also}", ROUNDING)
+    @item(f"05 SPVCNN{_depth} gradients, training", ROUNDING)
     def train_gradients(depth: int = _depth) -> float:
         """Norm and first four entries of each parameter's gradient in training mode."""
         return differ(depth, True, "grad_norm", "grad_first4")
 
-    @item(f"05 SPVCNN{_depth} running statistics{_also}", ROUNDING)
+    @item(f"05 SPVCNN{_depth} running statistics", ROUNDING)
     def statistics(depth: int = _depth) -> float:
         """Norms of the running means and variances after one training pass."""
         return differ(depth, True, "running_mean_norm", "running_var_norm")
 
 
-def trained_values(depth: int, mode: str) -> float:
-    """How many trained values differ in number, and norms in whether they keep statistics."""
-    net, data = copy.deepcopy(_built(depth)), golden(file(depth, "float32"))
-    report = freeze(net, MODES[mode])
-    still = {name for name, layer in net.named_modules() if getattr(layer, "frozen_stats", False)}
-    theirs = {our_name(f"{name}.x").removesuffix(".x") for name in data[f"bn_eval_{mode}"].tolist()}
-    return abs(report.trained - int(data[f"trainable_{mode}_count"])) + len(still ^ theirs)
+for _depth in (18, 34):
+    for _mode in MODES:
 
-
-for _mode in MODES:
-
-    @item(f"05 SPVCNN18 what {_mode} trains", unit="parameters")
-    def trains(mode: str = _mode) -> float:
-        """Trained parameters (of all: all there are), and which norms stay in eval mode."""
-        return trained_values(18, mode)
-
-
-_NORM = "the 80 values of the norm on the logits"
-_DS = f"the 172,480 values of the `ds` convolutions and norms between the stages, and {_NORM}"
-for _mode, _by, _why in (("io", 172_563, f"{_DS}, are not trained; 3 norms keep statistics"),
-                         ("ioms", 172_560, f"{_DS}, are not trained"),
-                         ("iobn", 172_112, f"{_DS}, are not trained, save the `ds` norms"),
-                         ("all", 80, f"{_NORM} are missing")):  # fmt: skip
-
-    @item(f"05 SPVCNN34 what {_mode} trains", unit="parameters", by=_by, differs=_why)
-    def trains_34(mode: str = _mode) -> float:
-        """Trained parameters, and which norms stay in eval mode."""
-        return trained_values(34, mode)
+        @item(f"05 SPVCNN{_depth} what {_mode} trains", unit="parameters")
+        def trains(depth: int = _depth, mode: str = _mode) -> float:
+            """Trained parameters (of all: all there are), and which norms stay in eval mode."""
+            net, data = network(depth), golden(file(depth, "float32"))
+            report = freeze(net, MODES[mode])
+            still = {name for name, layer in net.named_modules()
+                     if getattr(layer, "frozen_stats", False)}  # fmt: skip
+            theirs = {our_name(f"{name}.x").removesuffix(".x")
+                      for name in data[f"bn_eval_{mode}"].tolist()}
+            return abs(report.trained - int(data[f"trainable_{mode}_count"])) + len(still ^ theirs)
 
 
 for _depth in (18, 34):
-    _also = "" if _depth == 18 else ", norm on the logits added"
 
-    @item(f"05 SPVCNN{_depth} initial weights{_also}", 1e-6)
+    @item(f"05 SPVCNN{_depth} initial weights", 1e-6)
     def initial(depth: int = _depth) -> float:
         """Three sums over all tensors and the first four values of each, as `initialize` draws
         them after seed 0: kernels, classifier and norms."""

@@ -51,7 +51,7 @@ for _mode in MODES:
         return stepped(18, mode)
 
 
-@item("05 SPVCNN34 5 steps of all, norm on the logits added", ROUNDING)
+@item("05 SPVCNN34 5 steps of all", ROUNDING)
 def smaller() -> float:
     """Losses, norms of all parameters after each step, their first entries and the logits in eval
     mode at the end."""
