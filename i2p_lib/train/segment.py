@@ -74,7 +74,7 @@ class Segment:
         """Return the mIoU and the accuracy of a split over all original points."""
         confusion = self.confusion(net, self.splits[split])
         return {
-            "miou": segmentation.mean_iou(confusion),
+            "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
             "accuracy": segmentation.accuracy(confusion),
         }
 
@@ -95,7 +95,7 @@ class Segment:
         confusion, metrics = self.confusion(state.net, self.splits[split]), {}
         if split == "test":
             metrics = {
-                "miou": segmentation.mean_iou(confusion),
+                "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
                 "miou_absent_perfect": segmentation.mean_iou(confusion, "perfect"),
                 "accuracy": segmentation.accuracy(confusion),
                 "mean_class_accuracy": segmentation.mean_class_accuracy(confusion),
