@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -174,24 +174,14 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-class SceneRun(NamedRun, Protocol):
-    """What a named run of `Segment` says beside its settings."""
-
-    scenes: str
-    augment: str
-    family: str
-    encoding_settings: dict[str, Any]
-    network_settings: dict[str, Any]
-
-
-def splits_of(spec: SceneRun) -> dict[str, Sequence[Scene]]:
+def splits_of(spec: NamedRun) -> dict[str, Sequence[Scene]]:
     """Return the scenes that a run trains on, validates on and is tested on, read when used."""
     limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
     files = spec.rules.splits().items()
     return {name: limited(load_scenes(spec.scenes, file), limits[name]) for name, file in files}
 
 
-def build_encoding(spec: SceneRun) -> Encoding:
+def build_encoding(spec: NamedRun) -> Encoding:
     """Return the encoding of a spec; voxels count from the scene's middle, or from its sensor."""
     settings = spec.encoding_settings
     if spec.family == "unet":
@@ -199,7 +189,7 @@ def build_encoding(spec: SceneRun) -> Encoding:
     return encoding_for(spec.model, **settings)
 
 
-def build_network(spec: SceneRun, num_classes: int) -> nn.Module:
+def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
     """Return the network of a spec on the CPU, with its regime's parameters frozen."""
     net = segmenter(
         spec.model,
@@ -214,7 +204,7 @@ def build_network(spec: SceneRun, num_classes: int) -> nn.Module:
     return net
 
 
-def task_of(spec: SceneRun, device: torch.device = CPU) -> Segment:
+def task_of(spec: NamedRun, device: torch.device = CPU) -> Segment:
     """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
     card, splits = scene_card(spec.scenes), splits_of(spec)
     augment = None if spec.augment == "none" else card.augment
