@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 
 from i2p_lib.inflation import inflate
-from i2p_lib.models.res16 import (
-    _to_taps,
-    load_pointcontrast,
-    pointcontrast_name,
-    res16unet34,
-)
+from i2p_lib.models.res16 import _to_taps, pointcontrast_name, res16unet34
+from i2p_lib.train.settings import PROTOCOLS
 from tests.golden.items import item
 from tests.golden.original import golden, our_name, our_taps, unlike
 
@@ -55,15 +49,7 @@ def moved(order: str) -> float:
     return sum(unlike(_to_taps(kernel, order), our_taps(kernel)) for kernel in kernels)
 
 
-@item("08 order of taps, released", unit="taps")
-def released() -> float:
-    """Where each tap of a 1x1x1, 2x2x2 and 3x3x3 kernel goes if `order` says released."""
-    return moved("released")
-
-
-@item("08 order of taps, as runs load them", unit="of 27 taps", by=26, differs="named runs put "
-      "each tap at its place in space under every protocol; the original copies tap i to tap i, "
-      "whose places differ between the two libraries")  # fmt: skip
-def default() -> float:
-    """The same as `build_network` loads the weights, which gives no order."""
-    return moved(inspect.signature(load_pointcontrast).parameters["order"].default)
+@item("08 order of taps", unit="taps")
+def taps() -> float:
+    """Where each tap of a 1x1x1, 2x2x2 and 3x3x3 kernel goes in a released run."""
+    return moved(PROTOCOLS["released"].taps)
