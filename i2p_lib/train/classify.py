@@ -15,19 +15,10 @@ from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models import is_point_model, point_model
 from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
 from i2p_lib.sparse import SparseTensor
-from i2p_lib.train.clouds import (
-    CPU,
-    CloudRun,
-    Split,
-    Splits,
-    evaluate,
-    load_splits,
-    logits_of,
-    net_input,
-)
+from i2p_lib.train.clouds import CPU, Split, Splits, evaluate, load_splits, logits_of, net_input
 from i2p_lib.train.probe import final_features, probe
 from i2p_lib.train.settings import ClassifySettings
-from i2p_lib.train.task import Kept, draw_weights, generator
+from i2p_lib.train.task import Kept, NamedRun, draw_weights, generator
 from i2p_lib.weights import image_model
 
 if TYPE_CHECKING:
@@ -149,7 +140,7 @@ def _compact(values: Tensor) -> Tensor:
     return half if torch.isfinite(half).all() else values
 
 
-def build_network(spec: CloudRun, num_classes: int) -> nn.Module:
+def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
     """Return the network of a spec on the CPU, with its regime's parameters frozen.
 
     Networks on points are built as they are, image networks are inflated; PointContrast's kernels
@@ -177,6 +168,6 @@ def build_network(spec: CloudRun, num_classes: int) -> nn.Module:
     return net
 
 
-def task_of(spec: CloudRun, device: torch.device = CPU) -> Classify:
+def task_of(spec: NamedRun, device: torch.device = CPU) -> Classify:
     """Return the task of a named run, its splits loaded onto a device."""
     return Classify(spec, load_splits(spec, device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -153,17 +153,7 @@ def point_clouds(
     return Splits(**parts, class_names=tuple(whole.class_names))
 
 
-class CloudRun(NamedRun, Protocol):
-    """What a named run of `Classify` says beside its settings."""
-
-    data: str
-    recipe: str | None
-    points: int
-    shots: int | None
-    episode: int | None
-
-
-def load_splits(spec: CloudRun, device: torch.device = CPU) -> Splits:
+def load_splits(spec: NamedRun, device: torch.device = CPU) -> Splits:
     """Return the splits of a spec on a device, cut to its shots, limits and points.
 
     Which split is trained on and which one validates is the protocol's (`PROTOCOLS`).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,7 @@ class Segment:
     scenes: the splits "train", "val" and, where the run may read it, "test"; a scene is read when
     it is used, and only those of one batch are in memory.
     augment: what training changes; None leaves scenes alone.
-    counted: with a number, points of later classes are not counted and an absent class has IoU 1,
-    as in the released code.
+    counted: with a number, points of later classes are not counted, as in the released code.
     """
 
     score, least = "miou", 1
@@ -57,7 +56,7 @@ class Segment:
                 raise ValueError(f"no scene in the split that is used as {name}")
         self.settings, self.splits, self.class_names = settings, scenes, tuple(class_names)
         self.encoding, self.augment, self.device = encoding, augment, device
-        self.counted, self.absent = counted, "skipped" if counted is None else "perfect"
+        self.counted = counted
 
     def batch(self, items: Tensor, random: torch.Generator) -> list[Scene]:
         """Return augmented scenes."""
@@ -79,7 +78,7 @@ class Segment:
         """Return the mIoU and the accuracy of a split over all original points."""
         confusion = self.confusion(net, self.splits[split])
         return {
-            "miou": segmentation.mean_iou(confusion, self.absent),
+            "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
             "accuracy": segmentation.accuracy(confusion),
         }
 
@@ -100,7 +99,7 @@ class Segment:
         confusion, metrics = self.confusion(state.net, self.splits[split]), {}
         if split == "test":
             metrics = {
-                "miou": segmentation.mean_iou(confusion, self.absent),
+                "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
                 "miou_absent_perfect": segmentation.mean_iou(confusion, "perfect"),
                 "accuracy": segmentation.accuracy(confusion),
                 "mean_class_accuracy": segmentation.mean_class_accuracy(confusion),
@@ -182,17 +181,7 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-class SceneRun(NamedRun, Protocol):
-    """What a named run of `Segment` says beside its settings."""
-
-    scenes: str
-    augment: str
-    family: str
-    encoding_settings: dict[str, Any]
-    network_settings: dict[str, Any]
-
-
-def splits_of(spec: SceneRun) -> dict[str, Sequence[Scene]]:
+def splits_of(spec: NamedRun) -> dict[str, Sequence[Scene]]:
     """Return the scenes that a run trains on, validates on and is tested on, read when used."""
     limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
     files = spec.rules.splits().items()
@@ -200,12 +189,12 @@ def splits_of(spec: SceneRun) -> dict[str, Sequence[Scene]]:
             for name, file in files}  # fmt: skip
 
 
-def is_released(spec: SceneRun) -> bool:
+def is_released(spec: NamedRun) -> bool:
     """Tell whether a run takes its scenes as the original does: those of the original's U-Net."""
     return spec.family == "unet" and spec.rules.grid == "round"
 
 
-def build_encoding(spec: SceneRun) -> Encoding:
+def build_encoding(spec: NamedRun) -> Encoding:
     """Return the encoding of a spec; voxels count from the scene's middle, or from its sensor."""
     settings, card = spec.encoding_settings, scene_card(spec.scenes)
     if spec.family == "unet":
@@ -215,7 +204,7 @@ def build_encoding(spec: SceneRun) -> Encoding:
     return encoding_for(spec.model, **settings)
 
 
-def build_network(spec: SceneRun, num_classes: int) -> nn.Module:
+def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
     """Return the network of a spec on the CPU, with its regime's parameters frozen."""
     net = segmenter(
         spec.model,
@@ -230,7 +219,7 @@ def build_network(spec: SceneRun, num_classes: int) -> nn.Module:
     return net
 
 
-def task_of(spec: SceneRun, device: torch.device = CPU) -> Segment:
+def task_of(spec: NamedRun, device: torch.device = CPU) -> Segment:
     """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
     card, splits = scene_card(spec.scenes), splits_of(spec)
     augment = None if spec.augment == "none" else card.augment

@@ -72,17 +72,13 @@ class NamedRun(Protocol):
     drawn: the rule by which all weights are drawn; None where they stay as they are made.
     """
 
-    model: str
-    weights: str
-    regime: str
-    axis: str
-    normalize: bool
     inflated: bool
     drawn: Literal["torchsparse", "he"] | None
     seed: int
-    train_limit: int | None
-    test_limit: int | None
     rules: settings.Protocol
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a setting of its network or data, such as `model` or `points`."""
 
 
 def draw_weights(net: nn.Module, run: NamedRun) -> None:

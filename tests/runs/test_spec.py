@@ -1,5 +1,7 @@
 """A spec says what may be set: changes of a protocol, and what scratch starts from."""
 
+import dataclasses
+
 import pytest
 
 from i2p_lib.runs.spec import RunSpec, SegmentSpec
@@ -20,6 +22,11 @@ def test_changes_survive_json_and_are_hashable_whatever_their_order():
     again = RunSpec(**RELEASED.model_dump(mode="json"))
     turned = RELEASED.but(changes={"decay": "weights", "grid": "floor"})
     assert hash(again) == hash(turned) == hash(RELEASED) and again == turned == RELEASED
+
+
+def test_with_every_decision_changed_the_released_protocol_is_the_clean_one():
+    clean = RunSpec().rules
+    assert RELEASED.but(changes=dataclasses.asdict(clean)).rules == clean
 
 
 def test_what_the_protocol_decides_alike_is_no_change():
