@@ -43,9 +43,10 @@ def inflate(
             None keeps the image model's own input layer, inflated.
         num_classes: size of a new, random classifier. None keeps the image model's own.
         axis, normalize: see ``inflate_weight``.
-        recipe: None changes nothing else. ``"paper"`` makes the paper's changes (section 3.2 of
-            the released code): a 3x3x3 input layer of stride 1 without activation, no pooling
-            after it, total stride 8, 2x2x2 shortcuts, BatchNorm on the logits.
+        recipe: None changes nothing else. ``"paper"`` makes the paper's changes (of the released
+            code, core/models/collection): a 3x3x3 input layer of stride 1 without
+            activation, no pooling after it, total stride 8, 2x2x2 shortcuts, BatchNorm on the
+            logits.
         generator: source of the new layers' random weights.
 
     Convolutions and pooling windows that shrink the image at its border are centred instead, since

@@ -1,6 +1,6 @@
 """Sparse residual U-Net whose encoder is an inflated image network, with SPVCNN's point branch.
 
-As in the paper's code (section 3.2 of the paper's notes): a stem of two 3x3x3 convolutions, a
+As in the original's core/models/collection/spvcnn18.py: a stem of two 3x3x3 convolutions, a
 2x2x2 convolution of stride 2, the image network's stages at total strides 2, 4, 8 and 16, and a
 decoder of four transposed convolutions, each followed by two residual blocks on the joined skip.
 The encoder is the image network's own ``forward`` on sparse sites; the residual blocks of the
