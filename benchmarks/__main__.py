@@ -21,7 +21,7 @@ from benchmarks.cases import Case, Scale
 from i2p_lib import machine
 from i2p_lib.environment import installed_version
 from i2p_lib.files import atomic_write
-from i2p_lib.runs.sources import closure
+from i2p_lib.sources import closure
 
 EXAMPLES = """examples:
   python -m benchmarks --output benchmarks/results

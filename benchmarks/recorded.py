@@ -9,7 +9,7 @@ import pandas as pd
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.markup import cell, raw, table
 from i2p_lib.runs.profiles import load_profile, profile_names
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 FOLDER = PACKAGE / "recorded"
 _GROUPS = ["data", "model", "method", "lr", "shots", "epochs"]

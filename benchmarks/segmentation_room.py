@@ -14,7 +14,7 @@ import torch
 
 from i2p_lib import machine
 from i2p_lib.files import atomic_write
-from i2p_lib.models.contract import evaluated
+from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models.encodings import encoding_for
 from i2p_lib.models.segmenters import segmenter
 

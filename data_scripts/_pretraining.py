@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from tqdm.auto import tqdm
 
-from i2p_lib.models.contract import seeded
 from i2p_lib.models.pointnet2 import PIXEL_CHANNELS, PointNet2, image_to_points
 from i2p_lib.runs.store import write_csv, write_tensors
-from i2p_lib.weights import image_model
+from i2p_lib.weights.building import image_model, seeded
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 300

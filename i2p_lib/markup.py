@@ -76,12 +76,14 @@ def table(
 def duration(seconds: float) -> str:
     """Return a time as people say it.
 
-    >>> duration(75), duration(3.2)
-    ('1 min 15 s', '3 s')
+    >>> duration(75), duration(3.2), duration(1e6)
+    ('1 min 15 s', '3 s', '12 days')
     """
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 172_800:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole / 86_400:.0f} days"

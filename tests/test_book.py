@@ -221,8 +221,8 @@ def test_the_page_check_lets_ordinary_pages_pass(tmp_path: Path) -> None:
 
 
 def test_times_are_said_as_people_say_them() -> None:
-    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3700)] == [
-        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 1 min",
+    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3700, 1_814_400)] == [
+        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 1 min", "21 days",
     ]  # fmt: skip
 
 

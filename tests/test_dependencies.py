@@ -10,7 +10,8 @@ import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from source_imports import imports
+
+from i2p_lib.sources import imports
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
@@ -50,7 +51,7 @@ def third_party(folder: str) -> dict[str, list[str]]:
         ours |= {path.name for path in (ROOT / place).iterdir() if path.is_dir()}
     found: dict[str, list[str]] = {}
     for name, text in sources(folder):
-        names = {dotted.partition(".")[0] for dotted in imports(ast.parse(text))}
+        names = {dotted.partition(".")[0] for dotted in imports(ast.parse(text), typing=True)}
         for module in names - ours - sys.stdlib_module_names:
             found.setdefault(canonicalize_name(NAMES.get(module, module)), []).append(name)
     return found

@@ -14,7 +14,7 @@ from i2p_lib.book.cells import code_tree, modules_used
 from i2p_lib.book.chapters import Chapter, Project, chapter_state, digest_parts
 from i2p_lib.book.notebooks import NotebookFailed, execute
 from i2p_lib.paper import attached
-from i2p_lib.runs.sources import closure
+from i2p_lib.sources import closure
 
 PARAMETERS = {"profile": "tiny"}
 

@@ -5,11 +5,10 @@ import torch
 
 from i2p_lib import cli
 from i2p_lib.runs import profiles, protocols, run
-from i2p_lib.runs.cost import CostModel, items_measured, measure_step
-from i2p_lib.runs.examples import sizes
+from i2p_lib.runs.cost import CostModel, items_measured, measure_step, sizes
 from i2p_lib.runs.lab import open_lab
 from i2p_lib.runs.needs import available, missing_inputs
-from i2p_lib.runs.plan import duration, missing_text, plan, plan_text
+from i2p_lib.runs.plan import missing_text, plan, plan_text
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.train.clouds import load_splits
 from i2p_lib.train.settings import PROTOCOLS
@@ -208,8 +207,3 @@ def test_the_paper_profile_holds_the_papers_grids():
     assert {s.temperature for s in students} == {None, 0.8}
     few = {s.key_fields() for s in paper.experiment("pointcontrast")}
     assert all(s.teacher.key_fields() in few and s.epochs == 300 for s in students)
-
-
-def test_durations_read_as_people_say_them():
-    assert [duration(s) for s in (40, 720, 12_600, 1_814_400)] == [
-        "40 s", "12 min", "3.5 h", "21 days"]  # fmt: skip

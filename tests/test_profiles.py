@@ -104,10 +104,10 @@ def test_specs_shared_by_experiments_are_counted_once(write):
         ("seed: [0, 1]", "regime: io", "the key 'regime' is given twice"),
         ("chapters:", "chapter:", "unknown key 'chapter'; did you mean 'chapters'"),
         ("[regimes]", "[regime]", "chapters.01_transfer: unknown experiment 'regime'"),
-        ("[regimes]", "regimes", "expected a list of experiments, got 'regimes'"),
-        ("description: two", "device: tpu #", "device must be cpu, cuda or auto, got 'tpu'"),
-        ("description: two", "workers: many #", "workers must be of type int, got 'many'"),
-        ("description: two", "workers: -2 #", "workers must be 1 or more, got -2"),
+        ("[regimes]", "regimes", "chapters.01_transfer: .*valid list .got 'regimes'"),
+        ("description: two", "device: tpu #", "device: .*'cpu', 'cuda' or 'auto' .got 'tpu'"),
+        ("description: two", "workers: many #", "workers: .*valid integer .got 'many'"),
+        ("description: two", "workers: -2 #", "workers: .*greater than or equal to 1 .got -2"),
         ("experiments:", "experiments: [", "not valid YAML"),
     ],
 )
@@ -124,7 +124,7 @@ def test_asking_for_an_unknown_name_gives_the_nearest(write):
         profile.experiment("fewshot")
     with pytest.raises(ValueError, match="did you mean '01_transfer'"):
         profile.all_specs("1_transfer")
-    with pytest.raises(FileNotFoundError, match="no profile nowhere"):
+    with pytest.raises(FileNotFoundError, match="unknown profile 'nowhere'"):
         profiles.load_profile("nowhere")
 
 

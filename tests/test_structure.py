@@ -6,14 +6,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from source_imports import imports
+
+from i2p_lib.sources import imports
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "i2p_lib"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    *("torchvision_shim", "environment", "files", "machine", "markup"),
+    *("torchvision_shim", "environment", "files", "sources", "machine", "markup"),
     *("sparse", "inflation", "data", "weights", "models", "analysis", "train", "runs"),
     *("paper", "show", "book", "doctor", "cli"),
 )
@@ -54,7 +55,7 @@ def graph() -> dict[str, set[str]]:
     for module, path in paths.items():
         dotted = ".".join(["i2p_lib", *path.relative_to(PACKAGE).with_suffix("").parts])
         found[module] = set()
-        for name in imports(tree(path), dotted, typing=False):
+        for name in imports(tree(path), dotted):
             top, _, inside = name.partition(".")
             while top == "i2p_lib" and inside and inside not in paths:
                 inside = inside.rpartition(".")[0]  # a member, not a module

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from i2p_lib.runs.sources import PACKAGE, imports_of
+from i2p_lib.sources import PACKAGE, modules_named
 
 
 def code_tree(notebook: Mapping[str, Any]) -> ast.Module:
@@ -56,7 +56,7 @@ def modules_used(tree: ast.AST) -> set[str]:
     """
     public = _public_names()
     names = (name.removeprefix(f"{PACKAGE.name}.") for name in functions_used(tree))
-    return imports_of(tree, "") | {public[name] for name in names if name in public}
+    return modules_named(tree) | {public[name] for name in names if name in public}
 
 
 def texts(tree: ast.AST) -> set[str]:

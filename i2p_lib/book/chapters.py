@@ -18,8 +18,8 @@ from i2p_lib.book.cells import code_tree, modules_used, texts
 from i2p_lib.files import sha256
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.sources import PACKAGE, closure, imports_of
 from i2p_lib.runs.spec import AnySpec, distinct
+from i2p_lib.sources import PACKAGE, closure, modules_named
 from i2p_lib.train.settings import unknown_key
 
 CODE = (".py", ".pyc")  # other files of the package are data that code reads by name
@@ -182,10 +182,10 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
         parts[f"runs of {name}"] = hash_of([keys, [spec.label() for spec, _ in skipped]])
     tree, root = chapter.tree, chapter.package.parent
     used = modules_used(tree)
-    for folder in sorted({name.split(".")[1] for name in imports_of(tree, "", "tests")}):
+    for folder in sorted({name.split(".")[1] for name in modules_named(tree, package="tests")}):
         for path in sorted((root / "tests" / folder).rglob("*.*")):
             if path.suffix == ".py":
-                used |= imports_of(ast.parse(path.read_text(encoding="utf-8")), "")
+                used |= modules_named(ast.parse(path.read_text(encoding="utf-8")))
             if path.suffix != ".pyc":
                 parts[f"file {path.relative_to(root).as_posix()}"] = sha256(path)
     modules = closure(used, chapter.package)

@@ -24,8 +24,8 @@ from i2p_lib.paper import (
 )
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.store import Entry, read_json
+from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import WeightCard, weight_cards
 
 

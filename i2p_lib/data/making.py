@@ -11,14 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from i2p_lib.files import atomic_write, sha256
+from i2p_lib.sources import PACKAGE, imports, reached
 
-PACKAGE = Path(__file__).resolve().parents[1]
 NOTE = "made_by.json"
 """What a made set rests on: its command, the hash of the command's sources, that of its content."""
 
@@ -89,20 +89,16 @@ def sources_hash(script: Path, *more: str) -> str:
             f"{script} is not there, and nothing that it made: work in a checkout of the book, "
             "which has the folder data_scripts, or copy a made set into the data folder"
         )
-    home, waiting, found = script.parent, [script], {}
-    while waiting:
-        file = waiting.pop()
-        if file in found or not file.is_file():
-            continue
-        found[file] = f"{file.relative_to(home).as_posix()} {sha256(file)}"
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [one.name for one in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
-            waiting += [home.joinpath(*one.split(".")).with_suffix(".py") for one in names]
-    return hashlib.sha256("\n".join([*sorted(found.values()), *more]).encode()).hexdigest()
+    home = script.parent
+
+    def imported(file: Path) -> Iterator[Path]:
+        for name in imports(ast.parse(file.read_bytes()), typing=True):
+            place = home.joinpath(*name.split("."))
+            yield from (one.with_suffix(".py") for one in (place, place.parent) if one != home)
+
+    files = reached([script], imported)
+    lines = sorted(f"{file.relative_to(home).as_posix()} {sha256(file)}" for file in files)
+    return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
 
 
 def folder_hash(folder: Path) -> str:

@@ -41,7 +41,7 @@ class SceneCard:
     thin out from, and voxels count from it; else they count from the scene's middle.
     test_part: the part (area, sequence) that is the test split; val_share: how much of each other
     part is val: its end, where `val_last`, else scenes chosen by a hash of their place.
-    part_sizes: published scenes of each part of a real set.
+    sizes: published scenes of each split of a real set.
     typical_points: of one scene, for a forecast without the set.
     perfect_classes: ignored classes that the released code's mIoU counts as perfect.
     """
@@ -66,7 +66,7 @@ class SceneCard:
     val_last: bool = False
     perfect_classes: int = 0
     made_from: tuple[str, ...] = ()
-    part_sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def text(self, state: str) -> str:
         """Return the card for people; state: such as "present"."""

@@ -40,9 +40,7 @@ class Step:
 
 
 def trace(model: nn.Module) -> list[Step]:
-    """Run the image model once on an empty image and note its leaf layers in order.
-
-    The image and the weights are without data, so that this costs no arithmetic.
+    """Run the image model once, image and weights without data, and note its leaf layers in order.
 
     Raises InflationError where the model uses attention.
     """
@@ -99,10 +97,9 @@ class _NoAttention(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in ATTENTION:
-            raise InflationError(
-                f"{self.entered[-1] or 'the model'}: attention ({func.__name__}) over a raster of "
-                "patches; sparse sites are no such raster, and only convolutions can be inflated"
-            )
+            raise InflationError(f"{self.entered[-1] or 'the model'}: attention ({func.__name__}) "
+                                 "over a raster of patches; sparse sites are no such raster, and "
+                                 "only convolutions can be inflated")
         return func(*args, **(kwargs or {}))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from torch import nn
@@ -60,8 +61,10 @@ def point_model(name: str, num_classes: int, weights: str = "random", seed: int 
     if not is_point_model(name):
         known = ", ".join(point_models())
         raise ValueError(f"network on points: expected {known} or {VIEWS}NAME, got {name!r}")
-    settings = {"weights": weights, "seed": seed, "weights_dir": weights_dir}
     module = import_module(modules_of(name)[0])
     if name.startswith(VIEWS):
-        return module.image_on_views(image_name(name), num_classes, up=up, **settings)
-    return getattr(module, name)(num_classes, up=up, **settings)
+        build = partial(module.image_on_views, image_name(name))
+    else:
+        build = getattr(module, name)
+    looking = {"up": up} if "up" in signature(build).parameters else {}
+    return build(num_classes, weights=weights, seed=seed, weights_dir=weights_dir, **looking)

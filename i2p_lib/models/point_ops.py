@@ -5,7 +5,7 @@ On the CPU compiled loops run; elsewhere torch does.
 Both compute squared distances as ``dx*dx + dy*dy + dz*dz`` in the coordinates' own precision and
 settle ties in favour of the lower index, so both choose the same points.
 ValueError is raised for coordinates that are not float [B, P, 3] of one batch and dtype, with P at
-least 1, and for a count, start or radius out of range.
+least 1, and for a count or radius out of range.
 """
 
 from __future__ import annotations
@@ -18,20 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def farthest_points(points: Tensor, count: int, start: int = 0) -> Tensor:
+def farthest_points(points: Tensor, count: int) -> Tensor:
     """Farthest point sampling (PointNet++, section 3.2): indices [B, count].
 
-    The first is ``start``; each next one is the point farthest from all that were taken before.
+    The first is point 0; each next one is the point farthest from all that were taken before.
     Once all distinct points are taken, point 0 repeats, so ``count`` may exceed P.
     """
     _check(points, count)
-    if not 0 <= start < points.shape[1]:
-        raise ValueError(f"start must be one of the {points.shape[1]} points, got {start}")
     if points.device.type != "cpu":
-        return _farthest_points_torch(points, count, start)
-    out = torch.empty(len(points), count, dtype=torch.int64)
-    _kernels()[0](_planes(points), start, out.numpy())
-    return out
+        return _farthest_points_torch(points, count)
+    return torch.from_numpy(_kernels()[0](_planes(points), count))
 
 
 def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Tensor:
@@ -47,9 +43,7 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Te
     limit = float(torch.tensor(radius * radius, dtype=_plain(points).dtype))
     if points.device.type != "cpu":
         return _ball_query_torch(points, centres, limit, count)
-    out = torch.empty(*centres.shape[:2], count, dtype=torch.int64)
-    _kernels()[1](_planes(points), _planes(centres), limit, out.numpy())
-    return out
+    return torch.from_numpy(_kernels()[1](_planes(points), _planes(centres), limit, count))
 
 
 def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
@@ -60,9 +54,7 @@ def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
                          "ask for fewer, or give larger clouds")
     if points.device.type != "cpu":
         return _nearest_points_torch(points, centres, count)
-    out = torch.zeros(*centres.shape[:2], count, dtype=torch.int64)
-    _kernels()[2](_planes(points), _planes(centres), out.numpy())
-    return out
+    return torch.from_numpy(_kernels()[2](_planes(points), _planes(centres), count))
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -87,11 +79,12 @@ def interpolate(values: Tensor, points: Tensor, targets: Tensor) -> Tensor:
 
 
 def _check(points: Tensor, count: int, centres: Tensor | None = None) -> None:
-    for what, xyz in [("points", points)] + ([] if centres is None else [("centres", centres)]):
+    centres = points if centres is None else centres
+    for what, xyz in (("points", points), ("centres", centres)):
         if xyz.ndim != 3 or xyz.shape[2] != 3 or not xyz.shape[1] or not xyz.is_floating_point():
             raise ValueError(f"{what} must be a float tensor [B, P, 3] with P > 0, "
                              f"got {xyz.dtype} {list(xyz.shape)}")
-    if centres is not None and (len(points), points.dtype) != (len(centres), centres.dtype):
+    if (len(points), points.dtype) != (len(centres), centres.dtype):
         raise ValueError(f"points and centres must be of one batch and dtype, got {len(points)} "
                          f"clouds of {points.dtype} and {len(centres)} of {centres.dtype}")
     if count < 1:
@@ -109,10 +102,10 @@ def _squared(points: Tensor, centres: Tensor) -> Tensor:
     return dx * dx + dy * dy + dz * dz
 
 
-def _farthest_points_torch(points: Tensor, count: int, start: int) -> Tensor:
+def _farthest_points_torch(points: Tensor, count: int) -> Tensor:
     points = _plain(points)
     nearest = points.new_full(points.shape[:2], torch.inf)
-    last = torch.full((len(points), 1), start, device=points.device)
+    last = torch.zeros(len(points), 1, dtype=torch.int64, device=points.device)
     taken = []
     for _ in range(count):
         taken.append(last)
@@ -149,14 +142,14 @@ def _kernels():
     from numba import njit
 
     @njit(cache=True, nogil=True)
-    def farthest(points, start, out):
-        size = points.shape[2]
-        nearest = np.empty(size, points.dtype)
-        for b in range(out.shape[0]):
+    def farthest(points, count):
+        batch, size = points.shape[1:]
+        out, nearest = np.empty((batch, count), np.int64), np.empty(size, points.dtype)
+        for b in range(batch):
             x, y, z = points[0, b], points[1, b], points[2, b]
             nearest[:] = np.inf
-            last = start
-            for s in range(out.shape[1]):
+            last = 0
+            for s in range(count):
                 out[b, s] = last
                 cx, cy, cz = x[last], y[last], z[last]
                 for p in range(size):
@@ -166,12 +159,15 @@ def _kernels():
                 for p in range(1, size):
                     if nearest[p] > nearest[last]:
                         last = p
+        return out
 
     @njit(cache=True, nogil=True)
-    def ball(points, centres, limit, out):
-        for b in range(out.shape[0]):
+    def ball(points, centres, limit, count):
+        batch, many = centres.shape[1:]
+        out = np.empty((batch, many, count), np.int64)
+        for b in range(batch):
             x, y, z = points[0, b], points[1, b], points[2, b]
-            for m in range(out.shape[1]):
+            for m in range(many):
                 cx, cy, cz = centres[0, b, m], centres[1, b, m], centres[2, b, m]
                 found, near, least = 0, 0, np.inf
                 for p in range(len(x)):
@@ -182,19 +178,20 @@ def _kernels():
                     if squared < limit:
                         out[b, m, found] = p
                         found += 1
-                        if found == out.shape[2]:
+                        if found == count:
                             break
                 if found == 0:
                     out[b, m, 0], found = near, 1
                 out[b, m, found:] = out[b, m, 0]
+        return out
 
     @njit(cache=True, nogil=True)
-    def nearest(points, centres, out):
-        count = out.shape[2]
-        best = np.empty(count, points.dtype)
-        for b in range(out.shape[0]):
+    def nearest(points, centres, count):
+        batch, many = centres.shape[1:]
+        out, best = np.zeros((batch, many, count), np.int64), np.empty(count, points.dtype)
+        for b in range(batch):
             x, y, z = points[0, b], points[1, b], points[2, b]
-            for m in range(out.shape[1]):
+            for m in range(many):
                 cx, cy, cz = centres[0, b, m], centres[1, b, m], centres[2, b, m]
                 best[:] = np.inf
                 chosen = out[b, m]
@@ -207,5 +204,6 @@ def _kernels():
                             best[k], chosen[k] = best[k - 1], chosen[k - 1]
                             k -= 1
                         best[k], chosen[k] = squared, p
+        return out
 
     return farthest, ball, nearest

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, point_network, seeded, shapes
+from i2p_lib.models.contract import describe, point_network, shapes
 from i2p_lib.models.point_ops import farthest_points, gather, nearest_points
 from i2p_lib.models.pointnet2 import pool_groups, shared_mlp
-from i2p_lib.weights import image_model
+from i2p_lib.weights.building import image_model, seeded
 
 
 class PointTokenizer(nn.Module):
@@ -65,7 +65,7 @@ def put_on_points(vit: nn.Module, num_classes: int, groups: int = 128, size: int
     vit.pos_embed = None
     vit.patch_embed = PointTokenizer(vit.embed_dim, groups, size)
     vit.reset_classifier(num_classes)
-    return describe(vit, ["patch_embed"], "head", image, ["patch_embed", "head"])
+    return describe(vit, ["patch_embed"], ["head"], image, ["head"])
 
 
 @point_network

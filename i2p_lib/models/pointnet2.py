@@ -1,10 +1,14 @@
-"""PointNet++ for classification, on point clouds and on images whose pixels are the points.
+"""PointNet++ for classification, on clouds and on images whose pixels are points, and for scenes.
 
-The network is the single-scale one (SSG) of the PointNet++ paper (Qi et al., NIPS 2017).
-Image2Point pretrains it on ImageNet by treating pixels as points; neither how nor the weights are
-public.  Here a pixel is a point of the plane z = 0 that carries its colour, so the pixel network
-has six input channels where the point network has three: what is transferred is everything but the
-first layer and the classifier.
+The networks are the single-scale ones (SSG) of the PointNet++ authors (Qi et al., NIPS 2017).
+Image2Point pretrains PointNet++ on ImageNet by treating pixels as points; neither how nor the
+weights are public.  Here a pixel is a point of the plane z = 0 that carries its colour, so the
+pixel network has six input channels where the point network has three: what is transferred is
+everything but the first layer and the classifier.
+The segmentation network has four set abstractions with radii in metres, and carries features back
+to points.  Of what the classification network has learned on pixels it takes what fits: its stages
+have the radii 0.2, 0.4 and all, so they stand for the second, third and fourth stage here, and each
+of their layers, with its norm, is copied where the shapes are equal.
 """
 
 from __future__ import annotations
@@ -14,13 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, point_network, seeded, shapes
-from i2p_lib.models.point_ops import ball_query, farthest_points, gather
+from i2p_lib.models.contract import Shapes, describe, point_network, shapes
+from i2p_lib.models.point_ops import ball_query, farthest_points, gather, interpolate
+from i2p_lib.weights.building import load_weights, seeded
 from i2p_lib.weights.cards import is_random, weight_card
-from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import read_tensors, transfer
 
 PIXEL_CHANNELS = 3  # red, green, blue
+BALL = 32  # points
+STAGES = {"sa2.mlp": "sa1.mlp", "sa3.mlp": "sa2.mlp", "sa4.mlp": "sa3"}  # of scenes: on pixels
 
 
 def shared_mlp(*widths: int) -> nn.Sequential:
@@ -121,7 +126,7 @@ def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 
     Args:
         weights: None or "random"; "fractal_pixels", which comes with this package; or
             "imagenet1k_pixels": a file that you trained (none is public), the ``state_dict`` of
-            ``PointNet2(classes, channels=3)`` on ``image_to_points`` of photos. All its tensors
+            ``PointNet2(1000, channels=3)`` on ``image_to_points`` of photos. All its tensors
             must be there and fit; the first layer and the classifier are replaced by new ones,
             every other tensor is kept.
         seed: of the random layers; torch's global generator stays as it was.
@@ -133,14 +138,98 @@ def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 
         if is_random(weights):
             net, image = PointNet2(num_classes), {}
         else:
-            card = weight_card("pointnet2_ssg", weights)
-            path, digest = verified(card, weights_dir)
-            classes = len(read_tensors(card, path).get("classifier.bias", ()))
-            net = PointNet2(max(1, classes), channels=PIXEL_CHANNELS)
-            net.i2p_transfer = transfer(net, card, path, digest)
-            image = shapes(net)
-            net.channels = 0
+            classes = weight_card("pointnet2_ssg", weights).classes
+            net = PointNet2(classes, channels=PIXEL_CHANNELS)
+            load_weights(net, "pointnet2_ssg", weights, weights_dir)
+            image, net.channels = shapes(net), 0
             net.sa1.mlp[0] = nn.Linear(3, net.sa1.mlp[0].out_features, bias=False)
             net.classifier = nn.Linear(net.classifier.in_features, num_classes)
     new = ["sa1.mlp.0", "classifier"]
-    return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], "classifier", image, new)
+    return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], ["classifier"], image, new)
+
+
+class FeaturePropagation(nn.Module):
+    """Features of few points to the many they were chosen from (PointNet++, section 3.4)."""
+
+    def __init__(self, *widths: int):
+        super().__init__()
+        self.mlp = shared_mlp(*widths)
+
+    def forward(self, xyz: Tensor, skip: Tensor | None, few: Tensor, features: Tensor) -> Tensor:
+        """Carry `features` [B, M, C] at `few` [B, M, 3] to `xyz` [B, P, 3], and join the skip."""
+        carried = interpolate(features, few, xyz)
+        joined = carried if skip is None else torch.cat([skip, carried], 2)
+        return self.mlp(joined.flatten(0, 1)).unflatten(0, joined.shape[:2])
+
+
+class Decoder(nn.Module):
+    """From the four stages' features back to every point, and a linear classifier."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.fp4 = FeaturePropagation(256 + 512, 256, 256)
+        self.fp3 = FeaturePropagation(128 + 256, 256, 256)
+        self.fp2 = FeaturePropagation(64 + 256, 256, 128)
+        self.fp1 = FeaturePropagation(128, 128, 128, 128)
+        self.head = nn.Sequential(*shared_mlp(128, 128), nn.Dropout(0.5))
+        self.classifier = nn.Linear(128, num_classes)
+
+    def forward(self, levels: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """(coordinates, features) from all points to the fewest; logits [B * P, num_classes]."""
+        (few, features), *finer = levels[::-1]
+        for step, (xyz, skip) in zip((self.fp4, self.fp3, self.fp2, self.fp1), finer, strict=True):
+            few, features = xyz, step(xyz, skip, few, features)
+        return self.classifier(self.head(features.flatten(0, 1)))
+
+
+class PointNet2Segmentation(nn.Module):
+    """PointNet++ SSG; points [B, P, 3 + channels] in metres to logits [B * P, num_classes]."""
+
+    def __init__(self, num_classes: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.sa1 = SetAbstraction(channels, 1024, 0.1, BALL, [32, 32, 64])
+        self.sa2 = SetAbstraction(64, 256, 0.2, BALL, [64, 64, 128])
+        self.sa3 = SetAbstraction(128, 64, 0.4, BALL, [128, 128, 256])
+        self.sa4 = SetAbstraction(256, 16, 0.8, BALL, [256, 256, 512])
+        self.decoder = Decoder(num_classes)
+
+    def forward(self, points: Tensor) -> Tensor:
+        xyz, features = split_columns(points, self.channels)
+        levels: list[tuple[Tensor, Tensor | None]] = [(xyz, None)]
+        for stage in (self.sa1, self.sa2, self.sa3, self.sa4):
+            xyz, features = stage(xyz, features)
+            levels.append((xyz, features))
+        return self.decoder(levels)
+
+
+def pointnet2_segmentation(num_classes: int, channels: int, weights: str | None = "random",
+                           seed: int = 0, weights_dir: str | Path | None = None
+                           ) -> PointNet2Segmentation:  # fmt: skip
+    """Return PointNet++ for segmentation, random or with what pixels have taught.
+
+    channels: features of a point besides its coordinates.  weights, seed, weights_dir, errors: as
+    for ``pointnet2_ssg``, the classification network on pixels; all tensors of the file must be
+    there and fit that network.  ``net.i2p_report`` says which were copied.
+    """
+    with seeded(seed):
+        net = PointNet2Segmentation(num_classes, channels)
+    known: Shapes = {}
+    if not is_random(weights):
+        pixels = pointnet2_ssg(1, weights, seed, weights_dir)
+        known = _take(net, pixels)
+        net.i2p_transfer = pixels.i2p_transfer
+    return describe(net, ["sa1.mlp.0", "sa1.mlp.1"], ["decoder"], known)
+
+
+def _take(net: nn.Module, pixels: nn.Module) -> Shapes:
+    """Copy every layer, and the norm behind it, that has its equal in shape; what was copied."""
+    state, theirs, copied = net.state_dict(), pixels.state_dict(), {}
+    for stage, source in STAGES.items():
+        for layer in (0, 3, 6):  # linear, norm, activation
+            if state[f"{stage}.{layer}.weight"].shape == theirs[f"{source}.{layer}.weight"].shape:
+                parts = tuple(f"{stage}.{number}." for number in (layer, layer + 1))
+                copied |= {name: theirs[name.replace(stage, source, 1)] for name in state
+                           if name.startswith(parts)}  # fmt: skip
+    net.load_state_dict(state | copied, strict=True)
+    return {name: tuple(tensor.shape) for name, tensor in copied.items()}

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.contract import describe, seeded, shapes
+from i2p_lib.models.contract import describe, shapes
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs, with_norm_behind
-from i2p_lib.weights import image_model
-from i2p_lib.weights.cards import is_random
+from i2p_lib.weights.building import image_model, seeded
 
 SHIFT = (12.0, 0.0, 0.0, -1.0)  # of range, x, y and z in metres: about a street scan's middle
 SPREAD = (12.0, 12.0, 12.0, 1.0)  # and how far it reaches
@@ -48,7 +47,7 @@ def range_network(image_name: str, num_classes: int, in_channels: int,
     Raises ValueError for a network without named stages or with fewer than four maps.
     """
     image = image_model(image_name, weights, seed, weights_dir)
-    known = {} if is_random(weights) else shapes(image, "encoder.")
+    known = shapes(image, "encoder.")
     stages = stage_names(image)
     before, behind = around_stages(image, stages)
     for name in behind:
@@ -57,10 +56,7 @@ def range_network(image_name: str, num_classes: int, in_channels: int,
         image.set_submodule(before[0], _new_input(image.get_submodule(before[0]), in_channels))
         net = RangeNetwork(image, stages, in_channels, num_classes, wrap)
     inputs = [f"encoder.{name}" for name in with_norm_behind(image, before[0], before)]
-    describe(net, inputs, "decoder", known, [inputs[0], "decoder"])
-    net.i2p_input = "range"
-    if not is_random(weights):
-        net.i2p_transfer = image.i2p_transfer
+    describe(net, inputs, ["decoder"], known, inputs[:1]).i2p_input = "range"
     return net
 
 

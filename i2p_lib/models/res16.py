@@ -6,20 +6,16 @@ import re
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor, nn
 
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import read_tensors
+from i2p_lib.weights.loading import TransferReport, read_tensors, transfer
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
 ORDERS = ("minkowski", "released")
 
-# Tensors of a PointContrast file that the encoder has no place for: input, first downsampling,
-# and the decoder (paper, section 3: input and output layers are new).
-_LEFT_OUT = re.compile(r"(conv0p1s1|bn0|conv1p1s2|bn1|convtr\d\w+|bntr\d|block[5-8]|final)\.")
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _KEY_MAP = tuple((re.compile(pattern + "$"), name) for pattern, name in (
     (r"block([1-4])\.(\d)\.conv(\d)\.kernel", r"layer\1.\2.conv\3.weight"),
@@ -73,17 +69,11 @@ def res16unet34() -> Res16Encoder:
 def pointcontrast_name(key: str) -> str | None:
     """Our name of a tensor of a PointContrast checkpoint, or None where we have no place for it.
 
-    Raises ValueError for a tensor that Res16UNet34 does not have.
-
     >>> pointcontrast_name("block2.0.norm1.bn.weight")
     'layer2.0.bn1.weight'
     """
-    for pattern, name in _KEY_MAP:
-        if pattern.match(key):
-            return pattern.sub(name, key)
-    if _LEFT_OUT.match(key):
-        return None
-    raise ValueError(f"{key!r} is no tensor of PointContrast's Res16UNet34")
+    names = (pattern.sub(name, key) for pattern, name in _KEY_MAP if pattern.match(key))
+    return next(names, None)
 
 
 def minkowski_offsets(kernel: int) -> list[tuple[int, int, int]]:
@@ -118,7 +108,7 @@ def is_pointcontrast(name: str, weights: str) -> bool:
 
 def load_pointcontrast(
     net: nn.Module, weights: str, order: str = "minkowski", weights_dir: str | Path | None = None
-) -> pd.DataFrame:
+) -> TransferReport:
     """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
@@ -131,8 +121,7 @@ def load_pointcontrast(
             3x3x3 kernel differently, so its kernels are shuffled in space.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
-    Returns one row per tensor: name, file_key, shape, state ("copied" or "left out"). In
-    ``net.i2p_report`` the filled layers now count as copied.
+    Returns the report on every tensor. In ``net.i2p_report`` the filled layers now count as copied.
 
     Raises:
         FileNotFoundError: the file is not there; says what to place where.
@@ -142,32 +131,17 @@ def load_pointcontrast(
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     card = weight_card("res16unet34", weights)
-    path, _ = verified(card, weights_dir)
-    expected = {name: tensor for name, tensor in net.state_dict().items()
-                if re.match(r"(layer\d|ds\d)\.", name)}  # fmt: skip
-    values, rows = {}, []
-    for stored, tensor in read_tensors(card, path).items():
-        key = stored.removeprefix("module.")  # of data-parallel training
-        name = pointcontrast_name(key)
-        rows.append({"name": name or "", "file_key": key, "shape": tuple(tensor.shape),
-                     "state": "copied" if name else "left out"})  # fmt: skip
-        if name:
-            values[name] = _to_taps(tensor, order) if key.endswith("kernel") else tensor
-    faults = [f"{name} (missing)" for name in expected.keys() - values.keys()]
-    faults += [f"{name} (not in the network)" for name in values.keys() - expected.keys()]
-    faults += [f"{name} (shape {list(values[name].shape)}, expected {list(tensor.shape)})"
-               for name, tensor in expected.items()
-               if name in values and values[name].shape != tensor.shape]  # fmt: skip
-    if faults:
-        raise ValueError(
-            f"{len(faults)} tensors of {path.name} do not fit: {', '.join(sorted(faults)[:5])}. "
-            "Expected PointContrast's Res16UNet34 and a network made by "
-            "inflate(res16unet34(), recipe=None)."
-        )
-    net.load_state_dict(net.state_dict() | values, strict=True)
-    filled = net.i2p_report["layer"].isin({name.rpartition(".")[0] for name in values})
+    path, digest = verified(card, weights_dir)
+    found = {}
+    for key, tensor in read_tensors(card, path).items():
+        plain = key.removeprefix("module.")  # of data-parallel training
+        value = _to_taps(tensor, order) if plain.endswith("kernel") else tensor
+        found[pointcontrast_name(plain) or plain] = key, value
+    report = transfer(net, card, path, digest, found)
+    copied = report.table.loc[report.table["state"] == "copied", "name"]
+    filled = net.i2p_report["layer"].isin(copied.str.rpartition(".")[0])
     net.i2p_report.loc[filled, "action"] = "copied"
-    return pd.DataFrame(rows)
+    return report
 
 
 def _to_taps(kernel: Tensor, order: str) -> Tensor:

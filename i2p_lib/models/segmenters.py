@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from i2p_lib.models.encodings import encoding_for
-from i2p_lib.models.pointnet2_scenes import pointnet2_segmentation
+from i2p_lib.models.pointnet2 import pointnet2_segmentation
 from i2p_lib.models.range_view import range_network
 from i2p_lib.models.unet import unet
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.contract import describe, point_network, seeded, shapes
+from i2p_lib.models.contract import describe, point_network, shapes
 from i2p_lib.models.residual import he_init, residual_stage
 from i2p_lib.models.stages import with_norm_behind
-from i2p_lib.weights import image_model, load_weights
+from i2p_lib.weights.building import image_model, load_weights, seeded
 from i2p_lib.weights.cards import is_random
 
 CAMERA = 1.4  # distance of the six cameras from the origin
@@ -20,8 +20,6 @@ VIEWS = ("-y +x +z", "-y -z +x", "-y -x -z", "-y +z -x", "-z +x -y", "+z +x +y")
 """Row, column and depth axis of each view of a cloud whose y axis points up: four from the sides,
 one from above, one from below. They are SimpleView's, in its order; like there, each picture is
 the mirror image of what a camera would take."""
-
-_UP = {"y": {"x": (0, 1), "y": (1, 1), "z": (2, 1)}, "z": {"x": (0, 1), "y": (2, 1), "z": (1, -1)}}
 
 
 def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
@@ -42,7 +40,13 @@ def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
     shape = list(points.shape)
     if points.ndim != 3 or shape[2] != 3 or not points.is_floating_point():
         raise ValueError(f"expected float points [B, P, 3], got {points.dtype} {shape}")
-    axes, signs = _frames(up, points.device)
+    if up not in ("y", "z"):
+        raise ValueError(f"up must be one of y, z, got {up!r}")
+    if up == "z":
+        points = torch.stack([points[..., 0], points[..., 2], -points[..., 1]], 2)
+    frames = [[(int(sign + "1"), "xyz".index(axis)) for sign, axis in view.split()]
+              for view in VIEWS]  # fmt: skip
+    signs, axes = torch.tensor(frames, device=points.device).unbind(2)
     seen = (points[..., axes] * signs).permute(0, 2, 1, 3)  # [B, 6, P, (row, column, depth)]
     depth = seen[..., 2] + CAMERA
     pixel = ((seen[..., :2] / depth[..., None] + 1) * (size / 2) - 0.5).ceil()
@@ -57,16 +61,6 @@ def depth_views(points: Tensor, size: int = SIZE, up: str = "z") -> Tensor:
     return picture.unflatten(2, (size, size))
 
 
-def _frames(up: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Axis and sign of row, column and depth of each view, [6, 3] each."""
-    if up not in _UP:
-        raise ValueError(f"up must be one of {', '.join(_UP)}, got {up!r}")
-    entries = [(sign, *_UP[up][axis]) for view in VIEWS for sign, axis in view.split()]
-    axes = torch.tensor([axis for _, axis, _ in entries], device=device)
-    signs = [side if sign == "+" else -side for sign, _, side in entries]
-    return axes.view(6, 3), torch.tensor(signs, device=device).view(6, 3)
-
-
 class ViewNet(nn.Module):
     """An image model on the six views of a cloud, their features joined, a linear classifier.
 
@@ -76,15 +70,14 @@ class ViewNet(nn.Module):
     def __init__(self, image: nn.Module, fusion: nn.Module, features: int, num_classes: int,
                  size: int | None, up: str):  # fmt: skip
         super().__init__()
-        _frames(up, torch.device("cpu"))
         self.size, self.up = size or _view_size(image), up
         known = shapes(image, "image.")
         stem = _adapt(image, self.size)
         inputs = with_norm_behind(image, stem, [name for name, _ in image.named_modules()])
         self.image, self.fusion = image, fusion
         self.classifier = nn.Linear(features, num_classes)
-        describe(self, [f"image.{name}" for name in inputs], "classifier", known,
-                 ["fusion", "classifier"], head=["fusion"], reshaped="replaced")  # fmt: skip
+        describe(self, [f"image.{name}" for name in inputs], ["classifier", "fusion"], known,
+                 reshaped="replaced")  # fmt: skip
 
     def forward(self, points: Tensor) -> Tensor:
         """[B, P, 3] to logits [B, num_classes]; ValueError on another shape."""

@@ -25,7 +25,7 @@ PAPER_RECIPE: Mapping[str, object] = {
 }  # fmt: skip
 _SCENE_RECIPE = {
     "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
-    "weight_decay": 1e-4, "voxel_size": 0.05, "point_branch": True,
+    "weight_decay": 1e-4, "voxel_size": 0.05,
     **{name: PAPER_RECIPE[name] for name in ("axis", "init", "changes", "normalize")},
 }  # fmt: skip
 _ROOMS = _SCENE_RECIPE | {"lr": 0.1, "schedule": "poly", "epochs": 400, "batch_size": 8}

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds to wait for a scheduler and its first worker
 
 
-class RemoteFailure(RuntimeError):
-    """A run failed on a worker; the message is the traceback there."""
-
-
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
     """Connect to a scheduler that has workers.
@@ -128,5 +124,5 @@ def train_on_worker(job: pool.Job, topic: str, marker: str) -> dict[str, bytes] 
 
     pool.work([job | {"store": str(root)}], 1, on_event)
     if last["event"] == "failed":
-        raise RemoteFailure(last["traceback"])
+        raise RuntimeError(last["traceback"])
     return None if (root / marker).exists() else store.packed(root / job["key"][:16])

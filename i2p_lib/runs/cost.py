@@ -1,4 +1,4 @@
-"""What a run will cost: one measured training step, times clouds and epochs, checked by past runs.
+"""What a run will cost: one measured training step, times items and epochs, checked by past runs.
 
 A step is measured on this machine's device with random weights, on items of the run's own data
 or, where those are absent, on stand-ins.  It is kept in the store, so a setup is
@@ -11,30 +11,41 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from i2p_lib.data import dataset_card, load_dataset
+from i2p_lib.data.modelnet import SPLITS
+from i2p_lib.data.scenes import Scene, load_scenes, scene_card, scene_names
 from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
-from i2p_lib.runs.examples import example, setup, sizes
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.runs.sources import closure
-from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, spec_from
-from i2p_lib.train.task import generator
+from i2p_lib.runs.spec import ENCODING, NETWORK, AnySpec, RunSpec, SegmentSpec, spec_from
+from i2p_lib.sources import closure
+from i2p_lib.train.segment import Segment, build_encoding
+from i2p_lib.train.task import Task, generator
 
 CHECKED_SETUPS = 3
 # A pass is a third forward, a third for the gradients of activations, a third for those of weights.
 FROZEN_SHARE = 2 / 3
 STEPS = "steps.json"
 MEASURED = {"seconds_per_item", "seconds_to_measure", "saved_per_item", "parameter_bytes"}
+SETUP = ("model", "recipe", "voxel_size", "points", "amp",
+         *sum((*ENCODING.values(), *NETWORK.values()), ()))  # fmt: skip
+"""The settings that the time of a step depends on, beside the data."""
+
+STAND_IN = "home_objects"  # for clouds that are not here
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """seconds: training and validation of the whole run.  gib: memory of one process.
 
     Memory counts weights, gradients, the optimizer's tensors and the activations that a batch
@@ -72,20 +83,23 @@ class CostModel:
 
     def error(self) -> str:
         """Say in one sentence how far the estimates may be off."""
-        if not self.checked:
+        if self.checked:
             return (
-                "no finished run in the store to check against; it rests on one measured step of "
-                "each network, so take it as an order of magnitude"
+                f"{self.checked} finished runs took {self.factor:.2f} times what their steps said "
+                f"({self.low:.2f} to {self.high:.2f}), and the estimates are multiplied by that"
             )
         return (
-            f"{self.checked} finished runs took {self.factor:.2f} times what their steps said "
-            f"({self.low:.2f} to {self.high:.2f}), and the estimates are multiplied by that"
+            "no finished run in the store to check against; it rests on one measured step of "
+            "each network, so take it as an order of magnitude"
         )
 
     def cost(self, spec: AnySpec) -> Cost:
-        """Return what a run will cost; ValueError where its network or its size is unknown."""
-        step = self._step(spec)
-        answers = sizes(spec)["train"] * spec.epochs if spec.teacher is not None else 0
+        """Return what a run will cost; NaN where its network or its size is unknown."""
+        try:
+            step, training = self._step(spec), sizes(spec)["train"]
+        except ValueError:
+            return Cost(math.nan, math.nan)
+        answers = training * spec.epochs if spec.teacher is not None else 0
         forward = step["seconds_to_measure"] * (items_measured(spec) + answers)
         seconds = self.factor * (_training_seconds(step, spec) + forward)
         weights, slots = step["parameter_bytes"], 3 if spec.optimizer == "adamw" else 2
@@ -94,11 +108,12 @@ class CostModel:
 
     def _step(self, spec: AnySpec) -> dict:
         """Return what a step of a run's setup costs on this machine, measured now or before."""
-        found = setup(spec, self.device)
-        about = found | {"machine": self.machine(), "torch": torch.__version__, "code": _code()}
+        most = spec.batch_size if self.device == "cuda" else 2  # a CPU's time grows with them
+        about = setup(spec) | {"items": (items := min(most, spec.batch_size)), "code": _code()}
+        about |= {"machine": self.machine(), "torch": torch.__version__}
         key = store.key_of(about)[:16]
         if key not in self._steps:
-            self._steps[key] = about | measure_step(spec, found["items"], torch.device(self.device))
+            self._steps[key] = about | measure_step(spec, items, torch.device(self.device))
             store.write_json(self.root / STEPS, self._steps)
         return self._steps[key]
 
@@ -106,7 +121,7 @@ class CostModel:
         """Compare the newest finished runs of this device, of a few setups, with their steps."""
         groups: dict[str, list] = {}
         for spec, seconds in _finished(self.root, self.device):
-            groups.setdefault(json.dumps(setup(spec, self.device)), []).append((spec, seconds))
+            groups.setdefault(json.dumps(setup(spec)), []).append((spec, seconds))
         ratios = [
             seconds / _training_seconds(self._step(spec), spec)
             for runs in list(groups.values())[:CHECKED_SETUPS]
@@ -132,6 +147,81 @@ def _training_seconds(step: dict, spec: AnySpec) -> float:
     return step["seconds_per_item"] * share * spec.epochs * sizes(spec)["train"]
 
 
+def setup(spec: AnySpec) -> dict:
+    """Return what the time of a run's step depends on, as JSON can hold it."""
+    settings = {name: getattr(spec, name) for name in SETUP if hasattr(spec, name)}
+    return settings | {"data": spec.on if _here(spec.on) else f"stand-in of {spec.on}"}
+
+
+def _load(data: str, split: str) -> Sequence:
+    """Return the scenes of a split, or the labels of its clouds; scenes are read when used."""
+    if data in scene_names():
+        return load_scenes(data, split)
+    return load_dataset(data, split).labels
+
+
+def _here(data: str) -> bool:
+    try:
+        return len(_load(data, "train")) > 0
+    except FileNotFoundError:
+        return False
+
+
+def sizes(spec: AnySpec) -> dict[str, int]:
+    """Return how many clouds or scenes a run trains on, validates on and is tested on.
+
+    Of data that are not here, the published numbers; ValueError where there are none.
+    """
+    data = spec.on
+    if _here(data):
+        files = {name: len(_load(data, name)) for name in SPLITS}
+    else:
+        scenes = data in scene_names()
+        known = scene_card(data).sizes if scenes else dataset_card(data).splits
+        if not known:
+            raise ValueError(f"{data} is not here, so its size is not known")
+        whole = known["train"] + known["val"]
+        val = known["val"] or whole // 10
+        files = known | {"trainval": whole, "train": whole - val, "val": val}
+    limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
+    splits = spec.rules.splits().items()
+    used = {name: min(files[file], limits[name] or files[file]) for name, file in splits}
+    if shots := getattr(spec, "shots", None):
+        used["train"] = shots * dataset_card(data).classes
+    return {"test": 0} | used
+
+
+def _example(spec: AnySpec, items: int, device: torch.device) -> Task:
+    """Return the task of a run on so many items of its data or, where they are not here, others."""
+    here = _here(spec.on)
+    if spec.on not in scene_names():
+        card = dataset_card(spec.on if here else STAND_IN)
+        spec = spec.but(data=card.name, points=min(spec.points, card.points))
+    elif not here:
+        scenes, names = [stand_in(spec.on)] * items, scene_card(spec.on).class_names
+        return Segment(spec, {"train": scenes}, names, build_encoding(spec), None, device)
+    return spec.module.task_of(spec, device)
+
+
+def stand_in(name: str) -> Scene:
+    """Return a scene of about the extent of those of a set that is not here, to time a step on.
+
+    The six faces of a box or, around a sensor, ground whose density falls with the distance.
+    """
+    card, random = scene_card(name), np.random.default_rng(0)
+    count = card.typical_points
+    if card.around_sensor:
+        turn, distance = random.uniform(0, 2 * np.pi, count), random.uniform(2, 50, count)
+        height = random.uniform(-1.8, -1.6, count)
+        points = np.stack([distance * np.cos(turn), distance * np.sin(turn), height], 1)
+    else:
+        points = random.uniform(-1, 1, (count, 3))
+        points *= np.array((3.5, 3.0, 1.5)) / np.abs(points).max(1, keepdims=True)
+    features = random.uniform(0, 1, (count, len(card.feature_names)))
+    labels = random.integers(0, len(card.class_names), count)
+    return Scene("stand-in", *(a.astype(np.float32) for a in (points, features)), labels)
+
+
 def items_measured(spec: AnySpec) -> int:
     """Return how many clouds or scenes a run passes forward alone, to validate and to test."""
     count = sizes(spec)
@@ -146,9 +236,12 @@ def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
     (bytes of activations), and parameter_bytes of what each regime trains.
     On a CPU the processor's own time is taken, so that other programs do not count.
     """
-    alone = {"teacher", "distill", "temperature"} & type(spec).model_fields.keys()
-    plain = spec.but(weights="random", regime="all", **dict.fromkeys(alone))
-    task = example(plain, items, device)
+    wanted = {"weights": "random", "regime": "all", "augment": "none", "train_limit": items,
+              "test_limit": 1, "teacher": None, "distill": None, "temperature": None,
+              "shots": None, "episode": None}  # fmt: skip
+    plain = spec.but(**{name: wanted[name] for name in wanted.keys() & type(spec).model_fields})
+    task = _example(plain, items, device)
+    items = len(task.splits["train"])
     net = plain.module.build_network(plain, len(task.class_names)).to(device).train()
     random = generator(0, "cost")
     batch = task.batch(torch.arange(items), random)
@@ -190,17 +283,14 @@ def _finished(root: Path, device: str) -> list[tuple[AnySpec, float]]:
     found = []
     for folder, parts in store.stored_runs(root):
         state = store.read_json(folder / "state.json") or {}
-        if state.get("state") != "done" or state.get("device") != device:
-            continue
-        if state.get("processes", 1) > 1:  # its seconds are those of several
-            continue
-        try:
+        about = state.get("state"), state.get("device"), state.get("processes", 1)
+        with suppress(ValueError):  # settings or data that are no longer known here
+            if about != ("done", device, 1):  # several processes' seconds tell nothing of one
+                continue
             spec = spec_from(json.loads(parts["spec"]), str(folder))
             sizes(spec)
-        except ValueError:
-            continue  # settings or data that are no longer known here
-        metrics = store.read_json(folder / "metrics.json")
-        found.append((state["finished"], spec, metrics["seconds_training"]))
+            metrics = store.read_json(folder / "metrics.json")
+            found.append((state["finished"], spec, metrics["seconds_training"]))
     found.sort(key=lambda item: item[0], reverse=True)
     return [(spec, seconds) for _, spec, seconds in found]
 

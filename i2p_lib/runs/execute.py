@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 
 import numba
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from i2p_lib.files import sha256
-from i2p_lib.machine import describe_machine
+from i2p_lib.machine import describe_machine, package_versions
 from i2p_lib.runs import store
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.runs.store import DamagedRun, Entry, last_line
 from i2p_lib.runs.tables import RunResult
+from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import use_backend
 from i2p_lib.train import team as distributed
 from i2p_lib.train.loop import Hook, State, finish, start, train
@@ -121,17 +119,16 @@ def _writing_hook(entry: Entry) -> Hook:
 def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
     """Write what a run keeps and its network, and last of all say that the run is done."""
     folder = entry.folder
-    tables = {f"{name}.csv": table for name, table in kept.tables.items()}
-    tensors = {f"{name}.safetensors": named for name, named in kept.tensors.items()}
-    tensors["model.safetensors"] = store.learned_tensors(net)
+    tensors = kept.tensors | {"model": store.learned_tensors(net)}
     store.write_json(folder / "metrics.json", kept.metrics)
-    for name, (rows, columns) in tables.items():
-        store.write_csv(folder / name, rows, columns)
+    for name, (rows, columns) in kept.tables.items():
+        store.write_csv(folder / f"{name}.csv", rows, columns)
     for name, named in tensors.items():
-        store.write_tensors(folder / name, named)
+        store.write_tensors(folder / f"{name}.safetensors", named)
+    names = (*(f"{name}.csv" for name in kept.tables), *(f"{name}.safetensors" for name in tensors))
     files = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in dict.fromkeys([*RESULTS, *tables, *tensors])
+        for name in dict.fromkeys([*RESULTS, *names])
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
     store.write_json(folder / "state.json", about)
@@ -187,13 +184,5 @@ def _now() -> str:
 
 
 def _versions() -> dict:
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "numba": numba.__version__,
-        },
-        "machine": describe_machine(),
-        "processes": distributed.size(),
-    }
+    return {"versions": package_versions(), "machine": describe_machine(),
+            "processes": distributed.size()}  # fmt: skip

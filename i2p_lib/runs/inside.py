@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from i2p_lib.analysis import collapse, features
-from i2p_lib.analysis.features import Pair, Seen, backbone_convolutions, unit_layer
+from i2p_lib.analysis import features
+from i2p_lib.analysis.features import Pair, Seen
 from i2p_lib.analysis.methods import method_label
-from i2p_lib.analysis.taps import PENULTIMATE, classifier_weight, stage_names, taps
+from i2p_lib.analysis.taps import stage_names, taps
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.models import is_point_model
 from i2p_lib.runs.execute import one_thread, resolve_device
@@ -32,9 +32,6 @@ from i2p_lib.train import clouds
 from i2p_lib.train.loop import batches
 from i2p_lib.train.task import generator
 from i2p_lib.weights import image_model
-
-START = ("model", "weights", "seed", "axis", "normalize", "recipe", "voxel_size", "data", "points")
-"""The settings that decide what a network computes before it is trained."""
 
 WORKERS = 2  # runs looked at side by side, each on one thread
 _BUILDING = threading.Lock()  # random networks are drawn from torch's one global generator
@@ -118,71 +115,6 @@ def run_rows(
     return pd.DataFrame([row for part in parts for row in part])
 
 
-def layer_probes(found: Sequence[RunResult], device: str = "cpu") -> pd.DataFrame:
-    """Return the collapse of finished runs by layer after training, measured on their networks.
-
-    For runs that were not probed while they trained: the columns are those of `runs.probes` that
-    the plots need.  A split without two classes of two clouds each gives no rows.
-    """
-
-    def measure(run: Opened) -> pd.DataFrame:
-        net, parts = run.network(), []
-        for name in ("train", "test"):
-            split = getattr(run.splits, name)
-            layers, logits = run.layers(net, split)
-            labels, weight = split.labels.numpy(), classifier_weight(net)
-            report = collapse.layer_reports(layers, labels, weight, logits)
-            parts += [report.assign(split=name)] if len(report) else []
-        settings = {name: getattr(run.spec, name) for name in ("shots", "episode")}
-        return pd.concat(parts).assign(epoch=run.spec.epochs, **run.about(), **settings)
-
-    return pd.concat(each_run(found, measure, device), ignore_index=True).drop(columns="method")
-
-
-def starting_features(
-    found: Sequence[RunResult], device: str = "cpu"
-) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
-    """Return {start: (features, labels)} of the test clouds before any training on points.
-
-    Runs with the same `START` settings have the same network then, which is looked at once.
-    """
-    first: dict[tuple, RunResult] = {}
-    for result in found:
-        first.setdefault(start_of(result), result)
-
-    def measure(run: Opened) -> tuple[np.ndarray, np.ndarray]:
-        layers, _ = run.layers(run.network(trained=False), run.splits.test)
-        return layers[PENULTIMATE], run.splits.test.labels.numpy()
-
-    return dict(zip(first, each_run(list(first.values()), measure, device), strict=True))
-
-
-def start_of(result: RunResult) -> tuple:
-    """Return the values of the settings that decide a run's network before training."""
-    return tuple(getattr(result.spec, name) for name in START)
-
-
-def forecasts(
-    found: Sequence[RunResult], starts: dict[tuple, tuple[np.ndarray, np.ndarray]]
-) -> pd.DataFrame:
-    """Return one row per run: its settings, cdnv of its starting features, top1 after training.
-
-    start numbers the starting networks; group names what was trained: the regime, or the shots.
-    """
-    numbers = {start: place for place, start in enumerate(starts)}
-    before = [collapse.cdnv(*seen) for seen in starts.values()]
-    rows = []
-    for result in found:
-        spec, start = result.spec, numbers[start_of(result)]
-        group = spec.regime.upper() if spec.shots is None else f"{spec.shots}-shot"
-        about = Opened(result, torch.device("cpu")).about()
-        rows.append(about | {
-            "group": group, "start": start, "axis": spec.axis, "normalize": spec.normalize,
-            "cdnv": before[start], "top1": about.pop("whole"),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def look_inside(
     found: Sequence[RunResult], pictures: Pictures, device: str = "cpu"
 ) -> list[Pair]:
@@ -195,25 +127,25 @@ def look_inside(
     chosen = [r for r in inflated if r.spec.model == inflated[0].spec.model]
 
     def source(result: RunResult) -> tuple:
-        spec = result.spec
-        return spec.weights, spec.seed if spec.weights == "random" else None
+        return result.spec.weights, result.spec.seed if result.spec.weights == "random" else None
+
+    def layers(net: nn.Module) -> tuple[list[str], str]:
+        return features.backbone_convolutions(net), features.unit_layer(net)
 
     def see_pictures(run: Opened) -> Seen:
         net, model = run.network(), run.image_network()
         views = features.image_batches(model, pictures.views, run.place)
-        return features.observe(model, views, len(pictures), backbone_convolutions(net),
-                                unit_layer(net), generator(0, "pictures"))  # fmt: skip
+        random = generator(0, "pictures")
+        return features.observe(model, views, len(pictures), *layers(net), random)
 
     def see_clouds(run: Opened) -> Pair:
-        net, test = run.network(), run.splits.test
+        net, test, about = run.network(), run.splits.test, run.about()
+        inputs, random = run.inputs(net, test.points), generator(0, "clouds")
         with run.precision():
-            cloud = features.observe(net, run.inputs(net, test.points), len(test),
-                                     backbone_convolutions(net), unit_layer(net),
-                                     generator(0, "clouds"))  # fmt: skip
-        name, image = run.about(), images[source(run.result)]
-        return Pair(name["key"], name["method"], name["seed"], image, cloud, test.labels.numpy())
+            cloud = features.observe(net, inputs, len(test), *layers(net), random)
+        image, labels = images[source(run.result)], test.labels.numpy()
+        return Pair(about["key"], about["method"], about["seed"], image, cloud, labels)
 
     sources = {source(r): r for r in chosen}
-    seen = each_run(list(sources.values()), see_pictures, device)
-    images = dict(zip(sources, seen, strict=True))
+    images = dict(zip(sources, each_run(list(sources.values()), see_pictures, device), strict=True))
     return each_run(chosen, see_clouds, device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from i2p_lib.markup import duration
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.needs import counted, missing_inputs
 from i2p_lib.runs.profiles import Profile
@@ -33,18 +33,10 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
     table = status(list(specs.values()), store).drop(columns="key")
     table["experiments"] = list(map(tuple, users.values()))
     table["needs"] = list(map(missing_inputs, specs.values()))
-    spent = [(0.0, 0.0) if state == "done" else _cost(costs, spec)
+    spent = [(0.0, 0.0) if state == "done" else costs.cost(spec)
              for state, spec in zip(table["state"], specs.values(), strict=True)]  # fmt: skip
     table[["seconds", "gib"]] = np.array(spent, float).reshape(-1, 2)
     return table[COLUMNS]
-
-
-def _cost(costs: CostModel, spec: AnySpec) -> tuple[float, float]:
-    try:
-        cost = costs.cost(spec)
-    except ValueError:  # a network that is not known here
-        return math.nan, math.nan
-    return cost.seconds, cost.gib
 
 
 def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
@@ -96,11 +88,3 @@ def _cost_text(part: pd.DataFrame) -> str:
     if part["gib"].max() > 0:
         text += f", up to {part['gib'].max():.1f} GiB each"
     return text + (f" (without {unknown} of unknown networks)" if unknown else "")
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: "40 s", "12 min", "3.5 h" or "21 days"."""
-    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
-    return f"{seconds / 86_400:.0f} days"

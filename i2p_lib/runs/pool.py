@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,10 @@ class _Worker:
 
     def give(self, job: Job | None) -> None:
         self.job = job
-        if job is None:
-            return
-        try:
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the worker died; its reader reports that
+        with suppress(BrokenPipeError):  # of a worker that died, which its reader reports
+            if job is not None:
+                self.process.stdin.write(json.dumps(job) + "\n")
+                self.process.stdin.flush()
 
     def last_words(self) -> str:
         """Return what a worker that ended by itself wrote to stderr, at most its last lines."""
@@ -74,10 +72,8 @@ class _Worker:
         self.process.wait()
         self.reader.join(timeout=5)
         for stream in (self.process.stdin, self.process.stdout, self.errors):
-            try:
+            with suppress(BrokenPipeError):  # an unsent job of a worker that died
                 stream.close()
-            except BrokenPipeError:
-                pass  # an unsent job of a worker that died
 
 
 def work(
@@ -93,14 +89,12 @@ def work(
     a worker that dies gives its job such a failure and is replaced.
     On any exception, KeyboardInterrupt included, all workers are ended.
     """
-    waiting = deque(jobs)
+    waiting, crew = deque(jobs), set()
     events: queue.Queue = queue.Queue()
-    crew: set[_Worker] = set()
 
     def hire() -> None:
         if waiting:
-            worker = _Worker(module, events)
-            crew.add(worker)
+            crew.add(worker := _Worker(module, events))
             worker.give(waiting.popleft())
 
     try:

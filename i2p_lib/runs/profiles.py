@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, distinct, kind_of, spec_from
 from i2p_lib.runs.store import project_root
-from i2p_lib.train.settings import unknown_key
+from i2p_lib.train.settings import explain, unknown_key
 
-DEFAULTS = {"defaults": RunSpec, "scene_defaults": SegmentSpec}
-KEYS = ("description", "device", "workers", "images", *DEFAULTS, "experiments", "chapters")
+KINDS = {RunSpec: "defaults", SegmentSpec: "scene_defaults"}
+"""Kind of run -> the key of a profile that holds what its blocks need not say."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,6 +40,21 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+
+
+class _File(BaseModel):
+    """What a profile's file may say; the settings of its runs are checked where runs are built."""
+
+    model_config = ConfigDict(strict=True)
+
+    description: str = ""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    workers: int | None = Field(None, ge=1)
+    images: str | None = None
+    defaults: dict[str, Any] = {}
+    scene_defaults: dict[str, Any] = {}
+    experiments: dict[str, Annotated[list[dict[str, Any]], Field(min_length=1)]]
+    chapters: dict[str, list[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -106,39 +121,28 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = _find(name_or_path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        _refuse_unknown(content or {}, _File, "key", str(path))
+        file = _File.model_validate(content)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    _check_keys(content, KEYS, path, "key")
-    defaults = {}
-    for name, kind in DEFAULTS.items():
-        defaults[kind] = content.get(name) or {}
-        _check_keys(defaults[kind], tuple(kind.model_fields), f"{path}: {name}", "setting")
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(error)}") from error
+    for kind, name in KINDS.items():
+        _refuse_unknown(getattr(file, name), kind, "setting", f"{path}: {name}")
     experiments = {
-        name: _experiment(grids, defaults, f"{path}: experiments.{name}")
-        for name, grids in _mapping(content.get("experiments"), f"{path}: experiments").items()
+        name: _experiment(blocks, file, f"{path}: experiments.{name}")
+        for name, blocks in file.experiments.items()
     }
-    chapters = _mapping(content.get("chapters") or {}, f"{path}: chapters")
-    device, workers, images = (
-        _typed(content, key, kind, path)
-        for key, kind in (("device", str), ("workers", int), ("images", str))
-    )
-    if device not in (None, "cpu", "cuda", "auto"):
-        raise ValueError(f"{path}: device must be cpu, cuda or auto, got {device!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"{path}: workers must be 1 or more, got {workers}")
-    folder = None if images is None else path.parent / Path(images).expanduser()
+    for stem, names in file.chapters.items():
+        if odd := [name for name in names if name not in experiments]:
+            wrong = unknown_key(odd[0], experiments, "experiment")
+            raise ValueError(f"{path}: chapters.{stem}: {wrong}")
+    folder = None if file.images is None else path.parent / Path(file.images).expanduser()
     if folder is not None and not folder.is_dir():
-        raise ValueError(f"{path}: images must be a folder of photographs, got {images!r}")
-    return Profile(
-        name=path.stem,
-        path=path,
-        description=_typed(content, "description", str, path) or "",
-        experiments=experiments,
-        chapters={stem: _chapter(stem, c, experiments, path) for stem, c in chapters.items()},
-        device=device or "cpu",
-        workers=workers,
-        images=folder,
-    )
+        raise ValueError(f"{path}: images must be a folder of photographs, got {file.images!r}")
+    chapters = {stem: tuple(names) for stem, names in file.chapters.items()}
+    return Profile(path.stem, path, file.description, experiments, chapters, file.device,
+                   file.workers, folder)  # fmt: skip
 
 
 def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -152,11 +156,10 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     choices = []
     for key, value in block.items():
-        if key == "probe_epochs":
-            nested = isinstance(value, list) and value and isinstance(value[0], list)
-            choices.append(value if nested else [value])
-        else:
-            choices.append(value if isinstance(value, list) else [value])
+        one = not isinstance(value, list)
+        if key == "probe_epochs" and not one:
+            one = not (value and isinstance(value[0], list))
+        choices.append([value] if one else value)
     return [dict(zip(block, chosen, strict=True)) for chosen in itertools.product(*choices)]
 
 
@@ -165,27 +168,21 @@ def _find(name_or_path: str | Path) -> Path:
     if path.suffix not in (".yml", ".yaml"):
         path = profiles_folder() / f"{name_or_path}.yml"
     if not path.is_file():
-        known = profile_names()
-        close = difflib.get_close_matches(path.stem, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-        raise FileNotFoundError(f"no profile {name_or_path!s} ({path}); {hint}")
+        raise FileNotFoundError(f"{path}: {unknown_key(path.stem, profile_names(), 'profile')}")
     return path.resolve()
 
 
-def _experiment(grids: Any, defaults: dict, where: str) -> tuple[AnySpec, ...]:
+def _experiment(blocks: list[dict[str, Any]], file: _File, where: str) -> tuple[AnySpec, ...]:
     """Return the specs of an experiment; a block that names `scenes` is one of segmentations."""
-    if not isinstance(grids, list) or not grids:
-        raise ValueError(f"{where}: expected a list of blocks (- regime: ...), got {grids!r}")
     specs = []
-    for number, block in enumerate(grids, start=1):
-        place = f"{where}, block {number}"
-        kind = kind_of(_mapping(block, place))
-        _check_keys(block, tuple(kind.model_fields), place, "setting")
-        for key, value in block.items():
-            if value == []:
-                raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
+    for number, block in enumerate(blocks, start=1):
+        place, kind = f"{where}, block {number}", kind_of(block)
+        _refuse_unknown(block, kind, "setting", place)
+        for key in (key for key, value in block.items() if value == []):
+            raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
         for settings in grid(block):
-            specs.append(spec_from(_with_teacher(defaults[kind] | settings, place), place))
+            whole = getattr(file, KINDS[kind]) | settings
+            specs.append(spec_from(_with_teacher(whole, f"{place}: teacher"), place))
     return tuple(distinct(specs))
 
 
@@ -193,37 +190,12 @@ def _with_teacher(settings: dict, place: str) -> dict:
     """Fill in a teacher, which is written as what it does otherwise than its student."""
     if settings.get("teacher") is None:
         return settings
-    _check_keys(settings["teacher"], tuple(RunSpec.model_fields), f"{place}: teacher", "setting")
     students = ("teacher", "distill", "temperature", "probe_epochs")
     shared = {key: value for key, value in settings.items() if key not in students}
-    return settings | {"teacher": spec_from(shared | settings["teacher"], f"{place}: teacher")}
+    return settings | {"teacher": spec_from(shared | settings["teacher"], place)}
 
 
-def _chapter(stem: str, names: Any, experiments: Mapping, path: Path) -> tuple[str, ...]:
-    where = f"{path}: chapters.{stem}"
-    if not isinstance(names, list):
-        raise ValueError(f"{where}: expected a list of experiments, got {names!r}")
-    for name in names:
-        if name not in experiments:
-            raise ValueError(f"{where}: {unknown_key(str(name), tuple(experiments), 'experiment')}")
-    return tuple(names)
-
-
-def _mapping(value: Any, where: str) -> dict:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a mapping (key: value lines), got {value!r}")
-    return value
-
-
-def _check_keys(value: Any, known: tuple[str, ...], where: str | Path, what: str) -> None:
-    for key in _mapping(value, str(where)):
-        if key not in known:
-            raise ValueError(f"{where}: {unknown_key(str(key), known, what)}")
-
-
-def _typed(content: dict, key: str, kind: type, path: Path) -> Any:
-    """Return what a key says, None where it is not there; it must be of a type."""
-    value = content.get(key)
-    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise ValueError(f"{path}: {key} must be of type {kind.__name__}, got {value!r}")
-    return value
+def _refuse_unknown(given: Mapping, known: type[BaseModel], what: str, where: str) -> None:
+    for key in given:
+        if key not in known.model_fields:
+            raise ValueError(f"{where}: {unknown_key(str(key), known.model_fields, what)}")

@@ -70,6 +70,7 @@ class RunSpec(Named, ClassifySettings):
 
     @property
     def on(self) -> str:
+        """The name of the clouds or scenes."""
         return self.data
 
     def validated(self, epoch: int) -> bool:
@@ -78,13 +79,16 @@ class RunSpec(Named, ClassifySettings):
         return epoch == self.epochs if few else super().validated(epoch)
 
     def data_input(self) -> tuple[str, Callable[[], str]]:
+        """Return the name and the hash of the clouds or scenes, see `Named`."""
         name = self.data
         return f"data set {name}", lambda: f"{dataset_hash(name)} {dataset_card(name).up} up"
 
     def chain(self) -> list[Self]:
+        """Return the teachers, first of all theirs, and the run itself."""
         return [*(self.teacher.chain() if self.teacher else []), self]
 
     def row(self) -> dict[str, Any]:
+        """Return the settings as one flat table row."""
         return super().row() | {
             "augment": self.augment_name(),
             "probe_epochs": ",".join(map(str, self.probe_epochs)),
@@ -103,7 +107,7 @@ ENCODING = {
     "pointnet2_ssg": ("block_size", "block_points", "blocks"),
     "range": ("height", "width", "back_projection"),
 }
-NETWORK = {"unet": ("decoder_width", "point_branch"), "pointnet2_ssg": (), "range": ()}
+NETWORK = {"unet": ("decoder_width",), "pointnet2_ssg": (), "range": ()}
 """Family of networks -> the settings of its encoding and of the network itself (`segmenter`)."""
 
 
@@ -118,7 +122,6 @@ class SegmentSpec(Named, SegmentSettings):
     protocol                   as in `RunSpec`; a voxel always has the mean of its points
     voxel_size                 of a U-Net: edge of a voxel in metres
     decoder_width              of a U-Net: factor on the paper's channels of stem and decoder
-    point_branch               of a U-Net: whether it has SPVCNN's branch of points
     block_size, block_points   of PointNet++: edge of a block in metres, points drawn of each
     blocks                     of PointNet++: random blocks of each scene in one step
     height, width              of a range network: pixels of the image
@@ -138,7 +141,6 @@ class SegmentSpec(Named, SegmentSettings):
     weights: str = "random"
     voxel_size: float | None = Field(None, gt=0, le=1)
     decoder_width: float | None = Field(None, gt=0, le=4)
-    point_branch: bool | None = None
     block_size: float | None = Field(None, gt=0, le=100)
     block_points: int | None = Field(None, ge=16, le=100_000)
     blocks: int | None = Field(None, ge=1, le=1000)
@@ -158,6 +160,7 @@ class SegmentSpec(Named, SegmentSettings):
 
     @property
     def on(self) -> str:
+        """The name of the clouds or scenes."""
         return self.scenes
 
     @property
@@ -167,10 +170,12 @@ class SegmentSpec(Named, SegmentSettings):
 
     @property
     def inflated(self) -> bool:
+        """Whether the encoder is an inflated image network."""
         return self.family == "unet"
 
     @property
     def image_model(self) -> str:
+        """The image network within, or the network on points."""
         return self.model.partition(":")[2] or self.model
 
     @property
@@ -188,6 +193,7 @@ class SegmentSpec(Named, SegmentSettings):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def data_input(self) -> tuple[str, Callable[[], str]]:
+        """Return the name and the hash of the clouds or scenes, see `Named`."""
         return f"scenes {self.scenes}", lambda: scene_hash(self.scenes)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.runs.sources import closure
 from i2p_lib.runs.spec import AnySpec
+from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
 
 NOTED = ("epoch", "history", "probes")  # what a checkpoint holds of a run beside its tensors
@@ -207,20 +207,17 @@ def read_checkpoint(path: Path, state: State) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise DamagedRun(f"{path} cannot be read: {error}") from error
-    net: dict[str, Tensor] = {}
-    moments: dict[int, dict[str, Tensor]] = {}
+    kinds: dict[str, dict[str, Tensor]] = {"net": {}, "opt": {}, "best": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
-        if kind == "net":
-            net[rest] = tensor
-        elif kind == "best":
-            state.best[rest] = tensor
-        else:
-            index, _, slot = rest.partition(".")
-            moments.setdefault(int(index), {})[slot] = tensor
-    load_learned(state.net, net, path)
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        kinds[kind][rest] = tensor
+    load_learned(state.net, kinds["net"], path)
+    state.best |= kinds["best"]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in kinds["opt"].items():
+        index, slot = name.split(".")
+        moments.setdefault(int(index), {})[slot] = tensor
+    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     for name, value in note.items():
         setattr(state, name, value)
 

@@ -11,6 +11,8 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
+from i2p_lib.analysis.methods import method_label
+from i2p_lib.analysis.segmentation import class_iou
 from i2p_lib.runs.needs import missing_inputs, reason
 from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.store import DamagedRun, Entry, last_line, load_learned, read_json, stored_runs
@@ -101,6 +103,23 @@ def _joined(
         row["max_lr"] = row.pop("lr")
         parts.append(table.assign(**{n: v for n, v in row.items() if n not in table.columns}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def class_table(runs: Sequence[RunResult]) -> pd.DataFrame:
+    """Return one row per segmentation run and class: settings, method, class, iou and points.
+
+    iou is NaN for a class that no point of the measured scenes has; points counts its points.
+    """
+    about, parts = ["scenes", "model", "weights", "seed"], []
+    for run in runs:
+        counts = run.confusion()
+        values = {"class": counts.columns, "iou": class_iou(counts.to_numpy()),
+                  "points": counts.sum(axis=1).to_numpy()}  # fmt: skip
+        row = {name: getattr(run.spec, name) for name in about}
+        row["method"] = method_label(run.spec.weights, run.spec.regime)
+        parts.append(pd.DataFrame(row | values))
+    empty = pd.DataFrame(columns=[*about, "method", "class", "iou", "points"])
+    return pd.concat(parts, ignore_index=True) if parts else empty
 
 
 def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.DataFrame:

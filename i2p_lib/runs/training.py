@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from tqdm import tqdm
@@ -139,10 +141,9 @@ def _train_here(todo: Sequence[Entry], progress: bool, device: str) -> None:
 
         def show(state: State) -> None:
             bar.update(before + state.epoch - bar.n)
-            row = state.history[-1] if state.history else {}
-            for name in ("val_top1", "val_miou"):
-                if row.get(name) is not None:  # not every epoch is validated
-                    bar.set_postfix_str(f"{name.replace('_', ' ')} {row[name]:.3f}", refresh=False)
+            score, row = state.task.score, state.history[-1] if state.history else {}
+            if (value := row.get(f"val_{score}")) is not None:  # not every epoch is validated
+                bar.set_postfix_str(f"val {score} {value:.3f}", refresh=False)
 
         for number, entry in enumerate(todo):
             if len(todo) > 1:
@@ -152,28 +153,28 @@ def _train_here(todo: Sequence[Entry], progress: bool, device: str) -> None:
             bar.update(before + entry.spec.epochs - bar.n)
 
 
+@dataclass
 class _Crew:
     """One call's missing runs: their cost in seconds, how far each is, and which of them failed."""
 
-    def __init__(
-        self, missing: dict[str, Entry], cost: dict[str, float], device: str, bar: tqdm
-    ) -> None:
-        self.missing, self.cost, self.device, self.bar = missing, cost, device, bar
-        self.failures: list[tuple[AnySpec, str]] = []
-        self.ended = 0
-        self.reached = dict.fromkeys(missing, 0.0)
+    missing: dict[str, Entry]
+    cost: dict[str, float]
+    device: str
+    bar: tqdm
+    failures: list[tuple[AnySpec, str]] = field(default_factory=list)
+    reached: dict[str, float] = field(default_factory=dict)
+    ended: int = 0
 
     def work(self, work: Callable) -> None:
         """Let `work` train all, one generation after another: a teacher is as deep as its chain.
 
         work(jobs, on_event=...) as `pool.work` does it.
         """
-        self.bar.set_description_str(f"0/{len(self.missing)} runs")
-        generations: dict[int, list[str]] = {}
-        for key in sorted(self.missing, key=lambda key: -self.cost[key]):
-            generations.setdefault(len(self.missing[key].spec.chain()), []).append(key)
-        for _, keys in sorted(generations.items()):
-            work([_job(self.missing[key], self.device) for key in keys if not self._orphaned(key)],
+        depth = {key: len(entry.spec.chain()) for key, entry in self.missing.items()}
+        keys = sorted(self.missing, key=lambda key: (depth[key], -self.cost[key]))
+        self.bar.set_description_str(f"0/{len(keys)} runs")
+        for _, group in groupby(keys, depth.get):
+            work([_job(self.missing[key], self.device) for key in group if not self._orphaned(key)],
                  on_event=self._on_event)  # fmt: skip
 
     def _orphaned(self, key: str) -> bool:
@@ -202,10 +203,9 @@ class _Crew:
         self.bar.set_description_str(f"{self.ended}/{len(self.missing)} runs", refresh=False)
 
     def _advance(self, key: str, epoch: int) -> None:
-        now = self.cost[key] * epoch / self.missing[key].spec.epochs
-        left = self.bar.total - self.bar.n  # sums of floats overshoot
-        self.bar.update(min(now - self.reached[key], left))
-        self.reached[key] = now
+        self.reached[key] = self.cost[key] * epoch / self.missing[key].spec.epochs
+        now = min(sum(self.reached.values()), self.bar.total)  # sums of floats overshoot
+        self.bar.update(now - self.bar.n)
 
 
 def _job(entry: Entry, device: str) -> pool.Job:

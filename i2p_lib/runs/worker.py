@@ -29,8 +29,9 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     jobs: queue.Queue = queue.Queue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
-
-    _keep_memory()
+    # what a step frees is kept for the next step, as it is slow to get from the system
+    _glibc("mallopt", -3, 2**25)  # M_MMAP_THRESHOLD of malloc.h
+    _glibc("mallopt", -1, 2**30)  # M_TRIM_THRESHOLD
 
     def tell(**event: object) -> None:
         answers.write(json.dumps(event) + "\n")
@@ -43,7 +44,8 @@ def main() -> None:
             tell(event="failed", traceback=traceback.format_exc())
         else:
             tell(event="done")
-        _give_back_memory()
+        gc.collect()
+        _glibc("malloc_trim", 0)  # else twenty runs later twice as much is held
 
 
 def _serve(job: dict, tell: Callable[..., None]) -> None:
@@ -62,20 +64,10 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
     train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
 
 
-def _keep_memory() -> None:
-    """Let glibc keep what a step frees for the next step, which is slow to get from the system."""
-    trim_threshold, map_threshold = -1, -3  # names of malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # not on every system
-        libc = ctypes.CDLL(None)
-        libc.mallopt(map_threshold, 2**25)
-        libc.mallopt(trim_threshold, 2**30)
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system; glibc keeps it, and twenty runs later twice as much."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # not on every system
-        ctypes.CDLL(None).malloc_trim(0)
+def _glibc(function: str, *values: int) -> None:
+    """Call one of glibc's functions on memory; other systems have none and need none."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        getattr(ctypes.CDLL(None), function)(*values)
 
 
 def _read_jobs(jobs: queue.Queue) -> None:

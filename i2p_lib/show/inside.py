@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +16,6 @@ from i2p_lib.analysis.distances import Distances
 from i2p_lib.analysis.methods import CONTROLS, present
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import RunResult
-from i2p_lib.runs.units import UnitPictures
 from i2p_lib.show.comparison import rows_by_run
 from i2p_lib.show.drawings import draw_cloud
 from i2p_lib.show.style import COLOURS, plain_log
@@ -150,9 +150,11 @@ def dissection_lines(units: pd.DataFrame) -> list[str]:
     return lines
 
 
-def unit_grid(units: Sequence[UnitPictures]) -> Figure:
+def unit_grid(units: Sequence[tuple[Any, list, list]]) -> Figure:
     """Draw one row per unit: the pictures, then the clouds, that activate it most.
 
+    units: its row of `dissection.unit_table`, (picture [S, S, 3] in 0..1, map [h, w]) and
+    (points [P, 3], activations [P], class name).
     Pictures are dark where the unit is not active; points are yellow where it is.
     """
     if not units:
@@ -160,8 +162,7 @@ def unit_grid(units: Sequence[UnitPictures]) -> Figure:
         axis.set_axis_off()
         axis.text(0, 0.5, "No run of this method, or no unit that is ever active.")
         return figure
-    left, right = (max(map(len, parts)) for parts in
-                   ([u.pictures for u in units], [u.clouds for u in units]))
+    left, right = (max(len(unit[side]) for unit in units) for side in (1, 2))
     figure, axes = plt.subplots(
         len(units), left + right + 1, squeeze=False, layout="constrained",
         figsize=(1.25 * (left + right) + 0.9, 1.36 * len(units) + 0.3),
@@ -170,13 +171,13 @@ def unit_grid(units: Sequence[UnitPictures]) -> Figure:
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for axis in axes.flat:
         axis.set_axis_off()
-    for row, unit in zip(axes, units, strict=True):
-        for axis, (picture, values) in zip(row[:left], unit.pictures, strict=False):
+    for row, (unit, pictures, clouds) in zip(axes, units, strict=True):
+        for axis, (picture, values) in zip(row[:left], pictures, strict=False):
             axis.imshow(_lit(picture, values))
         caption = (f"unit {unit.unit}\nentropy {unit.entropy:.1f}\n"
                    f"selectivity {unit.selectivity:.2f}")
         row[left].text(0.5, 0.5, caption, ha="center", va="center", fontsize=8)
-        for axis, (cloud, values, name) in zip(row[left + 1 :], unit.clouds, strict=False):
+        for axis, (cloud, values, name) in zip(row[left + 1 :], clouds, strict=False):
             draw_cloud(axis, cloud, values, size=1.6)
             axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
             axis.set_title(name, fontsize=8, loc="center", fontweight="normal", pad=1)

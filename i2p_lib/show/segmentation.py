@@ -13,9 +13,8 @@ from i2p_lib import runs
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.data.scenes import scene_card
 from i2p_lib.runs.lab import Lab
-from i2p_lib.runs.segmented import class_table
 from i2p_lib.runs.spec import SegmentSpec
-from i2p_lib.runs.tables import RunResult
+from i2p_lib.runs.tables import RunResult, class_table
 from i2p_lib.show import tables
 from i2p_lib.show.text import html_list
 

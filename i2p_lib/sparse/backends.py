@@ -1,8 +1,6 @@
 """Which engine computes the sparse convolutions, and what it computed; torch is the default.
 
-What an engine lacks stays on torch, layer by layer, so that every network runs whole: depthwise
-and grouped layers, number formats and devices that it does not have, maps without a single pair.
-`Use` counts what was computed where, and why not on the engine.
+What an engine lacks stays on torch, layer by layer, so that every network runs whole.
 """
 
 from __future__ import annotations
@@ -43,10 +41,7 @@ class Use:
         return self.backend
 
     def record(self) -> dict[str, str]:
-        """Return what a run keeps of its backend: nothing where it is torch alone.
-
-        Else the engine, its number of convolutions, and how many stayed on torch, and why.
-        """
+        """Return what a run keeps: the engine, its convolutions, what stayed on torch and why."""
         if self.backend is None:
             return {}
         text = f"{self.backend.name} {self.backend.version()}: {self.computed} convolutions"
@@ -62,8 +57,7 @@ def use_backend(name: str | None = None) -> Iterator[Use]:
     """Let an engine compute the sparse convolutions that run inside the block.
 
     name: "torch", "spconv" or "torchsparse"; default: $I2P_BACKEND, else "torch".
-    The gradients of a convolution are computed by the engine that computed it, wherever `backward`
-    is called.  Blocks may be nested; the inner one counts.
+    The engine that computed a convolution also computes its gradients.  The innermost block counts.
     Raises ValueError for an unknown name, RuntimeError where the engine cannot be used here.
 
     >>> with use_backend("torch") as use:

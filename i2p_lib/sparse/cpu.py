@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -34,58 +35,52 @@ PAIRS = 128  # pairs whose rows stay in a cache for a gradient of weights
 
 def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
     """As ``gathered.multiply``, in float32 or float64."""
-    real = x.element_size()
     if weight.ndim == 2:
         out = x.new_empty(kmap.n_out, x.shape[1])
-        for left, right, lanes, vectors in _panels(x.shape[1], real, 2 * VECTORS):
-            run = _weighted_kernels(real, lanes, vectors)[0]
-            _share(kmap.n_out, run, out.numpy(), _array(x), _array(weight),
-                   *_sorted_pairs(kmap, True), left, right)  # fmt: skip
+        _in_panels(_weighted_kernels, 0, kmap.n_out, x.shape[1], out, x, _array(weight),
+                   *_sorted_pairs(kmap, True))  # fmt: skip
         return out
     taps, groups, _, width = weight.shape
     turned = not weight.is_contiguous() and weight.mT.is_contiguous()
     stored = _array(weight.mT if turned else weight)
-    out = x.new_zeros(kmap.n_out, groups * width)
-    lists = _sorted_pairs(kmap, False)
+    out, lists = x.new_zeros(kmap.n_out, groups * width), _sorted_pairs(kmap, False)
     for group in range(groups):
-        for left, right, lanes, vectors in _panels(width, real):
-            run = _kernels(real, lanes, vectors)[0]
-            _share((len(lists[0]) - 1) // taps, run, out.numpy(), _array(x), stored, *lists,
-                   group, left, right, turned)  # fmt: skip
+        _in_panels(_kernels, 0, (len(lists[0]) - 1) // taps, width, out, x, stored, *lists, group,
+                   turned)  # fmt: skip
     return out
 
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
     """As ``gathered.weight_gradient``, in float32 or float64."""
-    real, lists = x.element_size(), _sorted_pairs(kmap, False)
+    lists, out = (_array(grad), *_sorted_pairs(kmap, False)), x.new_zeros(weight.shape)
     if weight.ndim == 2:
-        out = x.new_zeros(weight.shape)
-        for left, right, lanes, vectors in _panels(x.shape[1], real, 2 * VECTORS):
-            run = _weighted_kernels(real, lanes, vectors)[1]
-            _share(len(out), run, out.numpy(), _array(x), _array(grad), *lists, left, right)
+        _in_panels(_weighted_kernels, 1, len(out), x.shape[1], out, x, *lists)
         return out
-    out = x.new_empty(weight.shape)
     for group in range(weight.shape[1]):
-        for left, right, lanes, vectors in _panels(weight.shape[3], real):
-            run = _kernels(real, lanes, vectors)[1]
-            _share(len(out), run, out.numpy(), _array(x), _array(grad), *lists, group,
-                   left, right)  # fmt: skip
+        _in_panels(_kernels, 1, len(out), weight.shape[3], out, x, *lists, group)
     return out
+
+
+def _in_panels(kernels: Callable, which: int, count: int, width: int, out: Tensor, x: Tensor,
+               *arguments) -> None:  # fmt: skip
+    """Run a loop over ``range(count)`` for each block of columns, in parts that threads share."""
+    real = x.element_size()
+    most = VECTORS if kernels is _kernels else 2 * VECTORS
+    for left, right, lanes, vectors in _panels(width, real, most):
+        run = kernels(real, lanes, vectors)[which]
+        _share(count, run, out.numpy(), _array(x), *arguments, left, right)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _panels(width: int, real: int, vectors: int = VECTORS) -> Iterator[tuple[int, int, int, int]]:
+def _panels(width: int, real: int, vectors: int) -> Iterator[tuple[int, int, int, int]]:
     """(first column, last + 1, lanes, vectors) of columns in blocks, the widest blocks first."""
     column, lanes = 0, VECTOR_BYTES // real
     while column < width:
         while lanes * vectors > width - column:
-            if vectors > 1:
-                vectors -= 1
-            else:
-                lanes //= 2
+            vectors, lanes = max(1, vectors - 1), lanes if vectors > 1 else lanes // 2
         end = width - (width - column) % (lanes * vectors)
         yield column, end, lanes, vectors
         column = end
@@ -131,7 +126,7 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
     columns = lanes * vectors
 
     @njit(cache=True, nogil=True)
-    def multiply(first, last, out, x, weight, start, to, origin, group, left, right, turned):
+    def multiply(first, last, out, x, weight, start, to, origin, group, turned, left, right):
         taps, groups, depth, width = weight.shape
         if turned:
             depth, width = width, depth
@@ -147,11 +142,9 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
                         square = size // lanes * lanes
                         for i in range(0, square, lanes):
                             for n in range(0, columns, lanes):
-                                turn_square(
-                                    panel[i, n:].ctypes.data,
-                                    weight[tap, group, column + n, c + i :].ctypes.data,
-                                    panel.strides[0], weight.strides[2], real, lanes,
-                                )  # fmt: skip
+                                turn_square(panel[i, n:].ctypes.data,
+                                            weight[tap, group, column + n, c + i :].ctypes.data,
+                                            panel.strides[0], weight.strides[2], real, lanes)
                         for i in range(square, size):
                             for n in range(columns):
                                 panel[i, n] = weight[tap, group, column + n, c + i]
@@ -233,8 +226,7 @@ def _share(count: int, run: Callable, *arguments) -> None:
         run(0, count, *arguments)
         return
     cuts = np.linspace(0, count, threads + 1).astype(int).tolist()
-    parts = [_pool().submit(run, a, b, *arguments) for a, b in zip(cuts, cuts[1:], strict=False)]
-    for part in parts:
+    for part in [_pool().submit(run, a, b, *arguments) for a, b in pairwise(cuts)]:
         part.result()
 
 

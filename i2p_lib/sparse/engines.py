@@ -112,7 +112,6 @@ class Spconv(Backend):
     install = "pip install spconv on a CPU; spconv-cu126 or spconv-triton on a GPU"
 
     def version(self) -> str:
-        """See `Backend`."""
         package = _spconv()
         if package.__name__ == "spconv" and not package.__version__.startswith("2.3"):
             raise ImportError(f"expected spconv 2.3, got {package.__version__}")
@@ -123,44 +122,40 @@ class Spconv(Backend):
     def devices(self) -> tuple[str, ...]:
         if _spconv().__name__ == "spconv_triton":
             return ("cuda",)
-        only_cpu = importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
-        return ("cpu",) if only_cpu else ("cpu", "cuda")
+        return ("cpu",) if _spconv(".cppconstants").CPU_ONLY_BUILD else ("cpu", "cuda")
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         filters = weight[:, 0].permute(2, 0, 1).contiguous()
         pairs, counts, submanifold = once(kmap.lists, "spconv", lambda: _padded_pairs(kmap))
-        convolve = _spconv_ops().indice_conv
+        convolve = _spconv(".pytorch.ops").indice_conv
         return convolve(x, filters, pairs, counts, kmap.n_out, False, submanifold)
 
     def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
                  needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
         filters = weight[:, 0].permute(2, 0, 1).contiguous()
         pairs, counts, submanifold = once(kmap.lists, "spconv", lambda: _padded_pairs(kmap))
-        function = _spconv_ops().indice_conv_backward if x.is_cuda else _backward_without_cuda()
+        function = _spconv_backward(x.is_cuda)
         grad_x, grad_filters = function(x, filters, grad, pairs, counts, False, submanifold)
         return grad_x, grad_filters.permute(1, 2, 0)[:, None]
 
 
 @cache
-def _spconv() -> ModuleType:
+def _spconv(inside: str = "") -> ModuleType:
     for name in ("spconv", "spconv_triton"):
         if find_spec(name):
-            return importlib.import_module(name)
+            return importlib.import_module(name + inside)
     raise ImportError("not installed")
 
 
 @cache
-def _spconv_ops() -> ModuleType:
-    return importlib.import_module(f"{_spconv().__name__}.pytorch.ops")
-
-
-@cache
-def _backward_without_cuda() -> Callable:
-    """spconv's backward asks for a CUDA stream even on the CPU: a copy of it that sees stream 0.
+def _spconv_backward(on_cuda: bool) -> Callable:
+    """spconv's backward, which asks for a CUDA stream even on the CPU: there a copy that sees 0.
 
     The copy has its own global names, so that spconv itself stays as it is.
     """
-    original = _spconv_ops().indice_conv_backward
+    original = _spconv(".pytorch.ops").indice_conv_backward
+    if on_cuda:
+        return original
     names = original.__globals__ | {"get_current_stream": lambda: 0}
     return FunctionType(original.__code__, names, original.__name__, original.__defaults__)
 
@@ -183,7 +178,6 @@ class TorchSparse(Backend):
     install = "build mit-han-lab/torchsparse v2.1.0 from source, on a machine with CUDA"
 
     def version(self) -> str:
-        """See `Backend`."""
         if find_spec("torchsparse") is None:
             raise ImportError("not installed")
         if not torch.cuda.is_available():

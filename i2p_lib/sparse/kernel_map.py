@@ -40,9 +40,8 @@ def kernel_offsets(kernel: Triple, padding: Triple, dilation: int) -> Tensor:
 def grid_padding(kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
     """Cells before a window's first tap, so that n cells of an image give ceil(n / stride) outputs.
 
-    That is ``padding`` itself where it keeps the size. A window that would shrink or grow the image
-    at its border is centred instead (TensorFlow's "same" padding): sparse sites have no border, and
-    the outputs stay on the inputs' sites.
+    That is ``padding`` itself where it keeps the size. Another window is centred instead
+    (TensorFlow's "same" padding): sparse sites have no border.
     """
     reach = dilation * (kernel - 1) + 1
     if reach - stride <= 2 * padding < reach:
@@ -83,14 +82,12 @@ class KernelMap:
 def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride: int = 1,
                      padding: Triple = (0, 0, 0), dilation: int = 1,
                      extruded: int | None = None) -> KernelMap:  # fmt: skip
-    """Find every pair ``input = stride * output + offset``.
+    """Find every pair ``input = stride * output + offset``; the kernel is given as for conv3d.
 
     Args:
         sites_in: int64 [N, 4], (batch, x, y, z), no row twice.
         sites_out: int64 [M, 4]; the same object as ``sites_in`` for a submanifold convolution.
-        kernel, padding, dilation: as in ``torch.nn.functional.conv3d``.
-        extruded: an axis (0, 1 or 2) along which the volume is constant and infinite; all taps
-            along it meet the same site.
+        extruded: see `Sites`; all taps along that axis meet the same site.
 
     Raises ValueError where the coordinates span more cells than int64 keys can number.
     """
@@ -109,8 +106,7 @@ def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride
     if occupancy := _occupancy(keys_in, cells):
         rows_in, rows_out, sizes = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
     else:
-        find = (_table if cells <= TABLE_CELLS else _sorted)(keys_in, cells)
-        taps, rows_in, rows_out = _search(find, keys_out, deltas)
+        taps, rows_in, rows_out = _search(_lookup(keys_in, cells), keys_out, deltas)
         sizes = torch.bincount(taps, minlength=len(searched)).tolist()
         if mirror:
             rows_in, rows_out, sizes = _mirror(rows_in, rows_out, sizes, len(sites_in))
@@ -132,8 +128,7 @@ def _occupancy(rows: Tensor, cells: int) -> ModuleType | None:
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
     if not len(coords):
-        empty = coords.new_zeros(0)
-        return coords, empty, empty
+        return coords, coords[:, 0], coords[:, 0]
     columns = coords.T.contiguous()
     low, extent = _extent(columns, 0)
     cells = math.prod(extent)
@@ -155,29 +150,19 @@ def _search(find, keys_out: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Ten
         rows = find(deltas[start : start + step, None] + keys_out[None, :])
         taps, rows_out = torch.nonzero(rows >= 0, as_tuple=True)
         found.append((taps + start, rows[taps, rows_out].long(), rows_out))
-    if not found:
-        empty = keys_out.new_zeros(0)
-        return empty, empty, empty
     return tuple(torch.cat(column) for column in zip(*found, strict=True))
 
 
 def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
     """Complete a submanifold map: tap ``K - 1 - k`` has the pairs of tap ``k``, exchanged."""
     every = torch.arange(n, device=rows_in.device)
-    back_in = torch.cat(rows_out.split(sizes)[::-1]) if sizes else rows_out
-    back_out = torch.cat(rows_in.split(sizes)[::-1]) if sizes else rows_in
-    return (
-        torch.cat([rows_in, every, back_in]),
-        torch.cat([rows_out, every, back_out]),
-        [*sizes, n, *sizes[::-1]],
-    )
+    both = ((rows_in, rows_out), (rows_out, rows_in))
+    return (*(torch.cat([rows, every, *back.split(sizes)[::-1]]) for rows, back in both),
+            [*sizes, n, *sizes[::-1]])
 
 
 def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
-    """The inputs' keys, how many keys there are, the outputs' keys, the weights of x, y and z.
-
-    The cells have a margin of ``reach`` on all sides.
-    """
+    """Keys of the inputs, how many there are with a margin, of the outputs, weights of x, y, z."""
     every = sites_in
     if sites_in is not sites_out or stride > 1:
         every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
@@ -190,10 +175,8 @@ def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
         low, extent = _extent(columns, reach)
     cells = math.prod(extent)
     if cells >= KEY_LIMIT:
-        raise ValueError(
-            f"the coordinates span {cells:.3g} cells, more than the {KEY_LIMIT:.3g} that can be "
-            "numbered: use a larger voxel size or a smaller batch"
-        )
+        raise ValueError(f"the coordinates span {cells:.3g} cells, more than {KEY_LIMIT:.3g} that "
+                         "can be numbered: use a larger voxel size or a smaller batch")
     keys = _numbered(columns, low, extent)
     weights = extent[2] * extent[3], extent[3], 1
     return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
@@ -222,15 +205,12 @@ def _squeeze(values: Tensor, reach: int) -> Tensor:
     return gaps.cumsum(0)[place]
 
 
-def _table(keys_in: Tensor, cells: int):
-    """Lookup by a direct table of rows, -1 where no site is."""
-    table = torch.full((cells,), -1, dtype=torch.int32, device=keys_in.device)
-    table[keys_in] = torch.arange(len(keys_in), dtype=torch.int32, device=keys_in.device)
-    return lambda keys: table[keys]
-
-
-def _sorted(keys_in: Tensor, cells: int):
-    """Lookup by binary search in the sorted keys."""
+def _lookup(keys_in: Tensor, cells: int) -> Callable[[Tensor], Tensor]:
+    """The row of each key, -1 where no site is: from a table, or by search in a large grid."""
+    if cells <= TABLE_CELLS:
+        table = torch.full((cells,), -1, dtype=torch.int32, device=keys_in.device)
+        table[keys_in] = torch.arange(len(keys_in), dtype=torch.int32, device=keys_in.device)
+        return table.__getitem__
     ordered, rows = keys_in.sort()
 
     def find(keys: Tensor) -> Tensor:

@@ -10,17 +10,15 @@ from torch import Tensor
 ONE = np.uint64(1)
 
 
-def unique_rows(
-    coords: Tensor, low: list[int], extent: list[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def unique_rows(coords: Tensor, low: list[int],
+                extent: list[int]) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The sorted unique rows of int64 [P, 4] in a grid, the place of each row, and the counts."""
     found = _unique(coords.contiguous().numpy(), tuple(low), tuple(extent))
     return tuple(torch.from_numpy(array) for array in found)
 
 
-def find_pairs(
-    keys_in: Tensor, cells: int, keys_out: Tensor, deltas: Tensor, mirror: bool
-) -> tuple[Tensor, Tensor, list[int]]:
+def find_pairs(keys_in: Tensor, cells: int, keys_out: Tensor, deltas: Tensor,
+               mirror: bool) -> tuple[Tensor, Tensor, list[int]]:  # fmt: skip
     """The pairs with ``keys_in[i] == keys_out[o] + deltas[k]``, ordered by k, then by o.
 
     All sums must lie in 0..cells-1, and no key twice in ``keys_in``.
@@ -30,9 +28,8 @@ def find_pairs(
     """
     rising = bool((keys_in[1:] > keys_in[:-1]).all())
     order = keys_in[:0] if rising else keys_in.argsort()
-    rows_in, rows_out, sizes = _pairs(
-        *(tensor.numpy() for tensor in (keys_in, order, keys_out, deltas)), cells, mirror
-    )
+    arrays = (tensor.numpy() for tensor in (keys_in, order, keys_out, deltas))
+    rows_in, rows_out, sizes = _pairs(*arrays, cells, mirror)
     sizes = sizes.tolist()
     if mirror:
         sizes += [len(keys_in), *sizes[::-1]]

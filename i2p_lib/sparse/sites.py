@@ -16,9 +16,9 @@ class Sites:
     """Occupied grid sites of one level of one batch.
 
     ``coords`` is int64 [N, 4], (batch, x, y, z), in units of this level's cells; ``stride`` is the
-    size of such a cell in input voxels. All levels of one batch share ``pyramid``, which caches
-    the levels by stride and the kernel maps by their geometry.
-    ``extruded`` names an axis along which the volume counts as constant and infinite.
+    size of such a cell in input voxels. All levels of one batch share ``pyramid``, which keeps
+    levels and kernel maps. ``extruded`` is an axis (0, 1 or 2) along which the volume counts as
+    constant and infinite.
     """
 
     coords: Tensor
@@ -53,17 +53,14 @@ class Sites:
         return self.pyramid[("sites", stride)]
 
     def downsample(self, factor: int) -> Sites:
-        """The level with cells ``factor`` times as large: the sites ``unique(floor(c / factor))``.
-
-        All strided layers use these sites, whatever their kernel, so that residual branches meet.
-        """
+        """The level ``unique(floor(c / factor))`` of all strided layers, whatever their kernel."""
         if factor == 1:
             return self
         stride = self.stride * factor
         if ("sites", stride) not in self.pyramid:
-            coarse = self.coords.clone()
-            coarse[:, 1:] = coarse[:, 1:].div(factor, rounding_mode="floor")
-            Sites(unique_rows(coarse)[0], self.batch_size, stride, self.extruded, self.pyramid)
+            sizes = self.coords.new_tensor([1, *[factor] * 3])
+            coarse = unique_rows(self.coords.div(sizes, rounding_mode="floor"))[0]
+            Sites(coarse, self.batch_size, stride, self.extruded, self.pyramid)
         return self.pyramid[("sites", stride)]
 
     def parents(self, factor: int) -> Tensor:
@@ -100,9 +97,9 @@ def checked_sites(coords: Tensor, batch_size: int | None) -> Sites:
     if coords.ndim != 2 or coords.shape[1] != 4:
         raise ValueError(f"coordinates must be [N, 4] (batch, x, y, z), got {list(coords.shape)}")
     coords = coords.long()
-    if batch_size is None:
-        batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
-    if len(coords) and not 0 <= int(coords[:, 0].min()) <= int(coords[:, 0].max()) < batch_size:
+    low, high = coords[:, 0].aminmax() if len(coords) else (0, -1)
+    batch_size = int(high) + 1 if batch_size is None else batch_size
+    if low < 0 or high >= batch_size:
         raise ValueError(f"batch indices must lie in 0..{batch_size - 1}")
     if len(unique_rows(coords)[0]) != len(coords):
         raise ValueError("a site occurs twice: merge the points of one voxel first (voxelize)")

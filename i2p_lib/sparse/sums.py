@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -15,8 +13,8 @@ from torch.autograd.function import once_differentiable
 def sum_rows(values: Tensor, places: Tensor, count: int) -> Tensor:
     """Return [count, C]: row p of `values` [P, C] is added to row `places[p]`.
 
-    float32 for 16-bit formats, whose sums need it.  Rows are added in their order: on the CPU by a
-    compiled loop, elsewhere by ordered `index_add`, so that the same run gives the same bits.
+    float32 for 16-bit formats. Rows are added in their order on every device: on the CPU by a
+    compiled loop, as `index_add` takes 20 times as long where rows are short.
     """
     exact = values.to(torch.promote_types(values.dtype, torch.float32))
     if exact.device.type == "cpu":
@@ -32,13 +30,13 @@ def mean_rows(values: Tensor, places: Tensor, sizes: Tensor) -> Tensor:
 
 
 class _SumRows(torch.autograd.Function):
-    """`index_add` takes 20 times as long where rows are short."""
-
     @staticmethod
     def forward(ctx, values: Tensor, places: Tensor, count: int) -> Tensor:
+        from i2p_lib.sparse import loops  # compiles, so that importing the package stays quick
+
         ctx.save_for_backward(places)
         total = values.new_zeros(count, values.shape[1])
-        _add_rows()(total.numpy(), places.numpy(), values.detach().contiguous().numpy())
+        loops.add_rows(total.numpy(), places.numpy(), values.detach().contiguous().numpy())
         return total
 
     @staticmethod
@@ -48,29 +46,13 @@ class _SumRows(torch.autograd.Function):
         return grad.index_select(0, places), None, None
 
 
-@cache
-def _add_rows() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    from numba import njit  # compiles on first use
-
-    @njit(cache=True, nogil=True)
-    def add(out, places, values):
-        """out[places[p]] += values[p] in order."""
-        channels = values.shape[1]
-        for p in range(len(places)):
-            o = places[p]
-            for c in range(channels):
-                out[o, c] += values[p, c]
-
-    return add
-
-
 @contextmanager
 def fixed_order() -> Iterator[None]:
     """Let torch use ordered sums on a GPU inside the block; nothing changes on the CPU."""
     before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.use_deterministic_algorithms(before, warn_only=warns)

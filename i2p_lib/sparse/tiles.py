@@ -8,6 +8,7 @@ and lists of rows are int32.  The literal shape is (bytes of a real, lanes of a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -18,13 +19,8 @@ INDEX, ROW = ir.IntType(64), ir.IntType(32)
 REALS = {4: ir.FloatType(), 8: ir.DoubleType()}
 
 
-def vector_bytes() -> int:
-    """Bytes of this CPU's vector registers."""
-    features = llvm.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx") else 16
-
-
-VECTOR_BYTES = vector_bytes()
+FEATURES = llvm.get_host_cpu_features()
+VECTOR_BYTES = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx") else 16
 VECTORS = 2 if VECTOR_BYTES == 32 else 4
 """Vectors side by side in a tile of 6 rows: its sums fill three quarters of the registers."""
 HEIGHTS = {4: (6, 2, 1), 3: (8, 2, 1), 2: (6, 2, 1) if VECTORS == 2 else (12, 4, 1), 1: (12, 4, 1)}
@@ -55,6 +51,11 @@ class _Code:
         pointer = self.builder.inttoptr(address, (kind or self.type).as_pointer())
         return self.builder.load(pointer, align=4)
 
+    def vectors(self, base, step, count: int) -> list:
+        """The vectors of a row that begins a step after an address."""
+        row = self.plus(base, step)
+        return [self.load(self.plus(row, v * self.size)) for v in range(count)]
+
     def row(self, base, step, rows, place):
         """The address of the row that the list ``rows`` names at ``place``."""
         number = self.load(self.plus(rows, (place, 4)), ROW)
@@ -76,8 +77,8 @@ class _Code:
 
     def read(self, sums: list, address) -> None:
         """Start a row of sums from the vectors at an address."""
-        for v, variable in enumerate(sums):
-            self.builder.store(self.load(self.plus(address, v * self.size)), variable)
+        for variable, vector in zip(sums, self.vectors(address, 0, len(sums)), strict=True):
+            self.builder.store(vector, variable)
 
     def add_product(self, variable, a, b) -> None:
         """variable += a * b"""
@@ -111,150 +112,134 @@ class _Code:
             done = self.plus(done, (tiles, rows))
 
 
-def _typed(kinds: tuple, numbers: int, emit: Callable):
-    """Signature and generator of an intrinsic: addresses and sizes, then literals."""
-    literals = kinds[numbers:]
-    if not all(isinstance(kind, types.IntegerLiteral) for kind in literals):
-        return None
-    real, lanes, *shape = (kind.literal_value for kind in literals)
+def _intrinsic(numbers: int) -> Callable[[Callable], Callable]:
+    """Make an intrinsic of a function of `_Code`, ``numbers`` addresses and sizes, and a shape.
 
-    def generate(context, builder, signature, values):
-        emit(_Code(builder, real, lanes), *shape, *values[:numbers])
-        return context.get_dummy_value()
+    Compiled code calls it with the addresses, the sizes and the literal shape.
+    """
 
-    return types.void(*[types.intp] * numbers, *literals), generate
+    def make(emit: Callable) -> Callable:
+        @intrinsic
+        @wraps(emit)
+        def typed(context, *kinds):
+            literals = kinds[numbers:]
+            if not all(isinstance(kind, types.IntegerLiteral) for kind in literals):
+                return None
+            shape = [kind.literal_value for kind in literals]
+
+            def generate(context, builder, signature, values):
+                emit(_Code(builder, *shape[:2]), *values[:numbers], *shape)
+                return context.get_dummy_value()
+
+            return types.void(*[types.intp] * numbers, *literals), generate
+
+        return typed
+
+    return make
 
 
-@intrinsic
-def multiply_rows(context, out, x, weight, to, origin, count, depth, out_step, x_step,
+@_intrinsic(9)
+def multiply_rows(code, out, x, weight, to, origin, count, depth, out_step, x_step,
                   real, lanes, vectors):  # fmt: skip
     """out[to[p]] += x[origin[p]] @ weight for ``count`` pairs.
 
     ``weight`` is [depth, vectors * lanes] without gaps; no output row occurs twice.
     """
 
-    def emit(code, vectors, out, x, weight, to, origin, count, depth, out_step, x_step):
-        def tile(first, rows):
-            places = [code.plus(first, r) for r in range(rows)]
-            sources = [code.row(x, x_step, origin, place) for place in places]
-            targets = [code.row(out, out_step, to, place) for place in places]
-            sums = [code.sums(vectors) for _ in targets]
-            for row, target in zip(sums, targets, strict=True):
-                code.read(row, target)
-            with cgutils.for_range(code.builder, depth) as loop:
-                down = code.plus(weight, (loop.index, vectors * code.size))
-                right = [code.load(code.plus(down, v * code.size)) for v in range(vectors)]
-                for source, row in zip(sources, sums, strict=True):
-                    left = code.spread(code.plus(source, (loop.index, code.bytes)))
-                    for variable, vector in zip(row, right, strict=True):
-                        code.add_product(variable, left, vector)
-            for row, target in zip(sums, targets, strict=True):
-                code.write(row, target)
+    def tile(first, rows):
+        places = [code.plus(first, r) for r in range(rows)]
+        sources = [code.row(x, x_step, origin, place) for place in places]
+        targets = [code.row(out, out_step, to, place) for place in places]
+        sums = [code.sums(vectors) for _ in targets]
+        for row, target in zip(sums, targets, strict=True):
+            code.read(row, target)
+        with cgutils.for_range(code.builder, depth) as loop:
+            right = code.vectors(weight, (loop.index, vectors * code.size), vectors)
+            for source, row in zip(sources, sums, strict=True):
+                left = code.spread(code.plus(source, (loop.index, code.bytes)))
+                for variable, vector in zip(row, right, strict=True):
+                    code.add_product(variable, left, vector)
+        for row, target in zip(sums, targets, strict=True):
+            code.write(row, target)
 
-        code.tiled(count, vectors, tile)
-
-    kinds = (out, x, weight, to, origin, count, depth, out_step, x_step, real, lanes, vectors)
-    return _typed(kinds, 9, emit)
+    code.tiled(count, vectors, tile)
 
 
-@intrinsic
-def outer_rows(context, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step, fresh,
+@_intrinsic(11)
+def outer_rows(code, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step, fresh,
                real, lanes, vectors):  # fmt: skip
     """out = (0 if fresh else out) + x[origin[p]].T @ grad[to[p]] summed over ``count`` pairs.
 
     ``out`` has ``depth`` rows of ``vectors * lanes`` columns.
     """
 
-    def emit(code, vectors, out, x, grad, origin, to, count, depth, out_step, x_step, grad_step,
-             fresh):  # fmt: skip
-        def tile(first, rows):
-            targets = [code.plus(out, (code.plus(first, r), out_step)) for r in range(rows)]
-            columns = code.plus(x, (first, code.bytes))
-            sums = [code.sums(vectors) for _ in targets]
-            with code.builder.if_then(code.builder.icmp_signed("==", fresh, INDEX(0))):
-                for row, target in zip(sums, targets, strict=True):
-                    code.read(row, target)
-            with cgutils.for_range(code.builder, count) as loop:
-                source = code.row(columns, x_step, origin, loop.index)
-                side = code.row(grad, grad_step, to, loop.index)
-                right = [code.load(code.plus(side, v * code.size)) for v in range(vectors)]
-                for r, row in enumerate(sums):
-                    left = code.spread(code.plus(source, r * code.bytes))
-                    for variable, vector in zip(row, right, strict=True):
-                        code.add_product(variable, left, vector)
+    def tile(first, rows):
+        targets = [code.plus(out, (code.plus(first, r), out_step)) for r in range(rows)]
+        columns = code.plus(x, (first, code.bytes))
+        sums = [code.sums(vectors) for _ in targets]
+        with code.builder.if_then(code.builder.icmp_signed("==", fresh, INDEX(0))):
             for row, target in zip(sums, targets, strict=True):
-                code.write(row, target)
+                code.read(row, target)
+        with cgutils.for_range(code.builder, count) as loop:
+            source = code.row(columns, x_step, origin, loop.index)
+            right = code.vectors(code.row(grad, grad_step, to, loop.index), 0, vectors)
+            for r, row in enumerate(sums):
+                left = code.spread(code.plus(source, r * code.bytes))
+                for variable, vector in zip(row, right, strict=True):
+                    code.add_product(variable, left, vector)
+        for row, target in zip(sums, targets, strict=True):
+            code.write(row, target)
 
-        code.tiled(depth, vectors, tile)
-
-    kinds = (out, x, grad, origin, to, count, depth, out_step, x_step, grad_step, fresh,
-             real, lanes, vectors)  # fmt: skip
-    return _typed(kinds, 11, emit)
+    code.tiled(depth, vectors, tile)
 
 
-@intrinsic
-def weighted_rows(context, out, a, b, rows_a, rows_b, count, a_step, b_step,
+@_intrinsic(8)
+def weighted_rows(code, out, a, b, rows_a, rows_b, count, a_step, b_step,
                   real, lanes, vectors, copies, fresh):  # fmt: skip
     """out = (0 if fresh else out) + sum over ``count`` pairs of a[rows_a[p]] * b[rows_b[p]].
 
     ``copies`` sums take turns, so that no product waits for the sum before it.
     """
+    builder = code.builder
+    sums = [code.sums(vectors) for _ in range(copies)]
+    if not fresh:
+        code.read(sums[0], out)
 
-    def emit(code, vectors, copies, fresh, out, a, b, rows_a, rows_b, count, a_step, b_step):
-        builder = code.builder
-        sums = [code.sums(vectors) for _ in range(copies)]
-        if not fresh:
-            code.read(sums[0], out)
+    def add(place, row):
+        sides = code.row(a, a_step, rows_a, place), code.row(b, b_step, rows_b, place)
+        for variable, *factors in zip(row, *(code.vectors(side, 0, vectors) for side in sides),
+                                      strict=True):  # fmt: skip
+            code.add_product(variable, *factors)
 
-        def add(place, row):
-            left, right = code.row(a, a_step, rows_a, place), code.row(b, b_step, rows_b, place)
-            for v, variable in enumerate(row):
-                here = v * code.size
-                code.add_product(variable, code.load(code.plus(left, here)),
-                                 code.load(code.plus(right, here)))
-
-        turns = builder.sdiv(count, INDEX(copies))
-        with cgutils.for_range(builder, turns) as loop:
-            for copy, row in enumerate(sums):
-                add(code.plus(INDEX(copy), (loop.index, copies)), row)
-        with cgutils.for_range(builder, count, builder.mul(turns, INDEX(copies))) as loop:
-            add(loop.index, sums[0])
-        for row in sums[1:]:
-            for total, part in zip(sums[0], row, strict=True):
-                builder.store(builder.fadd(builder.load(total), builder.load(part)), total)
-        code.write(sums[0], out)
-
-    kinds = (out, a, b, rows_a, rows_b, count, a_step, b_step, real, lanes, vectors, copies, fresh)
-    return _typed(kinds, 8, emit)
+    turns = builder.sdiv(count, INDEX(copies))
+    with cgutils.for_range(builder, turns) as loop:
+        for copy, row in enumerate(sums):
+            add(code.plus(INDEX(copy), (loop.index, copies)), row)
+    with cgutils.for_range(builder, count, builder.mul(turns, INDEX(copies))) as loop:
+        add(loop.index, sums[0])
+    for row in sums[1:]:
+        for total, part in zip(sums[0], row, strict=True):
+            builder.store(builder.fadd(builder.load(total), builder.load(part)), total)
+    code.write(sums[0], out)
 
 
-@intrinsic
-def copy_rows(context, out, x, count, x_step, real, lanes, vectors):
+@_intrinsic(4)
+def copy_rows(code, out, x, count, x_step, real, lanes, vectors):
     """Copy ``count`` rows of ``vectors * lanes`` columns into ``out``, without gaps."""
-
-    def emit(code, vectors, out, x, count, x_step):
-        with cgutils.for_range(code.builder, count) as loop:
-            source = code.plus(x, (loop.index, x_step))
-            target = code.plus(out, (loop.index, vectors * code.size))
-            for v in range(vectors):
-                here = v * code.size
-                code.store(code.load(code.plus(source, here)), code.plus(target, here))
-
-    return _typed((out, x, count, x_step, real, lanes, vectors), 4, emit)
+    with cgutils.for_range(code.builder, count) as loop:
+        target = code.plus(out, (loop.index, vectors * code.size))
+        for v, vector in enumerate(code.vectors(x, (loop.index, x_step), vectors)):
+            code.store(vector, code.plus(target, v * code.size))
 
 
-@intrinsic
-def turn_square(context, out, x, out_step, x_step, real, lanes):
+@_intrinsic(4)
+def turn_square(code, out, x, out_step, x_step, real, lanes):
     """The transpose of a square of ``lanes`` rows: out[j, i] = x[i, j]."""
-
-    def emit(code, out, x, out_step, x_step):
-        rows = [code.load(code.plus(x, (x_step, i))) for i in range(code.lanes)]
-        distance = 1
-        while distance < code.lanes:
-            for i in (i for i in range(code.lanes) if not i & distance):
-                rows[i], rows[i + distance] = code.exchanged(rows[i], rows[i + distance], distance)
-            distance *= 2
-        for j, row in enumerate(rows):
-            code.store(row, code.plus(out, (out_step, j)))
-
-    return _typed((out, x, out_step, x_step, real, lanes), 4, emit)
+    rows = [code.load(code.plus(x, (x_step, i))) for i in range(code.lanes)]
+    distance = 1
+    while distance < code.lanes:
+        for i in (i for i in range(code.lanes) if not i & distance):
+            rows[i], rows[i + distance] = code.exchanged(rows[i], rows[i + distance], distance)
+        distance *= 2
+    for j, row in enumerate(rows):
+        code.store(row, code.plus(out, (out_step, j)))

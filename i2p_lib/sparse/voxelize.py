@@ -63,22 +63,17 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
         owner = batch[:, None].expand_as(cells)
         cells -= lowest.scatter_reduce_(0, owner, cells, "amin")[batch]
     if len(cells) and not float(cells.abs().max()) <= COORD_LIMIT:
-        wrong = batch[~torch.isfinite(xyz).all(1)].tolist()
-        if wrong:
-            raise ValueError(f"cloud {wrong[0]} has NaN or infinite coordinates: remove those "
-                             "points")
-        raise ValueError(
-            f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: "
-            "use a larger one or centre the points"
-        )
+        if wrong := batch[~torch.isfinite(xyz).all(1)].tolist():
+            raise ValueError(f"cloud {wrong[0]} has NaN or infinite coordinates: remove the points")
+        raise ValueError(f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: use a "
+                         "larger one or centre the points")
     coords = torch.cat([batch[:, None], cells.long()], 1)
     unique, place, counts = unique_rows(coords)
     if reduce == "mean":
         feats = mean_rows(features, place, counts).to(features.dtype)
     else:
-        order = torch.arange(len(place) - 1, -1, -1, device=place.device)
-        first = place.new_zeros(len(unique))
-        first.scatter_reduce_(0, place[order], order, "amin", include_self=False)
+        first = place.new_full((len(unique),), len(place))
+        first.scatter_reduce_(0, place, torch.arange(len(place), device=place.device), "amin")
         feats = features[first]
     return SparseTensor(feats, Sites(unique, len(clouds)))
 

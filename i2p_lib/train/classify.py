@@ -25,7 +25,7 @@ from i2p_lib.train.clouds import (
     logits_of,
     net_input,
 )
-from i2p_lib.train.probe import ProbeHook, final_features
+from i2p_lib.train.probe import final_features, probe
 from i2p_lib.train.settings import ClassifySettings
 from i2p_lib.train.task import Kept, draw_weights, generator
 from i2p_lib.weights import image_model
@@ -94,12 +94,11 @@ class Classify:
 
     def hooks(self) -> Sequence[Any]:
         """Return the probe of the settings' probe epochs."""
-        self._probe = ProbeHook()
-        return [self._probe]
+        return [probe]
 
     def finish(self, state: State) -> Kept:
         """Return accuracies, probes, and the features and logits of train and test."""
-        kept = final_features(state, None if state.best else self._probe)
+        kept = final_features(state)
         right = {
             name: (kept[f"{name}_logits"].argmax(1) == kept[f"{name}_labels"]).double()
             for name in ("train", "test") if name in self.splits

@@ -26,48 +26,34 @@ def features(
     return {name: team.gather(parts) for name, parts in seen.items()}, scores.logits
 
 
-class ProbeHook:
-    """At the spec's probe epochs, measure the collapse of every stage on train and test.
+def probe(state: State) -> None:
+    """At the settings' probe epochs, measure the collapse of every stage on train and test.
 
     Classes with a single cloud have no variance and are left out; a split without two larger
     classes (one shot) gives no rows.
-    last: {split: (penultimate features, logits)} of the last epoch, where that was probed.
     """
-
-    def __init__(self) -> None:
-        self.last: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, state: State) -> None:
-        if state.epoch not in state.spec.probe_epochs:
-            return
-        stages = stage_names(state.net)
-        for name in ("train", "test"):
-            split = state.task.splits[name]
-            layers, logits = features(state.net, split, state.spec, stages)
-            if state.epoch == state.spec.epochs:
-                self.last[name] = layers[PENULTIMATE], logits
-            counts = torch.bincount(split.labels)
-            kept = counts[split.labels] > 1
-            if int((counts > 1).sum()) < 2:
-                continue
-            for layer, values in layers.items():
-                extra = {}
-                if layer == PENULTIMATE:
-                    extra = {"weight": classifier_weight(state.net), "logits": logits[kept]}
-                report = collapse_report(values[kept], split.labels[kept], **extra)
-                where = {"epoch": state.epoch, "split": name, "layer": layer}
-                state.probes += [where | {"metric": m, "value": v} for m, v in report.items()]
-
-
-def final_features(state: State, probe: ProbeHook | None = None) -> dict[str, Tensor]:
-    """Return what a finished run keeps of train and test: features, logits and labels."""
-    kept, last = {}, {} if probe is None else dict(probe.last)
-    for name in ("train", "test"):
-        if (split := state.task.splits.get(name)) is None:
+    for name in ("train", "test") if state.epoch in state.spec.probe_epochs else ():
+        split = state.task.splits[name]
+        counts = torch.bincount(split.labels)
+        kept = counts[split.labels] > 1
+        if int((counts > 1).sum()) < 2:
             continue
-        if name not in last:
+        layers, logits = features(state.net, split, state.spec, stage_names(state.net))
+        for layer, values in layers.items():
+            extra = {}
+            if layer == PENULTIMATE:
+                extra = {"weight": classifier_weight(state.net), "logits": logits[kept]}
+            report = collapse_report(values[kept], split.labels[kept], **extra)
+            where = {"epoch": state.epoch, "split": name, "layer": layer}
+            state.probes += [where | {"metric": m, "value": v} for m, v in report.items()]
+
+
+def final_features(state: State) -> dict[str, Tensor]:
+    """Return what a finished run keeps of train and test: features, logits and labels."""
+    kept = {}
+    for name in ("train", "test"):
+        if (split := state.task.splits.get(name)) is not None:
             layers, logits = features(state.net, split, state.spec, [])
-            last[name] = layers[PENULTIMATE], logits
-        kept[f"{name}_features"], kept[f"{name}_logits"] = last[name]
-        kept[f"{name}_labels"] = split.labels.clone()
+            kept |= {f"{name}_features": layers[PENULTIMATE], f"{name}_logits": logits}
+            kept[f"{name}_labels"] = split.labels.clone()
     return kept

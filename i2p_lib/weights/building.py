@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +12,15 @@ from torch import nn
 
 from i2p_lib.weights.cards import OWN_BUILDERS, WeightCard, is_random, model_library, weight_card
 from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import TransferReport, transfer
+from i2p_lib.weights.loading import TransferReport, named_tensors, transfer
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator for the layers built inside, and put it back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
 
 
 def image_model(
@@ -41,17 +51,15 @@ def image_model(
 
     >>> net = image_model("efficientnet_lite0", weights="imagenet1k")     # doctest: +SKIP
     """
-    if is_random(weights):
-        return _build(name, None, seed)
-    card = weight_card(name, weights)
-    if card.network != "image":
+    card = None if is_random(weights) else weight_card(name, weights)
+    if card and card.network != "image":
         raise ValueError(
             f"the {card.weights} weights are for a network on points ({card.note}); "
             "image_model builds image networks"
         )
-    path, digest = verified(card, weights_dir)
     net = _build(name, card, seed)
-    net.i2p_transfer = transfer(net, card, path, digest)
+    if card:
+        load_weights(net, name, weights, weights_dir)
     return net
 
 
@@ -65,15 +73,14 @@ def load_weights(
     """
     card = weight_card(name, weights)
     path, digest = verified(card, weights_dir)
-    return transfer(net, card, path, digest)
+    return transfer(net, card, path, digest, named_tensors(net, card, path))
 
 
 def _build(name: str, card: WeightCard | None, seed: int) -> nn.Module:
     """Build the network; the one place where image models draw random numbers."""
     library = model_library(name)
     classes = {"num_classes": card.classes} if card and card.classes else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         if library == "torchvision":
             import torchvision
 
@@ -82,7 +89,6 @@ def _build(name: str, card: WeightCard | None, seed: int) -> nn.Module:
             return getattr(importlib.import_module(OWN_BUILDERS[name]), name)()
         import timm
 
-        if library == "lite":
-            return timm.create_model(f"tf_{name}", pretrained=False)
         tag = f".{card.tag}" if card and card.tag else ""
-        return timm.create_model(f"{name}{tag}", pretrained=False, **classes)
+        name = f"tf_{name}" if library == "lite" else f"{name}{tag}"
+        return timm.create_model(name, pretrained=False, **classes)

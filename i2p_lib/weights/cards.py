@@ -74,7 +74,7 @@ class WeightCard(LibraryFile):
     advice: str = Field("", alias="how_to_get")
     unwrap: str = ""
     prefix: str = ""
-    names: Literal["", "efficientnet_lite"] = ""
+    names: Literal["", "in_order"] = ""
     classes: int | None = Field(None, ge=1)
     drop: Names = ()
     fresh: Names = ()
@@ -82,17 +82,12 @@ class WeightCard(LibraryFile):
 
     @model_validator(mode="after")
     def _can_be_had(self) -> WeightCard:
-        public = bool(self.url or self.page or self.pip)
+        public = self.url or self.page or self.pip
         if public and not self.released:
             raise ValueError("an unreleased file has no url, page or pip")
-        if not public and not self.advice:
+        if not (public or self.advice):
             raise ValueError("a card needs url, page, pip or how_to_get")
         return self
-
-    @property
-    def package(self) -> str:
-        """The import name of the package that contains the file, or empty."""
-        return self.pip.partition("==")[0].replace("-", "_")
 
     @property
     def file_format(self) -> str:

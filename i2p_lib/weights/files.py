@@ -76,8 +76,8 @@ def weights_hash(name: str, weights: str | None, weights_dir: str | Path | None 
 def find_file(card: WeightCard, weights_dir: str | Path | None = None) -> Path | None:
     """Return the first file with the card's name, or its converted form, or None."""
     folders = [*weight_folders(weights_dir), PACKAGED]
-    spec = importlib.util.find_spec(card.package) if card.package else None
-    if spec is not None:
+    package = card.pip.partition("==")[0].replace("-", "_")
+    if package and (spec := importlib.util.find_spec(package)):
         folders += [Path(p) / "models" for p in spec.submodule_search_locations or ()]
     names = (card.file_name, card.file_name + CONVERTED)
     paths = (folder / name for folder in folders for name in names)
@@ -105,10 +105,11 @@ def check_file(card: WeightCard, path: Path) -> str:
     """
     found = origin = sha256(path)
     size = path.stat().st_size
-    if path.name == card.file_name + CONVERTED:
+    if path.suffix == CONVERTED:
         try:
             with safe_open(path, "pt") as file:
-                origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
+                if path.name != card.file_name:
+                    origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if not origin.startswith(card.sha256) or (card.size and size != card.size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 
@@ -14,6 +13,7 @@ def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
     timm's own for a timm model, and torchvision's V1 recipe (256, 224, bilinear) for the others.
     """
     from PIL import Image
+    from timm.data import create_transform, resolve_data_config
 
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
@@ -21,18 +21,8 @@ def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
         "input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear",
         "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
     }  # fmt: skip
-    size = recipe["input_size"][-1]
-    short = int(size / recipe["crop_pct"])
-    height, width = image.shape[:2]
-    scale = short / min(height, width)
-    resized = Image.fromarray(image).resize(
-        (max(short, int(width * scale)), max(short, int(height * scale))),
-        Image.Resampling[recipe["interpolation"].upper()],
-    )
-    top, left = round((resized.height - size) / 2), round((resized.width - size) / 2)
-    pixels = np.asarray(resized, dtype=np.float32)[top : top + size, left : left + size] / 255
-    pixels = (pixels - np.float32(recipe["mean"])) / np.float32(recipe["std"])
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    prepare = create_transform(**resolve_data_config(pretrained_cfg=recipe))
+    return prepare(Image.fromarray(image))[None]
 
 
 def imagenet_class_names() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,135 +22,95 @@ _COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class TensorRow:
-    """One tensor of a transfer.
+class TransferReport:
+    """What became of every tensor of the file and of the network (`net.i2p_transfer`).
 
+    table has one row per tensor:
     name, shape           in the network ("" and () where it has none)
     file_key, file_shape  in the file, before any rule was applied ("" and () where it has none)
     state                 copied | new (not in the file, as the card says) | dropped (no place in
-                          the network, as the card says) | refused
+                          the network, as the card says)
     reason                why, where it was not simply copied
     """
-
-    name: str
-    file_key: str
-    shape: tuple[int, ...]
-    file_shape: tuple[int, ...]
-    state: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class TransferReport:
-    """What became of every tensor of the file and of the network (`net.i2p_transfer`)."""
 
     card: WeightCard
     path: Path
     sha256: str
-    rows: tuple[TensorRow, ...]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One line per tensor: name, file_key, shape, file_shape, state, reason."""
-        return pd.DataFrame([vars(row) for row in self.rows])
-
-    @property
-    def faults(self) -> tuple[TensorRow, ...]:
-        """The refused rows; empty after a good transfer."""
-        return tuple(row for row in self.rows if row.state == "refused")
+    table: pd.DataFrame
 
 
-def transfer(net: nn.Module, card: WeightCard, path: Path, digest: str) -> TransferReport:
-    """Copy a file's tensors (`files.verified`) into a network by its card's rules, all or nothing.
+def named_tensors(net: nn.Module, card: WeightCard, path: Path) -> dict[str, tuple[str, Tensor]]:
+    """Return {name in the network: (name in the file, tensor)} of a file, by its card's rules.
+
+    Raises ValueError where the file is not laid out as the card says, see `read_tensors`.
+    """
+    stored, own = read_tensors(card, path), list(net.state_dict())
+    if card.names == "in_order":
+        if [name.split(".")[-1] for name in own] != [key.split(".")[-1] for key in stored]:
+            raise ValueError(f"{path}: expected {len(own)} tensors in the order of the network's, "
+                             f"got {len(stored)} in another one")
+        return dict(zip(own, stored.items(), strict=True))
+    odd = [key for key in stored if not key.startswith((card.prefix, *card.drop))]
+    if odd:
+        raise ValueError(f"expected every tensor of {card.file_name} to begin with "
+                         f"{card.prefix!r}, got {odd[0]!r}")
+    return {key.removeprefix(card.prefix): (key, value) for key, value in stored.items()}
+
+
+def transfer(net: nn.Module, card: WeightCard, path: Path, digest: str,
+             found: Mapping[str, tuple[str, Tensor]]) -> TransferReport:  # fmt: skip
+    """Copy the tensors of a checked file into a network, all or nothing.
+
+    found: {name in the network: (name in the file, tensor)}, as from `named_tensors`.
 
     Raises ValueError where one tensor of either side is not accounted for, has another shape or
     kind, or holds a number that is not finite; the network then stays as it was.
     """
-    stored = read_tensors(card, path)
-    keys = {_target_name(card, key, net): key for key in stored}
-    if len(keys) != len(stored):
-        twice = sorted(set(stored) - set(keys.values()))
-        raise ValueError(f"{path}: {twice[:3]} get the same name as other tensors of the file")
-    values = {name: stored[key] for name, key in keys.items()}
-    expected = net.state_dict()
-    rows = [_row(card, name, tensor, keys.get(name), values) for name, tensor in expected.items()]
-    rows += [_left_over(card, name, keys[name], values[name])
-             for name in values if name not in expected]  # fmt: skip
-    report = TransferReport(card, path, digest, tuple(rows))
-    if report.faults:
-        first = ", ".join(f"{row.name or row.file_key} ({row.reason})" for row in report.faults[:5])
+    expected, rows = net.state_dict(), []
+    for name in dict.fromkeys([*expected, *found]):
+        key, value = found.get(name, ("", None))
+        state, reason = _judged(card, name, expected.get(name), value)
+        rows.append({
+            "name": name if name in expected else "", "file_key": key,
+            "shape": tuple(expected[name].shape) if name in expected else (),
+            "file_shape": () if value is None else tuple(value.shape),
+            "state": state, "reason": reason,
+        })  # fmt: skip
+    faults = [f"{row['name'] or row['file_key']} ({row['reason']})" for row in rows
+              if row["state"] == "refused"]  # fmt: skip
+    if faults:
         raise ValueError(
-            f"{len(report.faults)} of {len(rows)} tensors of {path.name} do not fit {card.label}: "
-            f"{first}. The file is of another network or release."
+            f"{len(faults)} of {len(rows)} tensors of {path.name} do not fit {card.label}: "
+            f"{', '.join(faults[:5])}. The file is of another network or release."
         )
-    copied = {row.name: values[row.name] for row in rows if row.state == "copied"}
-    kept = {row.name: expected[row.name] for row in rows if row.state == "new"}
-    kept |= {name: torch.zeros_like(t) for name, t in kept.items() if name.endswith(_COUNTER)}
-    net.load_state_dict(copied | kept, strict=True)
-    return report
+    fresh = {row["name"] for row in rows if row["state"] == "new"}
+    counters = {n: torch.zeros_like(expected[n]) for n in fresh if n.endswith(_COUNTER)}
+    copied = {name: found[name][1] for name in expected.keys() - fresh}
+    net.load_state_dict(expected | counters | copied, strict=True)
+    net.i2p_transfer = TransferReport(card, path, digest, pd.DataFrame(rows))
+    return net.i2p_transfer
 
 
-def tensor_table(net: nn.Module) -> pd.DataFrame:
-    """Return what became of each tensor of the file in this network, be it 2D or inflated.
-
-    One row per tensor: name, file_key, shape (in the network), file_shape, state (copied,
-    inflated, new or dropped), reason.  `net` is what `image_model` returned with weights, or what
-    `inflate` made of it; ValueError where it carries no transfer report.
-    """
-    report = getattr(net, "i2p_transfer", None)
-    if report is None:
-        raise ValueError("this network was built without a weight file, so nothing was copied")
-    if not hasattr(net, "i2p_report"):
-        return report.table
-    new = set(net.i2p_report.query("action == 'new'")["layer"])
-    inflated = set(net.i2p_report.query("action == 'inflated'")["layer"])
-    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    why, rows = "the layer is new on points", []
-    for row in report.rows:
-        layer, _, kind = row.name.rpartition(".")
-        if layer in new and row.file_key:
-            rows.append(replace(row, name="", shape=(), state="dropped", reason=why))
-            continue
-        is_filter = row.state == "copied" and layer in inflated and kind == "weight"
-        state = "inflated" if is_filter else row.state
-        rows.append(replace(row, shape=shapes.get(row.name, row.shape), state=state))
-    named = {row.name for row in rows}
-    rows += [TensorRow(name, "", shapes[name], (), "new", why)
-             for name in shapes if name not in named]  # fmt: skip
-    return replace(report, rows=tuple(rows)).table
-
-
-def _row(
-    card: WeightCard, name: str, tensor: Tensor, key: str | None, values: Mapping[str, Tensor]
-) -> TensorRow:
-    """Judge one tensor of the network."""
-    shape = tuple(tensor.shape)
-    if key is None:
+def _judged(card: WeightCard, name: str, own: Tensor | None, value: Tensor | None
+            ) -> tuple[str, str]:  # fmt: skip
+    """State and reason of a tensor of the network, of the file, or of both."""
+    if own is None:
+        if name.startswith(card.drop):
+            return "dropped", "the network has no such layer"
+        return "refused", "unexpected, not in the network"
+    if value is None:
         if name.endswith(_COUNTER):
-            return TensorRow(name, "", shape, (), "new", "BatchNorm's counter starts at zero")
+            return "new", "BatchNorm's counter starts at zero"
         if name.startswith(card.fresh):
-            return TensorRow(name, "", shape, (), "new", "the file has no such layer")
-        return TensorRow(name, "", shape, (), "refused", "missing in the file")
-    value = values[name]
-    found, state = tuple(value.shape), "refused"
-    if found != shape:
-        reason = f"shape {list(found)}, expected {list(shape)}"
-    elif value.is_floating_point() != tensor.is_floating_point():
-        reason = f"{value.dtype}, expected {tensor.dtype}"
-    elif value.is_floating_point() and not bool(value.isfinite().all()):
-        reason = "holds numbers that are not finite"
-    else:
-        state = "copied"
-        reason = "" if value.dtype == tensor.dtype else f"from {value.dtype} to {tensor.dtype}"
-    return TensorRow(name, key, shape, found, state, reason)
-
-
-def _left_over(card: WeightCard, name: str, key: str, value: Tensor) -> TensorRow:
-    """Judge one tensor of the file that the network does not have."""
-    shape = tuple(value.shape)
-    if name.startswith(card.drop):
-        return TensorRow("", key, (), shape, "dropped", "the network has no such layer")
-    return TensorRow("", key, (), shape, "refused", "unexpected, not in the network")
+            return "new", "the file has no such layer"
+        return "refused", "missing in the file"
+    if value.shape != own.shape:
+        return "refused", f"shape {list(value.shape)}, expected {list(own.shape)}"
+    if value.is_floating_point() != own.is_floating_point():
+        return "refused", f"{value.dtype}, expected {own.dtype}"
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        return "refused", "holds numbers that are not finite"
+    return "copied", "" if value.dtype == own.dtype else f"from {value.dtype} to {own.dtype}"
 
 
 def read_tensors(card: WeightCard, path: Path) -> dict[str, Tensor]:
@@ -161,13 +121,9 @@ def read_tensors(card: WeightCard, path: Path) -> dict[str, Tensor]:
     differently than the card says.
     """
     if path.suffix == CONVERTED:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        return load_file(path)  # `files.check_file` has opened it before
     return _unwrapped(_unpickled(path), card.unwrap, path)
 
 
@@ -192,16 +148,14 @@ def _unpickled(path: Path) -> Any:
 
 
 def _unwrapped(stored: Any, unwrap: str, path: Path) -> dict[str, Tensor]:
-    entries = list(stored)[:6] if isinstance(stored, Mapping) else type(stored).__name__
-    if unwrap:
-        if not isinstance(stored, Mapping) or unwrap not in stored:
-            raise ValueError(
-                f"{path}: expected the tensors in its entry {unwrap!r}, got the entries {entries}"
-            )
-        stored = stored[unwrap]
-    where = f"entry {unwrap!r}" if unwrap else "top level"
+    where, entries = "top level", type(stored).__name__
+    if isinstance(stored, Mapping):
+        entries = list(stored)[:6]
+        if unwrap:
+            where, stored = f"entry {unwrap!r}", stored.get(unwrap)
     if not isinstance(stored, Mapping) or not stored:
-        raise ValueError(f"{path}: expected a mapping of names to tensors at its {where}")
+        raise ValueError(f"{path}: expected a mapping of names to tensors at its {where}, got the "
+                         f"entries {entries}")
     odd = [key for key, value in stored.items() if not isinstance(value, Tensor)]
     if odd:
         raise ValueError(
@@ -209,48 +163,6 @@ def _unwrapped(stored: Any, unwrap: str, path: Path) -> dict[str, Tensor]:
             f"entries {entries}. The card of these weights states another layout"
         )
     return dict(stored)
-
-
-def _target_name(card: WeightCard, key: str, net: nn.Module) -> str:
-    """Return a tensor's name in the network: the card's prefix removed, its names translated."""
-    if card.prefix and not key.startswith(card.prefix):
-        if key.startswith(card.drop):
-            return key
-        raise ValueError(
-            f"expected every tensor of {card.file_name} to begin with {card.prefix!r}, got {key!r}"
-        )
-    name = key.removeprefix(card.prefix)
-    if card.names == "efficientnet_lite":
-        return lite_key(name, [len(stage) for stage in net.blocks])
-    return name
-
-
-def lite_key(key: str, depths: list[int]) -> str:
-    """Translate a key of the EfficientNet-Lite files to timm's name for the same tensor.
-
-    The files number the blocks through (`_blocks.4`), timm counts per stage (`blocks.2.1`);
-    depths holds the number of blocks of each stage.  A block without expansion (those of the
-    first stage) has no `_expand_conv`, so timm counts its norms from the depthwise one.
-
-    >>> lite_key("_blocks.1._expand_conv.weight", [1, 2])
-    'blocks.1.0.conv_pw.weight'
-    """
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-             "_fc": "classifier"}  # fmt: skip
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
-             "_bn2": "bn2"}  # fmt: skip
-    expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
-                 "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-    part, _, rest = key.partition(".")
-    if part != "_blocks":
-        return f"{outer.get(part, part)}.{rest}"
-    number, layer, tensor = rest.split(".")
-    stage, block = 0, int(number)
-    while stage < len(depths) and block >= depths[stage]:
-        block -= depths[stage]
-        stage += 1
-    names = plain if stage == 0 else expanding
-    return f"blocks.{stage}.{block}.{names.get(layer, layer)}.{tensor}"
 
 
 def convert_checkpoint(path: str | Path, trusted: Sequence[Any] = (), unwrap: str = "") -> Path:

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestCentroid
 
 from i2p_lib.analysis import collapse
 from i2p_lib.analysis.few_shot import few_shot_bound, few_shot_error
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 
 def classes(spread, count=4, each=20, seed=0):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_notebooks import chapter_functions
 
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
 

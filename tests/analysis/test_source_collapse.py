@@ -8,7 +8,7 @@ from made_notebooks import chapter_functions
 
 from i2p_lib.analysis.collapse import cdnv
 from i2p_lib.data.fractal_images import SPLITS, FractalImages
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import weight_card
 
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")

@@ -6,7 +6,7 @@ from made_notebooks import chapter_functions
 
 from i2p_lib.analysis.methods import method_label
 from i2p_lib.runs.profiles import load_profile
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 RECORDED = PACKAGE / "recorded" / "tuning-home_objects-cpu.csv"
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "01_transfer.ipynb")

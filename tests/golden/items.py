@@ -19,11 +19,11 @@ from typing import Any
 import pandas as pd
 
 from i2p_lib.files import atomic_write, sha256
-from i2p_lib.runs.sources import closure, imports_of
 from i2p_lib.runs.store import key_of, store_root
+from i2p_lib.sources import closure, modules_named
 
 MODULES = ("grid", "layers", "filters", "schedules", "measures", "draws", "pointcontrast",
-           "classification", "training", "scenes", "segmentation", "decoder")  # fmt: skip
+           "classification", "training", "scenes", "segmentation")  # fmt: skip
 """The files of this folder that register items."""
 
 RELATIVE = "of the largest value"
@@ -109,12 +109,12 @@ def table(store: str | Path | None = None) -> pd.DataFrame:
     paths = [path for path in folder.rglob("*") if path.suffix in (".py", ".npz")]
     files = {path.name: sha256(path) for path in paths}
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")]
-    sources = closure({name for tree in trees for name in imports_of(tree, "")})
+    sources = closure({name for tree in trees for name in modules_named(tree)})
     kept = store_root(store) / f"golden-{key_of(files | sources)[:16]}.csv"
     if not kept.is_file():
         with atomic_write(kept) as temp:
             pd.DataFrame(rows()).to_csv(temp, index=False)
-    return pd.read_csv(kept).fillna({"why": ""})
+    return pd.read_csv(kept, keep_default_na=False)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def pixel_file(tmp_path_factory):
     """The file of a pixel network after one real training step on images, and its tensors."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        net = PointNet2(6, channels=3)
+        net = PointNet2(1000, channels=3)
         images = torch.rand(2, 3, 12, 16)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         nn.functional.cross_entropy(net(image_to_points(images)), torch.tensor([1, 4])).backward()
@@ -183,7 +183,7 @@ def test_what_pixels_have_taught_is_transferred(pixel_file):
     assert set(report.index[report.action == "new"]) == new
     assert (report.action[report.action != "new"] == "copied").all()
     assert report.loc["sa1.mlp.0.weight", ["image", "points"]].tolist() == ["64x6", "64x3"]
-    assert report.loc["classifier.weight", ["image", "points"]].tolist() == ["6x256", "4x256"]
+    assert report.loc["classifier.weight", ["image", "points"]].tolist() == ["1000x256", "4x256"]
     assert net.eval()(sphere()).shape == (2, 4)
 
 

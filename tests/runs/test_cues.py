@@ -11,10 +11,10 @@ import i2p_lib as i2p
 from i2p_lib.analysis.features import backbone_convolutions
 from i2p_lib.analysis.receptive_field import ablate, spatial_kernels
 from i2p_lib.analysis.shuffling import shuffled
-from i2p_lib.runs import cues, inside, run
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show.comparison import rows_by_run
+from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import Sites, SparseTensor
 from i2p_lib.train.clouds import Split, evaluate, load_splits
 from i2p_lib.train.task import generator
@@ -23,6 +23,11 @@ SPEC = RunSpec(
     points=64, epochs=1, batch_size=8, train_limit=32, test_limit=32, voxel_size=0.25,
     recipe="paper", regime="io", lr=1e-2,
 )  # fmt: skip
+cues = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
+
+
+def shuffled_accuracy(found, patches):
+    return inside.run_rows(found, lambda run: cues.shuffled_accuracy(run, patches=patches), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def test_whole_kernels_stay_as_they_are_and_the_whole_field_is_the_networks(smal
 
 def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
     """Promise: each number is a plain evaluation of the run's network on those clouds."""
-    table = cues.shuffled_accuracy(found, patches=(1, 4))
+    table = shuffled_accuracy(found, (1, 4))
     assert len(table) == 2 * 2 * 2
     for result in found:
         splits = load_splits(SPEC)
@@ -85,16 +90,16 @@ def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
         expected = evaluate(result.network(), split, result.spec).top1
         row = table.query("key == @result.key[:16] and kind == 'detail' and patch == 4").iloc[0]
         assert row["top1"] == expected and row["whole"] == result.metrics["top1"]
-    again = cues.shuffled_accuracy(found[1:], patches=(1, 4))
+    again = shuffled_accuracy(found[1:], (1, 4))
     assert again["top1"].tolist() == table["top1"][4:].tolist(), "side by side or alone"
 
 
-def test_ablated_accuracy_is_that_of_nearest_centres(found, monkeypatch):
+def test_ablated_accuracy_is_that_of_nearest_centres(found):
     """Promise: scikit-learn's classifier on features of the same cut network says the same."""
     from sklearn.neighbors import NearestCentroid
 
-    monkeypatch.setattr(cues, "SHARES", (0.0, 1.0))
-    table = cues.ablated_accuracy(found[:1])
+    table = inside.run_rows(
+        found[:1], lambda run: cues.ablated_accuracy(run, shares=(1.0, 0.0)), "cpu")
     assert table["field"].is_monotonic_increasing and len(table) == 2
     net = found[0].network()
     ablate(net, math.ceil(0.0))
@@ -107,10 +112,9 @@ def test_ablated_accuracy_is_that_of_nearest_centres(found, monkeypatch):
 
 
 def test_sentences_and_rows_come_from_the_table(found):
-    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
-    table = cues.shuffled_accuracy(found, patches=(2,)).assign(whole=0.9)
+    table = shuffled_accuracy(found, (2,)).assign(whole=0.9)
     table["top1"] = np.where(table["kind"] == "detail", 0.8, 0.3)
-    text = ' '.join(chapter.shape_lines(table, 1 / 16))
+    text = ' '.join(cues.shape_lines(table, 1 / 16))
     assert "FIP-IO, patches of 2 voxels: 60 points lost with the arrangement destroyed, 10" in text
     assert "more by arrangement in 1 of 1 runs" in text
     assert "FIP-IO against control IO: with the detail destroyed +0 points are lost" in text

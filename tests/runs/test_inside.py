@@ -17,11 +17,10 @@ from i2p_lib.analysis.distances import feature_distances
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.runs.units import unit_pictures
 from i2p_lib.show import comparison, lines
 from i2p_lib.show import inside as shown
+from i2p_lib.sources import PACKAGE
 from i2p_lib.train.clouds import CPU
 
 matplotlib.use("agg")
@@ -29,6 +28,10 @@ SPEC = RunSpec(
     points=128, epochs=1, batch_size=8, train_limit=16, test_limit=32, voxel_size=0.2,
     recipe="paper", regime="io+bn", lr=1e-3,
 )  # fmt: skip
+NOTEBOOKS = PACKAGE.parent / "notebooks"
+chapter_5 = chapter_functions(NOTEBOOKS / "05_neural_collapse.ipynb")
+chapter_8 = chapter_functions(NOTEBOOKS / "08_discussion.ipynb")
+unit_pictures = chapter_5.unit_pictures
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +150,8 @@ def test_a_run_in_bfloat16_is_looked_into_in_bfloat16(found, pairs, photos):
     single = pairs[0].cloud.units
     assert 0 < np.abs(pair.cloud.units - single).max() < 0.2 * single.max()
     units = unit_table([pair])
-    (grid,) = unit_pictures([result], [pair], units, photos, "FIP-IO+BN", rows=1)
-    assert len(grid.clouds) == 4
+    ((_, _, clouds),) = unit_pictures([result], [pair], units, photos, "FIP-IO+BN", rows=1)
+    assert len(clouds) == 4
 
 
 def shifted(pair, shift):
@@ -228,11 +231,11 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     assert "control IO+BN to its own in" in ' '.join(shown.distance_lines(distances))
     assert "FIP-IO+BN against control IO+BN: entropy" in ' '.join(shown.dissection_lines(units))
     grid = unit_pictures(found, pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
-    assert [len(g.pictures) for g in grid] == [2, 2] and [len(g.clouds) for g in grid] == [2, 2]
-    picture, light = grid[0].pictures[0]
+    assert [(len(pictures), len(clouds)) for _, pictures, clouds in grid] == [(2, 2)] * 2
+    picture, light = grid[0][1][0]
     names = inside.Opened(found[0], CPU).splits.class_names
     assert picture.shape == (160, 160, 3) and light.ndim == 2
-    cloud, values, name = grid[0].clouds[0]
+    cloud, values, name = grid[0][2][0]
     assert cloud.shape == (128, 3) and values.shape == (128,) and name in names
     panels = len(shown.layer_distances(distances).axes), len(shown.unit_grid(grid).axes)
     assert panels == (3, 10)
@@ -241,9 +244,13 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     plt.close("all")
 
 
+def layer_probes(found):
+    return inside.run_rows(found, chapter_5.layer_probes, "cpu")
+
+
 def test_collapse_measured_on_the_stored_network_is_what_was_probed(probed):
     """Promise: runs that were not probed get the numbers that probing would have given them."""
-    now = inside.layer_probes(probed[:1]).set_index(["split", "layer", "metric"])["value"]
+    now = layer_probes(probed[:1]).set_index(["split", "layer", "metric"])["value"]
     then = probed[0].probes().query("epoch == 1").set_index(["split", "layer", "metric"])["value"]
     assert set(now.index) == set(then.index)
     np.testing.assert_allclose(now.loc[then.index], then, rtol=1e-4, atol=1e-6)
@@ -251,9 +258,9 @@ def test_collapse_measured_on_the_stored_network_is_what_was_probed(probed):
 
 def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
     """Promise: one start for two regimes of the same weights and seed; its CDNV was probed."""
-    starts = inside.starting_features(probed)
+    starts = chapter_8.starting_features(probed)
     assert len(starts) == 2
-    table = inside.forecasts(probed, starts)
+    table = chapter_8.outcomes_of(probed, starts)
     assert table["start"].tolist() == [0, 0, 1] and table["group"].tolist() == ["IO", "ALL", "IO"]
     for result, value in zip(probed, table["cdnv"], strict=True):
         probed = result.probes().query(
@@ -265,7 +272,7 @@ def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
 
 
 def test_layer_profiles_have_a_column_for_each_split(probed):
-    probes = inside.layer_probes(probed)
+    probes = layer_probes(probed)
     figure = lines.layer_profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
     assert [axis.get_title() for axis in figure.axes] == ["train clouds", "test clouds"] * 2
     plt.close("all")

@@ -9,7 +9,7 @@ from IPython.display import HTML
 
 from i2p_lib.paper import attached
 from i2p_lib.runs import profiles
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 NOTEBOOK = PACKAGE.parent / "notebooks" / "07_segmentation.ipynb"
 TINY = """

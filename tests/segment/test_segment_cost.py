@@ -7,7 +7,7 @@ import pytest
 from tiny_scenes import ROOM
 
 from i2p_lib.data.scenes import scene_card
-from i2p_lib.runs import examples, store
+from i2p_lib.runs import cost, store
 from i2p_lib.runs.cost import CostModel, items_measured
 from i2p_lib.runs.plan import plan, plan_text
 from i2p_lib.runs.profiles import load_profile
@@ -16,7 +16,7 @@ from i2p_lib.runs.store import Entry
 
 
 def counts(spec: SegmentSpec) -> tuple[int, int, int]:
-    return tuple(examples.sizes(spec)[name] for name in ("train", "val", "test"))
+    return tuple(cost.sizes(spec)[name] for name in ("train", "val", "test"))
 
 
 def test_the_published_numbers_count_where_the_set_is_not_here(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_scenes_are_measured_where_they_are_validated_and_once_to_test(tmp_path,
 
 @pytest.mark.parametrize("name", ["s3dis", "semantic_kitti"])
 def test_a_stand_in_is_a_scene_of_the_set(name):
-    scene = examples.stand_in(name)
+    scene = cost.stand_in(name)
     assert len(scene) == scene_card(name).typical_points
     height = scene.points[:, 2].max() - scene.points[:, 2].min()
     assert height <= 3 and scene.features.shape[1] == {"s3dis": 3}.get(name, 1)

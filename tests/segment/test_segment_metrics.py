@@ -6,7 +6,7 @@ from made_notebooks import chapter_functions
 from sklearn import metrics as sklearn_metrics
 
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from made_notebooks import chapter_functions
 
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.runs import segmented
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.runs.tables import class_table
 from i2p_lib.show import bars, comparison, segmentation, turning
+from i2p_lib.sources import PACKAGE
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_other_weights_than_the_papers_are_named_in_the_setting(rooms):
 
 def test_the_class_table_is_the_confusion_matrix_read_by_class(rooms):
     _, results = rooms
-    table = segmented.class_table(results)
+    table = class_table(results)
     assert len(table) == 2 * 13
     mine = table[table["method"] == "FIP-ALL"].set_index("class")
     counts = results[1].confusion()
@@ -91,16 +91,16 @@ def test_tables_of_no_runs_have_no_rows_and_do_not_fail(chapter):
     """Promise: a profile without segmentation still has its chapter."""
     for make in (segmentation.scene_table, segmentation.settings, segmentation.summary):
         assert make([]).data.empty
-    assert chapter.by_either_rule([]).empty and segmented.class_table([]).empty
+    assert chapter.by_either_rule([]).empty and class_table([]).empty
     assert segmentation.runs_table([]).empty
-    bars.class_bars(segmented.class_table([]))
-    assert "ran no network" in turning.clouds_html(*segmented.shown_scene([], "s3dis"))
+    bars.class_bars(class_table([]))
+    assert "ran no network" in turning.clouds_html(*chapter.shown_scene([], "s3dis"))
     assert "No network ran both" in segmentation.sentences([])
 
 
-def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms):
+def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms, chapter):
     _, results = rooms
-    clouds, names, title = segmented.shown_scene(results, "s3dis")
+    clouds, names, title = chapter.shown_scene(results, "s3dis")
     assert list(clouds) == ["truth", "scratch", "FIP-ALL"] and "Area_5" in title
     kept = results[1].scenes()["Area_5/office_1"]
     assert np.array_equal(clouds["FIP-ALL"][1], kept["predictions"])
@@ -110,7 +110,7 @@ def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms):
     assert "cdn" not in drawn.lower() and "plotly_relayout" in drawn
     for name in ("wall", "chair", "not counted"):
         assert f"</span>{name}</span>" in drawn
-    assert segmented.shown_scene(results, "semantic_kitti")[0] == {}
+    assert chapter.shown_scene(results, "semantic_kitti")[0] == {}
 
 
 def test_texts_in_a_picture_are_escaped():

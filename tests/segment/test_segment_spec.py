@@ -36,9 +36,9 @@ def test_every_setting_of_an_input_is_a_setting_of_the_spec():
 
 
 def test_a_spec_says_what_its_network_and_its_encoding_take():
-    spec = SegmentSpec(model="unet:resnet18", voxel_size=0.1, point_branch=True)
+    spec = SegmentSpec(model="unet:resnet18", voxel_size=0.1, decoder_width=0.5)
     assert spec.encoding_settings == {"voxel_size": 0.1}
-    assert spec.network_settings == {"point_branch": True, "axis": "z", "normalize": True}
+    assert spec.network_settings == {"decoder_width": 0.5, "axis": "z", "normalize": True}
     assert (spec.family, spec.image_model) == ("unet", "resnet18")
     points = SegmentSpec(model="pointnet2_ssg")
     assert points.network_settings == {} and points.image_model == "pointnet2_ssg"

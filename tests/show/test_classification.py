@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from made_notebooks import chapter_functions
 
-from i2p_lib.runs.sources import PACKAGE
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show import classification
+from i2p_lib.sources import PACKAGE
 
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "01_transfer.ipynb")
 

@@ -9,7 +9,7 @@ from made_notebooks import chapter_functions
 
 from i2p_lib.analysis import metrics
 from i2p_lib.analysis.methods import with_method
-from i2p_lib.runs.sources import PACKAGE
+from i2p_lib.sources import PACKAGE
 
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "04_training_speedup.ipynb")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from i2p_lib.runs import store
-from i2p_lib.runs.sources import PACKAGE, closure, source_hash
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.sources import PACKAGE, closure, source_hash
 
-HASH = "bcfe541d9f6510b5"
+HASH = "9032c4e13a72a455"
 
 
 @pytest.fixture
