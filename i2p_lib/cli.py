@@ -131,8 +131,9 @@ def _run(options: argparse.Namespace) -> None:
     chapters = project.chapters(options.chapters)
     if options.dry_run:
         from i2p_lib.runs.cost import CostModel
-        from i2p_lib.runs.plan import plan, plan_text
+        from i2p_lib.runs.plan import missing_text, plan, plan_text
 
+        print(f"{missing_text(profile)}\n\nmeasuring steps of training ...\n", flush=True)
         costs = CostModel.of(profile.device)
         print(plan_text(profile, plan(profile, costs), costs))
     elif not options.experiment:

@@ -4,9 +4,11 @@ import math
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from i2p_lib import paper
 from i2p_lib.runs.execute import begin
 from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.spec import RunSpec
@@ -33,6 +35,20 @@ def modelnet40(tmp_path_factory):
     names = "\n".join(f"class_{number}" for number in range(CLASSES))
     (folder / "shape_names.txt").write_text(names + "\n", encoding="utf-8")
     return root
+
+
+def test_every_row_of_the_papers_tables_is_a_released_run():
+    """Promise: each printed value has a run in the original's settings, where they are known."""
+    scenes = [s for s in load_profile("paper").all_specs() if s not in CLASSIFIED]
+    rows = pd.concat([paper.rows_of_runs(pd.DataFrame([s.row() for s in specs]).assign(**score))
+                      for specs, score in ((CLASSIFIED, {"top1": 0.5}), (scenes, {"miou": 0.5}))])
+    unknown = {"vit_b_16", "vit_l_16", "simpleview", "pointnet2_ssg", "hrnetv2_w48"}
+    for item in ("fig2a", "fig2b", "table1", "table2", "table3", "table4"):
+        table = paper.compare(item, rows)
+        printed = table[table["verdict"] != paper.NOT_IN_PAPER]
+        assert printed["ours"].notna().all(), item
+        other = printed[printed["setting"] != "as in the paper"]
+        assert set(other["model"]) <= unknown, item
 
 
 def samples(net):

@@ -8,7 +8,7 @@ from i2p_lib.runs import profiles, protocols, run
 from i2p_lib.runs.cost import CostModel, items_measured, measure_step, sizes
 from i2p_lib.runs.lab import open_lab
 from i2p_lib.runs.needs import available, missing_inputs
-from i2p_lib.runs.plan import plan, plan_text
+from i2p_lib.runs.plan import missing_text, plan, plan_text
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.train.clouds import load_splits
 from i2p_lib.train.settings import PROTOCOLS
@@ -50,7 +50,7 @@ def test_the_plan_counts_shared_runs_done_runs_and_missing_inputs_once(write):
     shared = table[table["experiments"].map(len) > 1]
     assert sorted(shared["experiments"]) == [("both", "absent"), ("here", "both")]
     assert (table["seconds"] > 0).sum() == 5 and (table["gib"] > 0).sum() == 5
-    text = plan_text(profile, table, costs)
+    text = f"{missing_text(profile)}\n{plan_text(profile, table, costs)}"
     assert text.count("data set modelnet40 (4 runs)") == 1
     assert text.count("unpack modelnet40_ply_hdf5_2048.zip") == 1
     assert "here                     2 runs, 1 shared with others; 1 done, 1 missing" in text
@@ -66,7 +66,7 @@ def test_unknown_networks_and_weights_are_a_reason_in_a_plan_and_an_error_in_a_r
     assert list(table["state"]) == ["missing", "missing"]
     assert "unknown image model 'resnet5O'" in table["why"][0]
     assert "Expected 'random' or one of ['imagenet1k']" in table["why"][1]
-    assert "UNKNOWN NAME" in plan_text(profile, table, costs)
+    assert "UNKNOWN NAME" in missing_text(profile)
     with pytest.raises(ValueError, match="unknown image model 'resnet5O'"):
         available(profile.all_specs())
 
@@ -105,6 +105,16 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(write, capsys, tmp_path):
     text = capsys.readouterr().out
     assert "experiments:" in text and "missing inputs:" in text and "total: 6 runs" in text
     assert not list((tmp_path / "runs").glob("*/state.json"))
+
+
+def test_what_the_paper_profile_lacks_is_named_before_anything_is_measured(monkeypatch, tmp_path):
+    for name in ("I2P_DATA", "I2P_WEIGHTS", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    text = missing_text(profiles.load_profile("paper"))
+    for name in ("data set modelnet40", "scenes s3dis", "scenes semantic_kitti",
+                 "imagenet1k weights of resnet152", "cityscapes weights of hrnet_w48",
+                 "pointcontrast_nce weights of res16unet34", "Figure 4 and Table 5"):  # fmt: skip
+        assert name in text
 
 
 def test_clouds_are_counted_as_the_run_loads_them():
@@ -189,8 +199,10 @@ def test_the_paper_profile_holds_the_papers_grids():
             ((name, weights), (name, "random"))} <= rows  # fmt: skip
     assert {("resnet50", "stylized_imagenet", "io"), ("bagnet17", "imagenet1k", "io"),
             ("bagnet33", "imagenet1k", "io")} <= rows  # fmt: skip
-    assert {s.key_fields() for s in paper.experiment("speedup")} <= {
-        s.key_fields() for s in paper.experiment("regimes") + paper.experiment("architectures")}
+    speedup = paper.experiment("speedup")
+    assert {(s.model, s.weights, s.regime) for s in speedup} == {
+        (f"resnet{n}", w, "all") for n in (18, 50, 152) for w in ("random", "imagenet1k")}
+    assert all(s.epochs >= 122 for s in speedup), "Figure 3 counts 122 epochs"
     students = paper.experiment("semi_supervised")
     assert {s.temperature for s in students} == {None, 0.8}
     few = {s.key_fields() for s in paper.experiment("pointcontrast")}

@@ -8,7 +8,7 @@ from i2p_lib.book import pages
 from i2p_lib.weights.cards import CARDS_FILE, OWN_BUILDERS, model_library, read_cards
 
 CARDS = {card.label: card for card in weights.weight_cards()}
-# Section 3.4 of the description of the paper: what must have a card.
+# What the paper and its code name: each must have a card.
 NAMED = {
     "resnet18:imagenet1k", "resnet34:imagenet1k", "resnet50:imagenet1k", "resnet101:imagenet1k",
     "resnet152:imagenet1k", "wide_resnet101_2:imagenet1k", "efficientnet_lite0:imagenet1k",

@@ -24,7 +24,7 @@ CONTROLS = {
 
 
 def method_label(weights: str, regime: str) -> str:
-    """Return the book's name of a regime on pretrained or random weights (paper, section 3.3)."""
+    """Return the book's name of a regime on pretrained or random weights."""
     if weights != "random":
         return f"FIP-{REGIMES[regime].title}"
     return CONTROLS[f"FIP-{REGIMES[regime].title}"]

@@ -38,9 +38,10 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
             None keeps the image model's own input layer, inflated.
         num_classes: size of a new, random classifier. None keeps the image model's own.
         axis, normalize: see ``inflate_weight``.
-        recipe: None changes nothing else. ``"paper"`` makes the paper's changes (section 3.2 of
-            the released code): a 3x3x3 input layer of stride 1 without activation, no pooling
-            after it, total stride 8, 2x2x2 shortcuts, BatchNorm on the logits.
+        recipe: None changes nothing else. ``"paper"`` makes the paper's changes (of the released
+            code, core/models/collection): a 3x3x3 input layer of stride 1 without
+            activation, no pooling after it, total stride 8, 2x2x2 shortcuts, BatchNorm on the
+            logits.
         generator: source of the new layers' random weights.
 
     A model of our own may ask by its attributes ``norm_on_logits`` for BatchNorm on the logits of a

@@ -33,7 +33,7 @@ ORIGINAL_AXES = {"x-axis": "x transposed", "y-axis": "z", "z-axis": "y"}
 
 
 def inflate_weight(weight: Tensor, axis: str = "z", normalize: bool = True) -> Tensor:
-    """Repeat a 2D filter along a third axis (paper, section 3.1; I3D).
+    """Repeat a 2D filter along a third axis (as I3D does, says the paper).
 
     Args:
         weight: [C_out, C_in, kh, kw].

@@ -14,7 +14,7 @@ NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True)
 class Regime:
-    """What is fine-tuned (paper notes 3.3).
+    """What is fine-tuned (the original's core/builder.py, freeze_parameter).
 
     title: in the names of methods, such as "IO+BN" of "FIP-IO+BN".  roles: of the parameters that
     are trained.  keeps_statistics: whether frozen norm layers keep the statistics of the images
@@ -73,7 +73,7 @@ class FrozenReport:
 
 
 def freeze(net: nn.Module, regime: str) -> FrozenReport:
-    """Freeze a network, which has ``i2p_roles``, according to a regime (paper, section 3.3).
+    """Freeze a network with ``i2p_roles`` (the original: core/builder.py, freeze_parameter).
 
     Sets ``requires_grad`` of every parameter and, for ``io``, lets the frozen batch norm layers
     use their stored statistics in training as well, whatever ``net.train()`` says later.

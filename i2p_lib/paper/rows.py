@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from i2p_lib.inflation import ORIGINAL_AXES
 from i2p_lib.paper.items import PERCENT
 
 # Our names of weights -> what the paper's tables call their source.
@@ -13,18 +14,19 @@ _PRETRAINING = {"random": "none", "imagenet1k_pixels": "imagenet1k"}
 # Our names of scenes and of networks on them -> the paper's.
 _SCENES = {"s3dis": "s3dis_area5", "semantic_kitti": "semantic_kitti_08"}
 _SCENE_MODELS = {"unet:resnet18": "resnet18", "range:hrnet_w48": "hrnetv2_w48"}
-# ModelNet40.  The learning rate's schedule is given twice: the released code steps a cosine per
-# iteration, and nobody knows whether the paper's runs did.
+# ModelNet40 (configs/modelnet).  The learning rate's schedule is given twice: the released code
+# steps a cosine per iteration, and nobody knows whether the paper's runs did.
 PAPER_RECIPE: Mapping[str, object] = {
     "recipe": "paper", "protocol": "released", "normalize": False, "voxel_size": 0.05,
     "points": 2048, "batch_size": 32, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4,
     "schedule": ("cosine", "cosine_per_iteration"), "label_smoothing": 0.0,
-    "augment": "paper", "axis": "z",
+    "augment": "paper", "axis": ORIGINAL_AXES["z-axis"], "init": (None, "torchsparse"),
+    "changes": "",
 }  # fmt: skip
 _SCENE_RECIPE = {
     "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
-    "weight_decay": 1e-4, "voxel_size": 0.05, "axis": "z",
-    "normalize": False,
+    "weight_decay": 1e-4, "voxel_size": 0.05,
+    **{name: PAPER_RECIPE[name] for name in ("axis", "init", "changes", "normalize")},
 }  # fmt: skip
 _ROOMS = _SCENE_RECIPE | {"lr": 0.1, "schedule": "poly", "epochs": 400, "batch_size": 8}
 _STREETS = _SCENE_RECIPE | {"lr": 0.24, "schedule": "warmup_cosine", "epochs": 15, "batch_size": 2}
@@ -32,8 +34,8 @@ SCENE_RECIPES: Mapping[tuple[str, str], Mapping[str, object]] = {
     ("s3dis", "unet:resnet18"): _ROOMS,
     ("semantic_kitti", "unet:resnet18"): _STREETS,
 }
-"""(scenes, network) -> the released recipe (paper notes 3.3).  How PointNet++ and HRNet were
-trained is not known, so no setting of theirs counts as the paper's."""
+"""(scenes, network) -> the released recipe (configs/s3dis, configs/semantic_kitti).  How PointNet++
+and HRNet were trained is not known, so no setting of theirs counts as the paper's."""
 
 
 def method_name(regime: str, weights: str | None) -> str:
@@ -75,7 +77,7 @@ def rows_of_runs(
         values = runs[f"{score}_best_test"].fillna(values)
     methods = [method_name(r, w) for r, w in zip(runs["regime"], runs["weights"], strict=True)]
     if "distill" in runs:  # students, by the kind of their teacher's answers
-        kinds = runs["distill"].where(runs["distill"].notna(), None)
+        kinds = runs["distill"].astype(object).where(runs["distill"].notna(), None)
         methods = [f"{m}, {k} labels" if k else m for m, k in zip(methods, kinds, strict=True)]
     return pd.DataFrame(
         {
@@ -107,5 +109,7 @@ def as_in_paper(runs: pd.DataFrame) -> pd.Series:
 def _follows(runs: pd.DataFrame, recipe: Mapping[str, object]) -> pd.Series:
     same = pd.Series(True, index=runs.index)
     for name, value in recipe.items():
-        same &= runs[name].isin(value if isinstance(value, tuple) else (value,))
+        allowed = value if isinstance(value, tuple) else (value,)
+        given = runs[name].astype(object).where(runs[name].notna(), None)
+        same &= given.map(lambda found, allowed=allowed: found in allowed)
     return same

@@ -11,7 +11,7 @@ from i2p_lib.markup import duration
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.needs import counted, missing_inputs
 from i2p_lib.runs.profiles import Profile
-from i2p_lib.runs.spec import AnySpec
+from i2p_lib.runs.spec import AnySpec, distinct
 from i2p_lib.runs.tables import status
 
 COLUMNS = ["run", "experiments", "state", "why", "needs", "seconds", "gib"]
@@ -40,7 +40,7 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
 
 
 def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
-    """Return a plan as text: experiments, missing inputs once each, time and memory, total."""
+    """Return a plan as text: experiments, time and memory, total; see `missing_text`, too."""
     lacking = table["needs"].map(len) > 0
     lines = [f"profile {profile.name}: {profile.description}", "", "experiments:"]
     for name in profile.experiments:
@@ -52,11 +52,6 @@ def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
             f"  {name:<22} {len(mine):>3} runs, {shared} shared with others; {states}"
             f"{f'; {lack} lack an input' if lack else ''}; {_cost_text(mine)}"
         )
-    waiting = counted(table["needs"])
-    lines += ["", "missing inputs:" if waiting else "missing inputs: none"]
-    for need, runs in waiting.items():
-        mark = "" if need.known else "UNKNOWN NAME: "
-        lines.append(f"  {need.name} ({runs} runs)\n    {mark}{need.how}")
     ready = table[(table["state"] != "done") & ~lacking]
     lines += [
         "",
@@ -65,6 +60,23 @@ def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
         f"the estimate is for this machine: {costs.machine()}",
         f"how sure it is: {costs.error()}",
     ]
+    return "\n".join(lines)
+
+
+def missing_text(profile: Profile) -> str:
+    """Return what this machine lacks for a profile, each input once; nothing is measured for it."""
+    specs = distinct(spec for student in profile.all_specs() for spec in student.chain())
+    waiting = counted(map(missing_inputs, specs))
+    lines = ["missing inputs:" if waiting or not profile.images else "missing inputs: none"]
+    for need, runs in waiting.items():
+        mark = "" if need.known else "UNKNOWN NAME: "
+        lines.append(f"  {need.name} ({runs} runs)\n    {mark}{need.how}")
+    if not profile.images:
+        lines.append(
+            "  photographs of your own, for Figure 4 and Table 5 (chapter 5 shows those that the "
+            "book's dependencies bring)\n    the paper has Broden and all of ImageNet-1k: write "
+            f"the line `images: FOLDER`, with one sub-folder for each class, into {profile.path}"
+        )
     return "\n".join(lines)
 
 

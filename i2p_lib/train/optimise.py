@@ -35,8 +35,8 @@ def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
     one_cycle: lr/25 up to lr within the share `warmup`, then a cosine down to lr/250000.
     cosine: from lr down to 0 over all steps.
     cosine_per_iteration: the original code's slip, a cosine whose half period is `epochs`
-    *iterations*, so it swings up and down many times (paper notes 3.3).
-    poly: lr (1 - t) ** 0.9 over all steps (paper notes 3.3, S3DIS).
+    *iterations*, so it swings up and down many times (core/trainers.py).
+    poly: lr (1 - t) ** 0.9 over all steps (configs/s3dis).
     warmup_cosine: linear over `warmup_steps`, then a cosine towards 0 (SemanticKITTI).
     Where the decision `end` is "later", poly counts one step more, and the cosine is as long as
     without its warm-up, as in the original code (core/builder.py, core/schedulers.py).

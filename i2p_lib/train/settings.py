@@ -207,7 +207,7 @@ class ClassifySettings(Settings):
     augment                    "none", "paper", "upright", or a mapping of `Augment` settings
     probe_epochs               epochs after which stages are probed (0: before training)
     distill, temperature       "hard": the teacher's most likely class; "soft": its probabilities
-                               at that temperature (paper notes 3.3: 0.8)
+                               at that temperature (configs/modelnet/34_distill.yaml: 0.8)
     """
 
     batch_size: int = Field(16, ge=2, le=4096)

@@ -28,7 +28,7 @@ def scene():
 
 
 def test_the_papers_settings():
-    """Promise: paper.md 3.3; both are what the released code's loaders say."""
+    """Promise: both are what the released code's loaders say."""
     assert PAPER_ROOMS == SceneAugment(clip=4.0, flip_p=0.95, jitter=0.005, shift=0.05,
                                        colour_p=0.95, contrast_p=0.2)  # fmt: skip
     assert PAPER_STREETS == SceneAugment(rotate=True, scale=(0.95, 1.05), most=80_000)

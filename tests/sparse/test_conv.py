@@ -264,7 +264,7 @@ def test_two_equal_runs_give_equal_bits():
 
 
 def test_residual_branches_of_other_kernels_meet_on_the_same_sites():
-    """The paper adds a k3 s2 branch to a k2 s2 shortcut (section 3.2)."""
+    """The paper adds a k3 s2 branch to a k2 s2 shortcut."""
     x = random_tensor(torch.Generator().manual_seed(4), dtype=torch.float32)
     a, b = SparseConv3d(3, 4, 3, 2), SparseConv3d(3, 4, 2, 2)
     assert (a(x) + b(x)).sites is x.sites.downsample(2)
