@@ -32,8 +32,8 @@ lab: $(READY) ## open JupyterLab on the notebooks
 clean: ## remove what was built (_build); trained runs in _runs and the environment stay
 	rm -rf _build
 
-$(READY): requirements.lock pyproject.toml i2p_lib/environment.py i2p_lib/torchvision_shim.py
-	@$(PYTHON) i2p_lib/environment.py check
+$(READY): requirements.lock pyproject.toml environment.py i2p_lib/torchvision_shim.py
+	@$(PYTHON) environment.py check
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
-	@$(BIN)/python i2p_lib/environment.py install
+	@$(BIN)/python environment.py install
 	@touch $@

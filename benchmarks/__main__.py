@@ -19,7 +19,6 @@ from benchmarks import goals as speed
 from benchmarks import growth, layers, peers, pipeline, steps
 from benchmarks.cases import Case, Scale
 from i2p_lib import machine
-from i2p_lib.environment import installed_version
 from i2p_lib.files import atomic_write
 from i2p_lib.sources import closure
 
@@ -99,6 +98,7 @@ def hardware_name(device: str) -> str:
 
 def provenance(device: torch.device) -> dict[str, str | int]:
     """Return what the numbers depend on: machine, versions, and the measured source."""
+    versions = machine.package_versions()
     sources = json.dumps(closure(["i2p_lib.train.loop"]), sort_keys=True).encode()
     found = filter(None, map(peers.installed, peers.PACKAGES))
     return {
@@ -108,8 +108,8 @@ def provenance(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "vector": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "numba": installed_version("numba") or "",
-        "python": machine.package_versions()["python"],
+        "numba": versions["numba"],
+        "python": versions["python"],
         "peers": ", ".join(found) or "none",
         "source": hashlib.sha256(sources).hexdigest()[:12],
         "date": datetime.date.today().isoformat(),

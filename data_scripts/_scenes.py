@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from i2p_lib.data.making import folder_lock
 from i2p_lib.data.scene_files import IGNORED
-from i2p_lib.data.scenes import describe_scenes, scene_hash, scene_root
+from i2p_lib.data.scenes import describe_scenes, scene_card, scene_hash
 
 
 def run(
@@ -28,7 +28,7 @@ def run(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="the official folder")
-    parser.add_argument("--output", type=Path, default=scene_root(name),
+    parser.add_argument("--output", type=Path, default=scene_card(name).root(),
                         help="folder (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--part", action="store_true",

@@ -58,7 +58,7 @@ from _building import (
 from _vrml import read_triangles
 from tqdm.auto import tqdm
 
-from i2p_lib.data import dataset_root
+from i2p_lib.data import dataset_card
 
 PACKAGE = "kicad-packages3d"
 VERSION = "6.0.10-1"
@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("source", nargs="?", type=Path,
                         help=".deb file or folder; default: the installed package, else apt-get")
-    parser.add_argument("--output", type=Path, default=dataset_root("kicad_parts"),
+    parser.add_argument("--output", type=Path, default=dataset_card("kicad_parts").root(),
                         help="folder (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     options = parser.parse_args(arguments)

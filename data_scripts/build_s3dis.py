@@ -39,8 +39,8 @@ import numpy as np
 from _s3dis_text import read_annotation
 from _scenes import do_all, histogram, run, unlike_published
 
+from i2p_lib.data.manifests import MANIFEST, write_manifest
 from i2p_lib.data.s3dis import CLASS_NAMES, LABELS, ROOMS
-from i2p_lib.data.scene_files import MANIFEST, write_manifest
 from i2p_lib.files import atomic_write, sha256
 
 # The official set: "273 million points" in KPConv's and torch-points3d's descriptions; and how

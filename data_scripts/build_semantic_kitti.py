@@ -25,7 +25,9 @@ from pathlib import Path
 import numpy as np
 from _scenes import do_all, histogram, run, unlike_published
 
-from i2p_lib.data.scene_files import IGNORED, MANIFEST, write_manifest
+from i2p_lib.data.manifests import MANIFEST, write_manifest
+from i2p_lib.data.scene_files import IGNORED
+from i2p_lib.data.scenes import Scene
 from i2p_lib.data.semantic_kitti import (
     CLASS_NAMES,
     LEARNING_MAP,
@@ -34,7 +36,7 @@ from i2p_lib.data.semantic_kitti import (
     read_scene,
     scan_files,
 )
-from i2p_lib.files import atomic_write, sha256
+from i2p_lib.files import sha256, write_text
 
 # How large a part of all points has a raw label: `content` of semantic-kitti.yaml
 # (github.com/PRBonn/semantic-kitti-api).
@@ -114,19 +116,18 @@ def _check_scans(source: Path, notes: Path, names: list[str]) -> dict:
             return known
     points, counts = {}, np.zeros(len(CLASS_NAMES) + 1, np.int64)
     for name in names:
-        places, _, labels = read_scene(source, name)
-        if (far := np.abs(places).max()) > _FARTHEST:
+        scan = Scene(name, *read_scene(source, name))
+        if (far := np.abs(scan.points).max()) > _FARTHEST:
             raise ValueError(
                 f"{source / scan_files(name)[0]}: expected metres from the sensor, got {far:g}"
             )
-        points[name] = len(labels)
-        counts += histogram(labels, len(CLASS_NAMES))
+        points[name] = len(scan)
+        counts += histogram(scan.labels, len(CLASS_NAMES))
     hashes = {file: sha256(source / file) for file in files}
     found = {
         "stamps": stamps, "points": points, "class_points": counts.tolist(), "files": hashes
     }  # fmt: skip
-    with atomic_write(note) as temp:
-        temp.write_text(json.dumps(found), encoding="utf-8")
+    write_text(note, json.dumps(found))
     return found
 
 

@@ -42,7 +42,7 @@ from tqdm.auto import tqdm
 
 from i2p_lib.data.making import folder_lock
 from i2p_lib.data.modelnet import check_manifest, data_files, read_class_names, read_file
-from i2p_lib.data.registry import dataset_card, dataset_hash, dataset_root
+from i2p_lib.data.registry import dataset_card, dataset_hash
 from i2p_lib.files import atomic_write, sha256
 from i2p_lib.weights import WeightCard
 
@@ -90,13 +90,13 @@ def get_modelnet40(
     unpacked, or the one beside the folder, or it is fetched from the first of `mirrors` that has
     it; an interrupted download goes on.  What is unpacked gets its name when it is whole and right.
 
-    root  the folder (default: see `dataset_root`)
+    root  the folder (default: see `DatasetCard.root`)
     part  True: accept other clouds in this layout; else the published hashes and counts are a must
 
     Raises FileNotFoundError and ValueError for an archive that is absent or not the right one,
     ConnectionError where no mirror has it (what to do instead), OSError for a disk that is full.
     """
-    folder = dataset_root("modelnet40", root)
+    folder = dataset_card("modelnet40").root(root)
     with folder_lock(folder):
         if folder.is_dir():
             _check(folder, part, check_manifest(folder))
@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mirror", action="append", metavar="URL",
                         help="address of the zip file; may be given again (default: "
                         f"{', '.join(MIRRORS)})")
-    parser.add_argument("--output", type=Path, default=dataset_root("modelnet40"),
+    parser.add_argument("--output", type=Path, default=dataset_card("modelnet40").root(),
                         help="folder (default: %(default)s)")
     parser.add_argument("--part", action="store_true",
                         help="take other clouds in this layout: no published hashes and counts")

@@ -20,7 +20,7 @@ import numpy as np
 from _scenes import do_all, histogram, status_of
 
 from i2p_lib.data.making import folder_lock
-from i2p_lib.data.scene_files import write_manifest
+from i2p_lib.data.manifests import write_manifest
 from i2p_lib.data.scenes import LAYOUTS, Scene, describe_scenes, scene_card
 from i2p_lib.files import sha256
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-from i2p_lib.environment import has_shim, installed_version, python_problem, torchvision_for
 from i2p_lib.machine import cores, cpu_name, gpu_names, memory_gib
 
 
@@ -29,28 +30,24 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _software() -> Iterator[Finding]:
-    problem = python_problem(sys.version_info[:2])
-    yield Finding("bad" if problem else "ok", "python", problem or platform.python_version())
-    torch = installed_version("torch")
-    if torch is None or torchvision_for(torch) is None:
-        yield Finding("bad", "torch", f"expected 2.11 to 2.13, got {torch or 'none'}: make setup")
+    yield Finding("ok", "python", platform.python_version())
+    try:
+        torch, vision = metadata.version("torch"), metadata.version("torchvision")
+        pins = " ".join(metadata.requires("torchvision") or ())
+    except metadata.PackageNotFoundError as error:
+        yield Finding("bad", "torch", f"{error}: make setup")
         return
     yield Finding("ok", "torch", torch)
-    vision, expected = installed_version("torchvision") or "none", torchvision_for(torch)
-    paired = vision.split("+")[0] == expected
-    text = vision if paired else f"expected {expected} beside torch {torch}, got {vision}"
+    wanted = re.search(r"\btorch\W*==([\d.]+)", pins)  # its operators fit one torch release only
+    paired = wanted is None or torch.split("+")[0] == wanted[1]
+    text = vision if paired else f"{vision} fits torch {wanted[1]}, got {torch}: make setup"
     yield Finding("ok" if paired else "bad", "torchvision", text)
-    if paired:
-        yield _imports_first()
-
-
-def _imports_first() -> Finding:
-    """Say whether `import torchvision` works before anything of ours, by trying where in doubt."""
-    command = [sys.executable, "-c", "import torchvision"]
-    if has_shim() or subprocess.run(command, capture_output=True).returncode == 0:
-        return Finding("ok", "import order", "can be imported before i2p_lib")
-    return Finding("note", "import order", "cannot be imported before i2p_lib: its operators "
-                   "do not fit this torch. Run python i2p_lib/environment.py shim")  # fmt: skip
+    first = [sys.executable, "-c", "import torchvision"]
+    if paired and subprocess.run(first, capture_output=True).returncode:
+        yield Finding("note", "import order", "cannot be imported before i2p_lib: its "
+                      "operators do not fit this torch; run python environment.py shim")
+    elif paired:
+        yield Finding("ok", "import order", "can be imported before i2p_lib")
 
 
 def _hardware(folder: Path) -> Iterator[Finding]:
@@ -78,7 +75,7 @@ def _backends() -> Iterator[Finding]:
 
 
 def _inputs() -> Iterator[Finding]:
-    from i2p_lib.data import dataset_card, dataset_hash, dataset_names, dataset_root
+    from i2p_lib.data import dataset_card, dataset_hash, dataset_names
     from i2p_lib.weights import presence, weight_cards
 
     for name in dataset_names():
@@ -86,7 +83,7 @@ def _inputs() -> Iterator[Finding]:
             yield Finding("ok", name, f"checked, sha256 {dataset_hash(name)[:16]}")
         except FileNotFoundError:
             mark = "bad" if dataset_card(name).embedded else "note"
-            yield Finding(mark, name, f"absent, looked for in {dataset_root(name)}")
+            yield Finding(mark, name, f"absent, looked for in {dataset_card(name).root()}")
         except ValueError as error:
             yield Finding("bad", name, str(error))
     for card in weight_cards():

@@ -35,6 +35,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temp.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text so that the file is whole or as before, see `atomic_write`."""
+    with atomic_write(path) as temp:
+        temp.write_text(text, encoding="utf-8")
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 

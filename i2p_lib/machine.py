@@ -41,8 +41,6 @@ def gpu_names() -> list[str]:
     """Return the CUDA devices that torch can use."""
     import torch
 
-    if not torch.cuda.is_available():
-        return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
@@ -59,10 +57,4 @@ def describe_machine() -> dict[str, str | int | float]:
 
 def package_versions() -> dict[str, str]:
     """Return the versions that decide results: Python and the main packages."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return versions
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}

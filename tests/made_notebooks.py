@@ -30,10 +30,11 @@ def write_contents(root: Path, *chapters: str) -> None:
 
 
 def chapter_functions(path: Path) -> SimpleNamespace:
-    """Run the imports and function definitions of a chapter's cells; return the names they make."""
+    """Run the imports, CONSTANTS and functions of a chapter's cells; return the names they make."""
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     wanted = (ast.Import, ast.ImportFrom, ast.FunctionDef)
-    body = [node for node in ast.parse("\n".join(cells)).body if isinstance(node, wanted)]
+    body = [node for node in ast.parse("\n".join(cells)).body if isinstance(node, wanted)
+            or isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()]
     names: dict = {}
     exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), names)
     return SimpleNamespace(**names)

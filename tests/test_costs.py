@@ -1,10 +1,12 @@
 """Costs are counted as stated: pairs of occupied voxels, and all parameters."""
 
 import torch
+from made_notebooks import chapter_functions
 from torch import nn
 
-from i2p_lib.analysis.costs import cost_table, layer_macs
+from i2p_lib.analysis.costs import layer_macs
 from i2p_lib.runs.spec import RunSpec
+from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import SparseConv3d, SparseGlobalPool, voxelize
 
 
@@ -27,9 +29,10 @@ def test_macs_equal_a_count_by_hand():
 
 
 def test_the_table_counts_the_parameters_of_both_networks():
-    spec = RunSpec(recipe="paper", voxel_size=0.2, points=256)
-    table = cost_table(("efficientnet_lite0",), spec, clouds=2)
-    row = table.loc["efficientnet_lite0"]
+    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "02_benchmarks.ipynb")
+    x = voxelize(torch.rand(2, 256, 3, generator=torch.Generator().manual_seed(0)), 0.2)
+    table = chapter.cost_table(("efficientnet_lite0",), x, 16, RunSpec(recipe="paper"))
+    row = table.set_index("network").loc["efficientnet_lite0"]
     assert round(row["image parameters (M)"], 2) == 4.65  # timm's count of the image network
     assert round(row["point parameters (M)"], 2) == 4.07
     assert row["GMACs per cloud"] > 0 and row["ms per cloud"] > 0

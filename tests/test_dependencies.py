@@ -45,7 +45,7 @@ def sources(folder: str) -> Iterator[tuple[str, str]]:
 
 def third_party(folder: str) -> dict[str, list[str]]:
     """{package: files that import it} of a folder, without the standard library and our own."""
-    ours = {"i2p_lib", "benchmarks", "tests"}
+    ours = {"i2p_lib", "benchmarks", "tests", "environment"}
     for place in ("tests", "data_scripts"):
         ours |= {path.stem for path in (ROOT / place).rglob("*.py")}
         ours |= {path.name for path in (ROOT / place).iterdir() if path.is_dir()}

@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from i2p_lib import doctor, environment, torchvision_shim
+import environment
+from i2p_lib import doctor, torchvision_shim
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -150,7 +151,7 @@ def test_our_own_library_needs_no_shim(project_root: Path) -> None:
 
 
 def test_torchvision_can_be_imported_first_in_this_environment() -> None:
-    """Promise: what `make` makes is right without us; else: python i2p_lib/environment.py shim."""
+    """Promise: what `make` makes is right without us; else: python environment.py shim."""
     (found,) = [f for f in doctor._software() if f.what == "import order"]
     assert found.mark == "ok", found.text
 
@@ -234,15 +235,15 @@ def test_every_command_works_under_a_path_with_a_space(
         folder.mkdir(parents=True)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (root / name).write_bytes((project_root / name).read_bytes())
-    for name in ("environment.py", "torchvision_shim.py"):
-        (root / "i2p_lib" / name).touch()
+    for name in ("environment.py", "i2p_lib/torchvision_shim.py"):
+        (root / name).touch()
     for name in ("python", "i2p", "jupyter"):
         (programs / name).write_text(f'#!/bin/sh\necho "{name} $* in $(pwd)"\n')
         (programs / name).chmod(0o755)
     done = make(target, f"PYTHON={sys.executable}", cwd=root)
     assert done.returncode == 0, done.stderr
     expected = {
-        "setup": f"python i2p_lib/environment.py install in {root}",
+        "setup": f"python environment.py install in {root}",
         "book": f"i2p book --profile demo in {root}",
         "test": f"python -m pytest in {root}",
         "lab": f"jupyter lab in {root / 'notebooks'}",

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "i2p_lib"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    *("torchvision_shim", "environment", "files", "sources", "machine", "markup"),
+    *("torchvision_shim", "files", "sources", "machine", "markup"),
     *("sparse", "inflation", "data", "weights", "models", "analysis", "train", "runs"),
     *("paper", "show", "book", "doctor", "cli"),
 )

@@ -12,7 +12,7 @@ import numpy as np
 from rooms.plan import Box, Item, Model, Plan
 from rooms.scanner import Look, discs
 
-from i2p_lib.data.registry import dataset_root, load_dataset
+from i2p_lib.data.registry import dataset_card, load_dataset
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def catalogue(split: str) -> dict[str, tuple[tuple[str, np.ndarray], ...]]:
     Raises ValueError for a kind of which the split has no object.
     """
     clouds = load_dataset("home_objects", split).points
-    with open(dataset_root("home_objects") / "provenance.csv", encoding="utf-8") as file:
+    with open(dataset_card("home_objects").root() / "provenance.csv", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     found = {}
     for name, kind in KINDS.items():

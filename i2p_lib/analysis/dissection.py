@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from i2p_lib.analysis.features import Pair
-
 TOP = 10  # samples that a unit is judged by
-SHUFFLES = 20  # permutations of the labels
 
 
 def top_samples(activations: np.ndarray, count: int) -> np.ndarray:
@@ -76,28 +71,6 @@ def dissect(activations: np.ndarray, labels: np.ndarray, count: int = TOP) -> pd
         "entropy": class_entropy(labels[top_samples(values, count)]),
         "selectivity": class_selectivity(values, labels),
     })
-
-
-def unit_table(pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Return one row per run and active unit, measured on the test clouds.
-
-    Columns: method, seed, key, unit, entropy, selectivity, and what both are on average when the
-    labels are permuted among the clouds (entropy_shuffled, selectivity_shuffled): sparse units
-    look selective for any labels.
-    """
-    tables = []
-    for pair in pairs:
-        top, rng = min(TOP, len(pair.labels)), np.random.default_rng(pair.seed)
-        table = dissect(pair.cloud.units, pair.labels, top)
-        values = pair.cloud.units[:, table["unit"]]
-        best = top_samples(values, top)
-        shuffled = [rng.permutation(pair.labels) for _ in range(SHUFFLES)]
-        tables.append(table.assign(
-            method=pair.method, seed=pair.seed, key=pair.key,
-            entropy_shuffled=np.mean([class_entropy(s[best]) for s in shuffled], axis=0),
-            selectivity_shuffled=np.mean([class_selectivity(values, s) for s in shuffled], axis=0),
-        ))  # fmt: skip
-    return pd.concat(tables, ignore_index=True)
 
 
 def _activations(values: np.ndarray) -> np.ndarray:

@@ -7,12 +7,11 @@ from i2p_lib.data.registry import (
     dataset_card,
     dataset_hash,
     dataset_names,
-    dataset_root,
     load_dataset,
 )
 from i2p_lib.data.transforms import PAPER_AUGMENT, Augment, augment
 
 __all__ = [
     "PAPER_AUGMENT", "Augment", "DatasetCard", "PointCloudSet", "augment", "dataset_card",
-    "dataset_hash", "dataset_names", "dataset_root", "few_shot_episode", "load_dataset",
+    "dataset_hash", "dataset_names", "few_shot_episode", "load_dataset",
 ]  # fmt: skip

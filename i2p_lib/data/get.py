@@ -5,30 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 
 from i2p_lib.data.making import run_script
-from i2p_lib.data.registry import dataset_card, dataset_hash, dataset_names, dataset_root
+from i2p_lib.data.manifests import MANIFEST
+from i2p_lib.data.registry import Card, dataset_card, dataset_hash, dataset_names
+from i2p_lib.data.scene_files import SceneCard
 from i2p_lib.data.scenes import (
     describe_scenes,
     prepare_scenes,
     scene_card,
     scene_hash,
     scene_names,
-    scene_root,
 )
+
+
+def _card(name: str) -> Card:
+    return dataset_card(name) if name in dataset_names() else scene_card(name)
 
 
 def data_cards() -> dict[str, str]:
     """Return {name: its card for people, "present" or "absent"} of all data sets."""
-    clouds = [(dataset_card(name), dataset_root(name)) for name in dataset_names()]
-    scenes = [(scene_card(name), scene_root(name) / "manifest.json") for name in scene_names()]
-    return {card.name: card.text("present" if place.exists() else "absent")
-            for card, place in (*clouds, *scenes)}  # fmt: skip
+    cards = [_card(name) for name in (*dataset_names(), *scene_names())]
+    marks = [MANIFEST if isinstance(card, SceneCard) else "." for card in cards]
+    return {card.name: card.text("present" if (card.root() / mark).exists() else "absent")
+            for card, mark in zip(cards, marks, strict=True)}  # fmt: skip
 
 
 def check_data(name: str) -> str:
     """Return where a data set is, its hash and what it holds; raises as the hash does."""
-    if name in dataset_names():
-        return f"{name}: good, {dataset_root(name)}\n  sha256 {dataset_hash(name)}"
-    text = f"{name}: good, {scene_root(name)}\nsha256 {scene_hash(name)}\n{describe_scenes(name)}"
+    known = name in dataset_names()
+    text = f"{name}: good, {_card(name).root()}\nsha256 "
+    text += dataset_hash(name) if known else f"{scene_hash(name)}\n{describe_scenes(name)}"
     return text.replace("\n", "\n  ")
 
 
@@ -43,22 +48,15 @@ def get_data(
     Raises ValueError for an unknown name and a source that the set does not take, FileNotFoundError
     (how to get it) where the set cannot be brought so, RuntimeError with the script's own message.
     """
-    if name in dataset_names():
-        card, folder = dataset_card(name), dataset_root(name)
-        if not card.made_by:
-            if folder.is_dir():
-                return
-            raise FileNotFoundError(
-                f"{name} cannot be fetched for you: {card.how_to_get}. It is looked for in {folder}"
-            )
+    card = _card(name)
+    if isinstance(card, SceneCard) and card.simulated and source is not None:
+        raise ValueError(f"scenes {name}: it is generated, and takes no folder, got {source}")
+    if isinstance(card, SceneCard) and source is None:
+        prepare_scenes(name)
+    elif not card.made_by:
+        card.opened()
     else:
-        card, folder = scene_card(name), scene_root(name)
-        if card.simulated and source is not None:
-            raise ValueError(f"scenes {name}: it is generated, and takes no folder, got {source}")
-        if source is None:
-            prepare_scenes(name)
-            return
-    words = [] if source is None else [str(Path(source).expanduser().resolve())]
-    words += ["--output", str(folder)] + ["--part"] * part
-    words += ["--workers", str(workers)] if workers > 1 else []
-    run_script(card.made_by, words)
+        words = [] if source is None else [str(Path(source).expanduser().resolve())]
+        words += ["--output", str(card.root())] + ["--part"] * part
+        words += ["--workers", str(workers)] if workers > 1 else []
+        run_script(card.made_by, words)

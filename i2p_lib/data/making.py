@@ -16,11 +16,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from i2p_lib.files import atomic_write, sha256
+from i2p_lib.files import sha256, write_text
 from i2p_lib.sources import PACKAGE, imports, reached
 
 NOTE = "made_by.json"
-"""What a made set rests on: its command, the hash of the command's sources, that of its content."""
+"""What a made set rests on: its command, and the hash of the command's sources."""
 
 
 def project_root() -> Path:
@@ -70,9 +70,8 @@ def made(name: str, command: str, inputs: Sequence[str] = (), progress: bool = T
             if old != work:
                 shutil.rmtree(old)
         run_script(command, ["--output", str(work)], progress)
-        note = {"command": command, "sources": sources, "content": folder_hash(work)}
-        with atomic_write(work / NOTE) as temp:
-            temp.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        note = {"command": command, "sources": sources}
+        write_text(work / NOTE, json.dumps(note, indent=1) + "\n")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(work, folder)
@@ -99,13 +98,6 @@ def sources_hash(script: Path, *more: str) -> str:
     files = reached([script], imported)
     lines = sorted(f"{file.relative_to(home).as_posix()} {sha256(file)}" for file in files)
     return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
-
-
-def folder_hash(folder: Path) -> str:
-    """Return one SHA-256 over the names and contents of a folder's files, but hidden ones."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
-    lines = [f"{f.relative_to(folder).as_posix()} {sha256(f)}" for f in files if f.name != NOTE]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def run_script(command: str, words: Sequence[str], progress: bool = True) -> None:

@@ -43,36 +43,34 @@ class PointCloudSet:
 
 
 @lru_cache(maxsize=16)
-def load_folder(folder: Path, name: str, split: str, manifest: bool = False) -> PointCloudSet:
+def load_folder(folder: Path, name: str, split: str) -> PointCloudSet:
     """Return split "train", "val", "test" or "trainval" of the set in an absolute `folder`.
 
     Without val files, val is a stratified VAL_SHARE of the train files fixed by VAL_SEED, and
     train the rest of them; "trainval" is all that is not test (what the released code trains on).
-    `manifest=True` makes manifest.json a must; where one exists it is always checked.
+    Where there is a manifest.json its files are checked.
 
     Raises FileNotFoundError for a missing and ValueError for a damaged file, which both name.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     class_names = read_class_names(folder)
-    check_manifest(folder, required=manifest)
+    check_manifest(folder)
     own_val = bool(list(folder.glob("ply_data_val*.h5")))
-    stems = ["test"] if split == "test" else ["train", "val"] if own_val else ["train"]
-    if own_val and split in stems:
-        stems = [split]
+    stems = ["train", "val"] if split == "trainval" else [split]
+    if not own_val and split != "test":
+        stems = ["train"]
     files = [file for stem in stems for file in data_files(folder, stem)]
     parts = [read_file(file, len(class_names)) for file in files]
     sizes = {points.shape[1] for points, _ in parts}
     if len(sizes) > 1:
-        raise ValueError(
-            f"{folder}: files of one split hold clouds of different sizes {sorted(sizes)}"
-        )
+        raise ValueError(f"{folder}: clouds of one split have different sizes {sorted(sizes)}")
     points, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if split in ("train", "val") and not own_val:
         chosen = np.isin(np.arange(len(labels)), held_out(labels)) == (split == "val")
         points, labels = points[chosen], labels[chosen]
-    points.setflags(write=False)
-    labels.setflags(write=False)
+    for array in (points, labels):
+        array.setflags(write=False)
     return PointCloudSet(name, split, points, labels, class_names)
 
 
@@ -112,23 +110,15 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         with h5py.File(path, "r") as file:
-            if not {"data", "label"} <= set(file):
-                raise ValueError(
-                    f"{path}: expected the data sets 'data' and 'label', got {sorted(file)}"
-                )
             points, labels = file["data"][()], file["label"][()]
-    except OSError as error:
+    except (OSError, KeyError) as error:
         raise ValueError(
-            f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}); "
-            "it may be cut short: copy or build it again"
+            f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}) with 'data' "
+            "and 'label'; it may be cut short: copy or build it again"
         ) from error
-    if points.ndim != 3 or points.shape[2] != 3 or points.dtype != np.float32:
-        raise ValueError(
-            f"{path}: 'data': expected [N, P, 3] float32, got {list(points.shape)} {points.dtype}"
-        )
-    if 0 in points.shape:
-        raise ValueError(f"{path}: 'data': expected at least one point a cloud, "
-                         f"got shape {list(points.shape)}")
+    if points.ndim != 3 or points.shape[2] != 3 or points.dtype != np.float32 or not points.size:
+        raise ValueError(f"{path}: 'data': expected [N, P, 3] float32, got {list(points.shape)} "
+                         f"{points.dtype}; a cloud has at least one point")
     same = (points == points[:, :1]).all(axis=(1, 2)) & (points.shape[1] > 1)
     for bad, what in ((~np.isfinite(points).all(axis=(1, 2)), "hold NaN or infinite coordinates"),
                       (same, "are empty (all points equal)")):  # fmt: skip
@@ -138,11 +128,10 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     if labels.shape not in ((len(points), 1), (len(points),)) or labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: 'label': expected [{len(points)}, 1] of an integer type, "
                          f"got {list(labels.shape)} {labels.dtype}")
-    labels = labels.reshape(-1).astype(np.int64)
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"{path}: 'label': expected 0 to {classes - 1} (shape_names.txt has "
                          f"{classes} names), got {labels.min()} to {labels.max()}")
-    return points, labels
+    return points, labels.reshape(-1).astype(np.int64)
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
@@ -154,14 +143,11 @@ def held_out(labels: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def check_manifest(folder: Path, required: bool = False) -> dict[str, str]:
-    """Compare a folder with its manifest; return the SHA-256 of each file it names.
+def check_manifest(folder: Path) -> dict[str, str]:
+    """Hold a folder against its manifest, if it has one; return the SHA-256 of each file it names.
 
-    Without a manifest the result is empty, unless one is `required`.
     Raises as `read_manifest` and `check_files` do.
     """
-    if not required and not (folder / MANIFEST).is_file():
-        return {}
-    files = read_manifest(folder)["files"]
+    files = read_manifest(folder)["files"] if (folder / MANIFEST).is_file() else {}
     check_files(folder, files)
     return files

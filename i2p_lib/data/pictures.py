@@ -71,37 +71,28 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
             f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: give another "
             "folder as `images` in the profile, or leave that line out"
         )
-    chosen = [files[i * len(files) // min(most, len(files))] for i in range(min(most, len(files)))]
-    names = tuple(sorted({file.parent.name for file in files}))
-    labels = np.array([names.index(file.parent.name) for file in chosen])
-    text = f"{len(chosen)} of the {len(files):,} files in the folder {root.name}"
-    return Pictures(
-        tuple(_read(file) for file in chosen), np.arange(len(chosen)), labels, names, text
-    )
+    count = min(most, len(files))
+    chosen = [files[i * len(files) // count] for i in range(count)]
+    names, labels = np.unique([file.parent.name for file in files], return_inverse=True)
+    text = f"{count} of the {len(files):,} files in the folder {root.name}"
+    labels = labels[np.arange(count) * len(files) // count]
+    return Pictures(tuple(map(_read, chosen)), np.arange(count), labels, tuple(names), text)
 
 
 def _shipped() -> Pictures:
     files = {}
     for package, (folder, names) in SHIPPED.items():
-        spec = importlib.util.find_spec(package)
-        if spec is not None:
+        if spec := importlib.util.find_spec(package):
             root = Path(spec.submodule_search_locations[0], folder)
             files |= {path: package for name in names if (path := root / name).is_file()}
-    if not files:
-        raise FileNotFoundError(
-            f"none of {', '.join(SHIPPED)} brings its pictures here: give a folder as `images` "
-            "in the profile"
-        )
-    packages = ", ".join(dict.fromkeys(files.values()))
-    names = [file.stem for file in files]
+    names, packages = [file.stem for file in files], ", ".join(dict.fromkeys(files.values()))
     fractals = fractal_images("fractals", "held_out").images
     text = (
         f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
         f"{CREDITS}), five views each, and {len(fractals)} fractals, one of each class"
     )
-    views = [_views(_read(file)) for file in files] + [
-        [np.repeat(image[..., None], 3, axis=2)] for image in fractals
-    ]
+    views = [_views(_read(file)) for file in files]
+    views += [[image[..., None].repeat(3, axis=2)] for image in fractals]
     names += [f"fractal {number}" for number in range(len(fractals))]
     owner = np.repeat(np.arange(len(views)), [len(v) for v in views])
     return Pictures(tuple(v for part in views for v in part), owner, owner, tuple(names), text)
@@ -114,11 +105,11 @@ def _views(image: np.ndarray) -> list[np.ndarray]:
 
 
 def _read(path: Path) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except OSError as error:  # PIL's for what is no picture, too
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return np.asarray(image.reduce(max(1, min(image.size) // LARGEST)))

@@ -1,4 +1,4 @@
-"""What sets of scenes share: the form of a card, the splits, the manifest and its hash.
+"""What sets of scenes share: the form of a card, and which scenes are in which split.
 
 `manifest.json` of a set, written last:
 
@@ -12,51 +12,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from i2p_lib.data.episodes import fixed_order
-from i2p_lib.data.manifests import MANIFEST, check_files, combined_hash, read_manifest, stamps
+from i2p_lib.data.manifests import MANIFEST, read_manifest
+from i2p_lib.data.registry import Card
 from i2p_lib.data.scene_transforms import SceneAugment
-from i2p_lib.files import atomic_write
 
 IGNORED = -1  # the label of points that are not counted
-_STAMPS = ".verified.json"
-_KEYS = {"layout", "scenes_in", "scenes", "class_points", "repairs", "files"}
+_KEYS = ("layout", "scenes_in", "scenes", "class_points", "repairs", "files")
 
 
-@dataclass(frozen=True)
-class SceneCard:
-    """What a reader wants to know before using a set of scenes, and how the paper treats it.
+@dataclass(frozen=True, kw_only=True)
+class SceneCard(Card):
+    """The card of a set of scenes: what it is, and how the paper treats it.
 
-    name: also that of its folder; splits: what each split holds; layout: the module that reads it.
-    made_by: the script that makes it; a simulated set is made on demand, a real one from its
-    official files (`how_to_get`).  made_from: point sets whose content it rests on.
+    layout: the module that reads it.  made_by: the script that makes it; a simulated set is made
+    on demand, a real one from its official files (`how_to_get`).  made_from: point sets whose
+    content it rests on.
     augment: the released recipe's augmentation.  around_sensor: the origin is a sensor that points
     thin out from, and voxels count from it; else they count from the scene's middle.
     test_part: the part (area, sequence) that is the test split; val_share: how much of each other
     part is val: its end, where `val_last`, else scenes chosen by a hash of their place.
     sizes: published scenes of each split of a real set.
     typical_points: of one scene, for a forecast without the set.
-    perfect_classes: ignored classes that the released code's mIoU counts as perfect.
+    trained_too: classes that are ignored here, but that the released code trains; its mIoU leaves
+    their points out and counts each of them as 1.
     """
 
-    name: str
-    title: str
-    source: str
-    licence: str
     class_names: tuple[str, ...]
     feature_names: tuple[str, ...]
-    splits: dict[str, str]
     layout: str
-    size_gb: float
-    how_to_get: str
-    made_by: str
     augment: SceneAugment
     test_part: str
     typical_points: int
@@ -64,18 +54,44 @@ class SceneCard:
     around_sensor: bool = False
     val_share: float = 0.10
     val_last: bool = False
-    perfect_classes: int = 0
+    trained_too: tuple[str, ...] = ()
     made_from: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
 
-    def text(self, state: str) -> str:
-        """Return the card for people; state: such as "present"."""
-        return (
-            f"{self.name}: {self.title} [{state}]\n  {len(self.class_names)} classes, "
-            f"{1000 * self.size_gb:g} MB; to get it: {self.how_to_get}\n"
-            + "".join(f"  {split}: {what}\n" for split, what in self.splits.items())
-            + f"  source: {self.source}\n  licence: {self.licence}"
-        )
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def released_names(self) -> tuple[str, ...]:
+        """The names of all classes that the released code trains."""
+        return self.class_names + self.trained_too
+
+    def like(self, name: str, **facts: str | tuple[str, ...]) -> SceneCard:
+        """Return the card of a set in this one's layout that a script makes from nothing."""
+        how = f"`i2p data get {name}` generates it in about a minute"
+        return replace(self, name=name, simulated=True, size_mb=30.0, how_to_get=how,
+                       sizes={}, **facts)  # fmt: skip
+
+    def opened(self, root: str | Path | None = None) -> tuple[Path, dict]:
+        """Return the set's folder and its manifest.
+
+        Raises FileNotFoundError (how to get it) and ValueError as `read_manifest` does, and
+        ValueError for a set of another layout.
+        """
+        folder = self.root(root)
+        try:
+            manifest = read_manifest(folder, _KEYS)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"scenes {self.name}: {error}. To get it: {self.how_to_get}"
+            ) from None
+        if (found := manifest["layout"]) != self.layout:
+            raise ValueError(
+                f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}"
+            )
+        return folder, manifest
 
 
 def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
@@ -97,51 +113,3 @@ def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
             other = "val" if place in val else "train"
             splits[scene] = "test" if part == card.test_part else other
     return splits
-
-
-def write_manifest(folder: Path, manifest: dict) -> None:
-    """Write the manifest of a set that is whole, and note that its files were just hashed."""
-    if set(manifest) != _KEYS:
-        raise ValueError(f"a manifest has the keys {sorted(_KEYS)}, got {sorted(manifest)}")
-    with atomic_write(folder / MANIFEST) as temp:
-        temp.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-    _write_stamps(folder, stamps(scenes_folder(folder, manifest), manifest["files"]))
-
-
-def read_scenes_manifest(folder: Path, layout: str) -> dict:
-    """Return the manifest of a set.
-
-    Raises as `read_manifest` does, and ValueError for a set of another layout.
-    """
-    manifest = read_manifest(folder, _KEYS)
-    if manifest["layout"] != layout:
-        found = manifest["layout"]
-        raise ValueError(f"{folder / MANIFEST}: expected the layout {layout}, got {found}")
-    return manifest
-
-
-def scenes_folder(folder: Path, manifest: dict) -> Path:
-    """Return the folder that holds the files of a manifest."""
-    return (folder / manifest["scenes_in"]).resolve()
-
-
-def content_hash(folder: Path, manifest: dict) -> str:
-    """Return one SHA-256 over the names and contents of a set's files.
-
-    A file is read where its size or time differ from those at its last check, which are kept beside
-    the manifest where the folder can be written.  Raises as `check_files` does.
-    """
-    try:
-        known = dict(json.loads((folder / _STAMPS).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        known = {}
-    now = check_files(scenes_folder(folder, manifest), manifest["files"], known)
-    if now != known:
-        with contextlib.suppress(OSError):  # else the next process checks anew
-            _write_stamps(folder, now)
-    return combined_hash(manifest["files"])
-
-
-def _write_stamps(folder: Path, found: dict[str, list]) -> None:
-    with atomic_write(folder / _STAMPS) as temp:
-        temp.write_text(json.dumps(found), encoding="utf-8")

@@ -12,10 +12,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from i2p_lib.data.transforms import Probability, Scale
+from i2p_lib.data.transforms import STRICT, Probability, Scale, draws
 
 
-@dataclass(frozen=True, config={"extra": "forbid", "strict": True})
+@dataclass(frozen=True, config=STRICT)
 class SceneAugment:
     """What `augment_scene` does; the defaults do nothing.
 
@@ -63,11 +63,28 @@ def augment_scene(
     rotate, scale, jitter, shift, contrast, clip, cap.  Colours are changed where a setting says
     so, whatever F is, and stay in 0..1.
 
-    Raises ValueError unless the tensors are floating and of one length.
+    Raises ValueError unless the tensors are of one length.
     """
-    _check(points, features)
-    points = _flip(points, settings.flip_p, generator)
-    points = _turn(points, settings, generator)
+    fits = points.ndim == features.ndim == 2 and points.shape[1] == 3
+    if not fits or len(points) != len(features) or not len(points):
+        raise ValueError("expected points [N, 3] and features [N, F], N at least 1, "
+                         f"got {list(points.shape)} and {list(features.shape)}")
+    uniform = draws(generator, points)
+    drawn = uniform(3)
+    if drawn[0] < settings.flip_p:
+        points = points.clone()
+        for axis in (0, 1):
+            if drawn[1 + axis] < 0.5:  # in its own range
+                points[:, axis] = points[:, axis].max() - points[:, axis]
+    angle, place = uniform(2)
+    if settings.rotate:
+        angle = angle * 2 * math.pi
+        cos, sin = angle.cos(), angle.sin()
+        x, y, z = points.unbind(1)
+        points = torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=1)
+    low, high = settings.scale
+    if settings.scale != (1.0, 1.0):
+        points = points * (low + (high - low) * place)
     features = _recolour(features, settings, generator)
     kept = clip_to_cube(points, settings.clip)
     if settings.most is not None:
@@ -94,57 +111,17 @@ def at_most(count: int, most: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator, device=generator.device)[:most].sort()[0]
 
 
-def _flip(points: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Return points mirrored in x, y, both or none, each axis in its own range."""
-    drawn = _uniform(3, points, generator)
-    if not probability or drawn[0] >= probability:
-        return points
-    mirrored = points.clone()
-    for axis in (0, 1):
-        if drawn[1 + axis] < 0.5:
-            mirrored[:, axis] = points[:, axis].max() - points[:, axis]
-    return mirrored
-
-
-def _turn(points: Tensor, settings: SceneAugment, generator: torch.Generator) -> Tensor:
-    angle, place = _uniform(2, points, generator)
-    if settings.rotate:
-        angle = angle * 2 * math.pi
-        cos, sin = angle.cos(), angle.sin()
-        x, y, z = points.unbind(1)
-        points = torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=1)
-    low, high = settings.scale
-    return points if low == high == 1 else points * (low + (high - low) * place)
-
-
 def _recolour(features: Tensor, settings: SceneAugment, generator: torch.Generator) -> Tensor:
-    drawn = _uniform(3, features, generator)
+    uniform = draws(generator, features)
+    drawn = uniform(3)
     if settings.jitter and drawn[0] < settings.colour_p:
         noise = torch.randn(features.shape, generator=generator, device=generator.device)
         features = (features + settings.jitter * noise.to(features)).clamp(0, 1)
     if settings.shift and drawn[1] < settings.colour_p:
-        offset = 2 * _uniform(features.shape[1], features, generator) - 1
+        offset = 2 * uniform(features.shape[1]) - 1
         features = (features + settings.shift * offset).clamp(0, 1)
     if drawn[2] < settings.contrast_p:
         low, high = features.amin(0), features.amax(0)
         stretched = torch.where(high > low, (features - low) / (high - low), features)
         features = (features + stretched) / 2
     return features
-
-
-def _uniform(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator, device=generator.device).to(like)
-
-
-def _check(points: Tensor, features: Tensor) -> None:
-    if points.ndim != 2 or points.shape[1] != 3 or not points.is_floating_point():
-        raise ValueError(
-            f"points: expected [N, 3] floating, got {list(points.shape)} {points.dtype}"
-        )
-    if features.ndim != 2 or len(features) != len(points) or not features.is_floating_point():
-        raise ValueError(
-            f"features: expected [{len(points)}, F] floating, got {list(features.shape)} "
-            f"{features.dtype}"
-        )
-    if not len(points):
-        raise ValueError("points: expected at least one, got none")

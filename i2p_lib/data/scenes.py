@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from i2p_lib.data import s3dis, semantic_kitti
-from i2p_lib.data.making import data_folder, made
+from i2p_lib.data.making import made
+from i2p_lib.data.manifests import content_hash, files_folder
 from i2p_lib.data.modelnet import SPLITS
 from i2p_lib.data.registry import dataset_hash
-from i2p_lib.data.scene_files import (
-    IGNORED,
-    SceneCard,
-    content_hash,
-    read_scenes_manifest,
-    scenes_folder,
-    split_scenes,
-)
+from i2p_lib.data.scene_files import IGNORED, SceneCard, split_scenes
+from i2p_lib.data.scene_transforms import clip_to_cube
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,12 @@ class Scene:
                 )
         if not count:
             raise ValueError(f"{self.name}: expected at least one point, got none")
-        if not np.isfinite(self.points).all():
-            raise ValueError(f"{self.name}: points: NaN or infinite coordinates")
-        if not (self.features.min(initial=0) >= 0 and self.features.max(initial=1) <= 1):
-            raise ValueError(f"{self.name}: features: expected numbers in 0..1")
+        if not (finite := np.isfinite(self.points).all(axis=1)).all():
+            raise ValueError(f"{self.name}: points: NaN or infinite coordinates, the first at "
+                             f"point {finite.argmin()}")
+        low, high = self.features.min(initial=0), self.features.max(initial=1)
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{self.name}: features: expected 0 to 1, got {low} to {high}")
         if self.labels.min() < IGNORED:
             raise ValueError(f"{self.name}: labels: expected {IGNORED} or more")
 
@@ -81,32 +80,29 @@ def scene_card(name: str) -> SceneCard:
     return CARDS[name]
 
 
-def scene_root(name: str, root: str | Path | None = None) -> Path:
-    """Return the folder with the set's manifest, whether or not it exists.
-
-    `root` is that folder itself; without it, see `i2p_lib.data.making.data_folder`.
-    """
-    card = scene_card(name)
-    return data_folder(card.name) if root is None else Path(root).expanduser().resolve()
-
-
-def load_scenes(name: str, split: str, root: str | Path | None = None) -> Sequence[Scene]:
+def load_scenes(
+    name: str, split: str, root: str | Path | None = None, released: bool = False
+) -> Sequence[Scene]:
     """Return the scenes of a split ("train", "val", "test", or "trainval": both of the first).
 
     Nothing is read before a scene is asked for, and nothing is kept: `[i]` reads one scene from
     disk, each time anew.  What is in which split follows from the scenes' names alone, see
     `SceneCard.splits`.
 
+    released: labels as the released code has them, see `read_scene` of the set's layout, and of
+    test only the points that it counts: those within `card.augment.clip` of the middle.
+
     Raises ValueError for unknown names, FileNotFoundError where the set is not here or not whole.
     """
     card = scene_card(name)
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    folder, manifest = _open(card, root)
+    folder, manifest = card.opened(root)
     splits = split_scenes(card, manifest["scenes"])
     wanted = ("train", "val") if split == "trainval" else (split,)
     names = sorted(scene for scene, where in splits.items() if where in wanted)
-    return SceneFiles(card.layout, scenes_folder(folder, manifest), tuple(names))
+    clip = card.augment.clip if released and split == "test" else math.inf
+    return SceneFiles(card.layout, files_folder(folder, manifest), tuple(names), released, clip)
 
 
 @dataclass(frozen=True)
@@ -116,13 +112,20 @@ class SceneFiles(Sequence[Scene]):
     layout: str
     folder: Path
     names: tuple[str, ...]
+    released: bool = False
+    clip: float = math.inf
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Scene:
         name = self.names[index]
-        return Scene(name, *LAYOUTS[self.layout].read_scene(self.folder, name))
+        how = {"released": True} if self.released else {}
+        arrays = LAYOUTS[self.layout].read_scene(self.folder, name, **how)
+        if self.clip < math.inf:
+            kept = clip_to_cube(torch.from_numpy(arrays[0]), self.clip).numpy()
+            arrays = tuple(array[kept] for array in arrays)
+        return Scene(name, *arrays)
 
 
 def scene_hash(name: str, root: str | Path | None = None) -> str:
@@ -131,39 +134,23 @@ def scene_hash(name: str, root: str | Path | None = None) -> str:
     Files that changed since they were last read are read and checked, so a second call is cheap.
     Raises FileNotFoundError and ValueError for a set that is absent or damaged.
     """
-    return content_hash(*_open(scene_card(name), root))
-
-
-def _open(card: SceneCard, root: str | Path | None) -> tuple[Path, dict]:
-    folder = scene_root(card.name, root)
-    try:
-        return folder, read_scenes_manifest(folder, card.layout)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"scenes {card.name}: {error}. To get it: {card.how_to_get}"
-        ) from None
+    return content_hash(*scene_card(name).opened(root))
 
 
 def describe_scenes(name: str, root: str | Path | None = None) -> str:
     """Return what a set of scenes holds: scenes and points of each split, classes, repairs."""
     card = scene_card(name)
-    manifest = _open(card, root)[1]
-    points, lines = manifest["scenes"], []
-    splits = split_scenes(card, points)
-    for split in SPLITS[:3]:
-        members = [points[scene] for scene, where in splits.items() if where == split]
+    manifest = card.opened(root)[1]
+    sizes, (*labelled, unlabelled) = manifest["scenes"], manifest["class_points"]
+    splits, lines = split_scenes(card, sizes), []
+    for split in card.splits:
+        members = [sizes[scene] for scene, where in splits.items() if where == split]
         lines.append(f"{split}: {len(members):,} scenes, {sum(members):,} points")
-    labelled = manifest["class_points"][:-1]
-    shares = (
-        f"{kind} {100 * count / max(1, sum(labelled)):.2g} %"
-        for kind, count in zip(card.class_names, labelled, strict=True)
-    )
-    lines.append(f"labelled points: {', '.join(shares)}")
-    lines.append(f"points of no class: {manifest['class_points'][-1]:,}")
-    lines += [
-        f"repaired {one['file']}:{one['line']}: {one['was']} read as {one['read']}"
-        for one in manifest["repairs"]
-    ]
+    shares = ", ".join(f"{kind} {100 * count / max(1, sum(labelled)):.2g} %"
+                       for kind, count in zip(card.class_names, labelled, strict=True))  # fmt: skip
+    lines += [f"labelled points: {shares}", f"points of no class: {unlabelled:,}"]
+    lines += [f"repaired {one['file']}:{one['line']}: {one['was']} read as {one['read']}"
+              for one in manifest["repairs"]]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -175,5 +162,5 @@ def prepare_scenes(name: str, progress: bool = True) -> Path:
     """
     card = scene_card(name)
     if not card.simulated:
-        return _open(card, None)[0]
+        return card.opened()[0]
     return made(name, card.made_by, [dataset_hash(one) for one in card.made_from], progress)

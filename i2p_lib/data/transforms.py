@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,7 +26,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Length = Annotated[float, Field(ge=0, lt=math.inf)]
 
 
-@dataclass(frozen=True, config={"extra": "forbid", "strict": True})
+STRICT = {"extra": "forbid", "strict": True}
+
+
+@dataclass(frozen=True, config=STRICT)
 class Augment:
     """What `augment` does; the defaults do nothing.
 
@@ -70,11 +74,7 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
         raise ValueError(
             f"points: expected [B, P, 3] floating, got {list(points.shape)} {points.dtype}"
         )
-    batch = len(points)
-
-    def uniform(*shape: int) -> Tensor:
-        drawn = torch.rand(shape, generator=generator, device=generator.device)
-        return drawn.to(points.device, points.dtype)
+    batch, uniform = len(points), draws(generator, points)
 
     def where(probability: float) -> Tensor:
         return (uniform(batch, 1, 1) < probability).to(points.dtype)
@@ -97,6 +97,15 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
         noise = noise.clamp(-settings.jitter_clip, settings.jitter_clip)
         changed = changed + noise * where(settings.jitter_p)
     return changed
+
+
+def draws(generator: torch.Generator, like: Tensor) -> Callable[..., Tensor]:
+    """Return what draws tensors of a shape from [0, 1), of the dtype and device of `like`."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device).to(like)
+
+    return uniform
 
 
 def _places_in_order(drawn: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import copy
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.modules.utils import _pair
 
 from i2p_lib.inflation.filters import AXES, ORIGINAL_AXES, inflate_weight, to_taps
 from i2p_lib.inflation.initial import initialize
@@ -26,15 +27,9 @@ RECIPES = (None, "paper")
 PAPER_STRIDE = 8  # total stride of the paper's ResNets: no stem stride, no pooling, three stages
 
 
-def inflate(
-    model: nn.Module,
-    in_channels: int | None = 3,
-    num_classes: int | None = None,
-    axis: str = "z",
-    normalize: bool = True,
-    recipe: str | None = None,
-    generator: torch.Generator | None = None,
-) -> nn.Module:
+def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | None = None,
+            axis: str = "z", normalize: bool = True, recipe: str | None = None,
+            generator: torch.Generator | None = None) -> nn.Module:  # fmt: skip
     """Turn an image CNN of torchvision or timm into a network on ``SparseTensor``.
 
     Args:
@@ -48,9 +43,8 @@ def inflate(
             after it, total stride 8, 2x2x2 shortcuts, BatchNorm on the logits.
         generator: source of the new layers' random weights.
 
-    Convolutions and pooling windows that shrink the image at its border are centred instead, since
-    sparse sites have no border; parts that the image model runs in training only (auxiliary
-    classifiers) are left out.
+    Windows that shrink the image at its border are centred instead, since sites have no border;
+    parts that the image model runs in training only (auxiliary classifiers) are left out.
 
     Returns:
         A module that maps a SparseTensor to logits [B, num_classes]. ``net.i2p_roles`` maps each
@@ -95,16 +89,9 @@ def inflate(
 
 def _leaves(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Layers to replace: those without children, and norm layers with what they contain."""
-    leaves: list[tuple[str, nn.Module]] = []
-    norms: tuple[str, ...] = ()
-    for name, layer in net.named_modules():
-        if name.startswith(norms):
-            continue
-        if isinstance(layer, nn.BatchNorm2d):
-            norms = (*norms, name + ".")
-        if isinstance(layer, nn.BatchNorm2d) or next(layer.children(), None) is None:
-            leaves.append((name, layer))
-    return leaves
+    norms = [name for name, layer in net.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    return [(name, layer) for name, layer in net.named_modules() if not within(name, norms)
+            and (name in norms or next(layer.children(), None) is None)]
 
 
 def _drop_unused(net: nn.Module, steps: list[Step], rows: dict[str, dict]) -> None:
@@ -128,12 +115,11 @@ def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
     total = max(step.stride_out for step in steps if isinstance(step.layer, nn.Conv2d))
     surplus = max(1, total // PAPER_STRIDE)
     for step in steps:
-        stride = getattr(step.layer, "stride", 1)
-        if max(stride if isinstance(stride, tuple) else (stride,)) == 1:
+        if step.stride_in >= surplus or max(_pair(getattr(step.layer, "stride", 1))) == 1:
             continue
-        if step.stride_in < surplus and isinstance(step.layer, nn.MaxPool2d | nn.AvgPool2d):
+        if isinstance(step.layer, nn.MaxPool2d | nn.AvgPool2d):
             net.set_submodule(step.name, nn.Identity())
-        elif step.stride_in < surplus and isinstance(step.layer, nn.Conv2d):
+        elif isinstance(step.layer, nn.Conv2d):
             restride(step.layer)
     for step in steps[1:3]:
         if isinstance(step.layer, nn.ReLU) and "." not in step.name:

@@ -73,17 +73,12 @@ class FrozenReport:
 
 
 def freeze(net: nn.Module, regime: str) -> FrozenReport:
-    """Freeze a network according to a regime (paper, section 3.3).
+    """Freeze a network, which has ``i2p_roles``, according to a regime (paper, section 3.3).
 
     Sets ``requires_grad`` of every parameter and, for ``io``, lets the frozen batch norm layers
     use their stored statistics in training as well, whatever ``net.train()`` says later.
-    Build the optimizer afterwards.
 
-    Args:
-        net: what ``inflate`` or ``point_model`` returns (it has ``i2p_roles``).
-
-    Raises:
-        ValueError: an unknown regime, or a network without roles.
+    Raises ValueError for an unknown regime, or a network without roles.
     """
     if regime not in REGIMES:
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")

@@ -28,10 +28,7 @@ class InflationError(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """One leaf layer as the image model runs it: where, and at which input and total stride.
-
-    Both strides are 0 behind the global pooling.
-    """
+    """One leaf layer as the image model runs it, and its total strides; 0 behind the pooling."""
 
     name: str
     layer: nn.Module

@@ -172,8 +172,7 @@ def sizes(spec: AnySpec) -> dict[str, int]:
 
     Of data that are not here, the published numbers; ValueError where there are none.
     """
-    data = spec.on
-    if _here(data):
+    if _here(data := spec.on):
         files = {name: len(_load(data, name)) for name in SPLITS}
     else:
         scenes = data in scene_names()

@@ -35,12 +35,15 @@ def sheet(
 
     An item is a title and a picture [H, W] (0 is black, the largest of all white) or [H, W, 3],
     a cloud [P, 3], or (cloud, values [P]), see `draw_cloud`; None stays empty.
-    size: of an item, in inches.  limit: clouds are shown from minus that to that, None all.
+    Without rows it says so.  size: of an item, in inches.  limit: clouds are shown from minus
+    that to that, whole where it is None.
     """
+    rows = rows or [("no run of this profile shows this", [None])]
     columns = max(len(items) for _, items in rows)
     room = 0.9 if any(label for label, _ in rows) else 0
     figure, axes = plt.subplots(len(rows), columns, squeeze=False, layout="constrained",
                                 figsize=(size[0] * columns + room, size[1] * len(rows)))
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     whats = [item[1] for _, items in rows for item in items if item]
     white = max((what.max() for what in whats if not isinstance(what, tuple)), default=1)
     for line, (label, items) in zip(axes, rows, strict=True):

@@ -70,9 +70,8 @@ class SparseBatchNorm(nn.BatchNorm1d):
 class _NormActivation(torch.autograd.Function):
     """clamp((x - mean) * scale * weight + bias), the clamp undone on the way back.
 
-    Two layers of an image model in three passes over memory instead of seven. A frozen norm with
-    stored statistics keeps its output for the way back, which the next layer may keep too, and not
-    its input.
+    A frozen norm with stored statistics keeps its output for the way back, which the next layer may
+    keep too, and not its input.
     """
 
     @staticmethod

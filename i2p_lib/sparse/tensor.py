@@ -45,14 +45,9 @@ class SparseTensor:
     [B, H, W, C] while ``channels_last``; the features are the same in both.
     Between the two views of a channel shuffle, its features are [N, groups, channels].
 
-    Args:
-        feats: floating point [N, C].
-        coords: integer [N, 4], (batch, x, y, z), no row twice; or ready ``Sites``.
-        batch_size: number of samples; default: the largest batch index + 1.
-        channels_last: whether image models have permuted the channels to the end.
-
-    Raises TypeError and ValueError for features or coordinates that are not such, see
-    ``checked_sites``.
+    feats: floating point.  coords: integer [N, 4], (batch, x, y, z), no row twice; or ``Sites``.
+    batch_size: number of samples; default: the largest batch index + 1.
+    Raises TypeError and ValueError for what is not such, see ``checked_sites``.
     """
 
     def __init__(self, feats: Tensor, coords: Tensor | Sites, batch_size: int | None = None,

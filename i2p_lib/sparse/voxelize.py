@@ -24,7 +24,7 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
 
     Args:
         points: B clouds, each [N_i, 3], or one array [B, N, 3]; x, y, z in any unit.
-        voxel_size: edge of a voxel in the same unit.
+        voxel_size: edge of a voxel in that unit.
         reduce: ``"mean"`` of the points in a voxel (the paper's text, section 3), or the
             ``"first"`` point of it in the order given (what the released code keeps).
         features: [sum of N_i, C] features of the points; default: their coordinates.
@@ -35,10 +35,9 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
     Returns:
         A float32 SparseTensor (float64 for float64 points), its sites sorted by (batch, x, y, z).
 
-    Raises:
-        TypeError: points that are not floating point.
-        ValueError: wrong shape, NaN or infinite coordinates, an empty batch, a voxel size that is
-            not positive, or one so small that the grid has more than 2^30 cells along an axis.
+    Raises TypeError for points that are not floating point, ValueError for a wrong shape, NaN or
+    infinite coordinates, an empty batch, a voxel size that is not positive, or one so small that
+    the grid has more than 2^30 cells along an axis.
     """
     if not (np.isfinite(voxel_size) and voxel_size > 0):
         raise ValueError(f"voxel_size must be a positive number, got {voxel_size}")

@@ -18,6 +18,7 @@ from i2p_lib.data.scene_transforms import SceneAugment, augment_scene
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.encodings import Encoding, encoding_for
+from i2p_lib.models.released_voxels import ReleasedVoxels
 from i2p_lib.models.segmenters import segmenter
 from i2p_lib.train.settings import SegmentSettings
 from i2p_lib.train.task import Kept, NamedRun, draw_weights
@@ -35,6 +36,8 @@ class Segment:
     scenes: the splits "train", "val" and, where the run may read it, "test"; a scene is read when
     it is used, and only those of one batch are in memory.
     augment: what training changes; None leaves scenes alone.
+    counted: with a number, points of later classes are not counted and an absent class has IoU 1,
+    as in the released code.
     """
 
     score, least = "miou", 1
@@ -47,12 +50,14 @@ class Segment:
         encoding: Encoding,
         augment: SceneAugment | None = None,
         device: torch.device = CPU,
+        counted: int | None = None,
     ) -> None:
         for name, split in scenes.items():
             if not len(split):
                 raise ValueError(f"no scene in the split that is used as {name}")
         self.settings, self.splits, self.class_names = settings, scenes, tuple(class_names)
         self.encoding, self.augment, self.device = encoding, augment, device
+        self.counted, self.absent = counted, "skipped" if counted is None else "perfect"
 
     def batch(self, items: Tensor, random: torch.Generator) -> list[Scene]:
         """Return augmented scenes."""
@@ -74,7 +79,7 @@ class Segment:
         """Return the mIoU and the accuracy of a split over all original points."""
         confusion = self.confusion(net, self.splits[split])
         return {
-            "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
+            "miou": segmentation.mean_iou(confusion, self.absent),
             "accuracy": segmentation.accuracy(confusion),
         }
 
@@ -95,7 +100,7 @@ class Segment:
         confusion, metrics = self.confusion(state.net, self.splits[split]), {}
         if split == "test":
             metrics = {
-                "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
+                "miou": segmentation.mean_iou(confusion, self.absent),
                 "miou_absent_perfect": segmentation.mean_iou(confusion, "perfect"),
                 "accuracy": segmentation.accuracy(confusion),
                 "mean_class_accuracy": segmentation.mean_class_accuracy(confusion),
@@ -123,7 +128,10 @@ class Segment:
         total = np.zeros((classes, classes), np.int64)
         for scene in scenes:
             found = self.classes_of(net, scene)
-            total += segmentation.confusion_of(found, scene.labels, classes)
+            labels = scene.labels
+            if self.counted is not None:
+                labels = np.where(labels < self.counted, labels, IGNORED)
+            total += segmentation.confusion_of(found, labels, classes)
         return total
 
     def kept_scenes(self, net: nn.Module, scenes: Sequence[Scene]) -> dict[str, Tensor]:
@@ -178,14 +186,22 @@ def splits_of(spec: NamedRun) -> dict[str, Sequence[Scene]]:
     """Return the scenes that a run trains on, validates on and is tested on, read when used."""
     limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
     files = spec.rules.splits().items()
-    return {name: limited(load_scenes(spec.scenes, file), limits[name]) for name, file in files}
+    return {name: limited(load_scenes(spec.scenes, file, released=is_released(spec)), limits[name])
+            for name, file in files}  # fmt: skip
+
+
+def is_released(spec: NamedRun) -> bool:
+    """Tell whether a run takes its scenes as the original does: those of the original's U-Net."""
+    return spec.family == "unet" and spec.rules.grid == "round"
 
 
 def build_encoding(spec: NamedRun) -> Encoding:
     """Return the encoding of a spec; voxels count from the scene's middle, or from its sensor."""
-    settings = spec.encoding_settings
+    settings, card = spec.encoding_settings, scene_card(spec.scenes)
     if spec.family == "unet":
-        settings["centre"] = not scene_card(spec.scenes).around_sensor
+        settings["centre"] = not card.around_sensor
+    if is_released(spec):
+        return ReleasedVoxels(most=card.augment.most, **settings)
     return encoding_for(spec.model, **settings)
 
 
@@ -208,4 +224,8 @@ def task_of(spec: NamedRun, device: torch.device = CPU) -> Segment:
     """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
     card, splits = scene_card(spec.scenes), splits_of(spec)
     augment = None if spec.augment == "none" else card.augment
-    return Segment(spec, splits, card.class_names, build_encoding(spec), augment, device)
+    names, counted = card.class_names, None
+    if is_released(spec):  # its cap is on voxels, see `ReleasedVoxels`
+        names, counted = card.released_names, len(card.class_names)
+        augment = augment and replace(augment, most=None)
+    return Segment(spec, splits, names, build_encoding(spec), augment, device, counted)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from i2p_lib.data import dataset_root
+from i2p_lib.data import dataset_card
 
 SOURCE = Path(os.environ.get("I2P_FURNITURE", "/usr/share/sweethome3d"))
 CUBE = "".join(f"v {x} {y} {z}\n" for x in (0, 1) for y in (0, 1) for z in (0, 1)) + (
@@ -62,7 +62,7 @@ def read(folder: Path) -> dict:
 def test_one_class_built_again_is_the_committed_one(script, building, tmp_path):
     arguments = [str(SOURCE), "--output", str(tmp_path), "--limit-classes", "sofa"]
     assert script.main(arguments) == 0
-    built, committed = read(tmp_path), read(dataset_root("home_objects"))
+    built, committed = read(tmp_path), read(dataset_card("home_objects").root())
     sofas = {name for name, (row, _, _) in committed.items() if row["class"] == "sofa"}
     assert set(built) == sofas
     for name in sofas:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from i2p_lib.data import dataset_card, dataset_root, load_dataset
+from i2p_lib.data import dataset_card, load_dataset
 from i2p_lib.data.modelnet import load_folder
 
 NOTICE = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -217,7 +217,7 @@ def test_a_debian_package_is_unpacked_as_its_folder_is(script, library, tmp_path
 
 
 @pytest.mark.skipif(
-    not dataset_root("kicad_parts").is_dir(),
+    not dataset_card("kicad_parts").root().is_dir(),
     reason="needs kicad_parts: python data_scripts/build_kicad_parts.py",
 )
 def test_the_card_tells_the_truth_of_the_built_set():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from i2p_lib.data import dataset_root, load_dataset
+from i2p_lib.data import dataset_card, load_dataset
 from i2p_lib.data.modelnet import load_folder
 
-FOLDER = dataset_root("home_objects")
+FOLDER = dataset_card("home_objects").root()
 SPLITS = ("train", "val", "test")
 
 
@@ -127,7 +127,7 @@ def test_a_changed_byte_in_any_file_is_found(tmp_path, victim):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{victim}: expected SHA-256"):
-        load_folder(tmp_path / "copy", "home_objects", "train", manifest=True)
+        load_folder(tmp_path / "copy", "home_objects", "train")
 
 
 def test_a_lost_file_is_found(tmp_path):

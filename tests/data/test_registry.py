@@ -7,7 +7,6 @@ from i2p_lib.data import (
     dataset_card,
     dataset_hash,
     dataset_names,
-    dataset_root,
     load_dataset,
     registry,
 )
@@ -43,7 +42,7 @@ def test_the_card_of_home_objects_tells_the_truth():
         cloud_set = load_dataset("home_objects", split)
         assert cloud_set.points.shape == (count, card.points, 3)
         assert len(cloud_set.class_names) == card.classes
-    size = sum(path.stat().st_size for path in dataset_root("home_objects").iterdir())
+    size = sum(path.stat().st_size for path in dataset_card("home_objects").root().iterdir())
     assert size / 1e6 == pytest.approx(card.size_mb, abs=0.1)
 
 

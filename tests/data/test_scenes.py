@@ -18,7 +18,6 @@ from i2p_lib.data.scenes import (
     scene_card,
     scene_hash,
     scene_names,
-    scene_root,
 )
 
 
@@ -170,7 +169,7 @@ def test_a_simulated_set_is_made_and_read_like_a_real_one(simulated):
     with pytest.raises(FileNotFoundError, match=f"i2p data get {simulated}"):
         load_scenes(simulated, "train")
     folder = prepare_scenes(simulated, progress=False)
-    assert folder == scene_root(simulated)
+    assert folder == scene_card(simulated).root()
     card = scene_card(simulated)
     for split in ("train", "val", "test"):
         scene = load_scenes(simulated, split)[0]
@@ -184,11 +183,11 @@ def test_a_simulated_set_is_made_and_read_like_a_real_one(simulated):
 def test_a_run_rests_on_the_content_of_a_set_and_not_on_its_script(simulated, tmp_path):
     """Promise: a changed script that makes the same scenes leaves the hash of every key."""
     prepare_scenes(simulated, progress=False)
-    before = scene_hash(simulated), (scene_root(simulated) / making.NOTE).read_text()
+    before = scene_hash(simulated), (scene_card(simulated).root() / making.NOTE).read_text()
     (script,) = tmp_path.glob("project/data_scripts/*.py")
     script.write_text(script.read_text() + "# changed")
     prepare_scenes(simulated, progress=False)
-    after = scene_hash(simulated), (scene_root(simulated) / making.NOTE).read_text()
+    after = scene_hash(simulated), (scene_card(simulated).root() / making.NOTE).read_text()
     assert after[0] == before[0] and after[1] != before[1]
 
 

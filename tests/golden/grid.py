@@ -23,8 +23,6 @@ CLOUDS, SPAN, BLOCK = (
     "01c_initial_voxelize_negative_float64",
 )  # fmt: skip
 SIZE = 0.05
-FLOORS = ("voxels are floor(x / 0.05) counted from the origin, the original's round(x / 0.05) "
-          "counted from the cloud's lowest")  # fmt: skip
 DRAWS = ("random numbers come from an explicit torch generator, the original's from the global "
          "states of random and numpy")  # fmt: skip
 

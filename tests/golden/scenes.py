@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from i2p_lib.data.s3dis import CLASS_NAMES
+from i2p_lib.data.s3dis import S3DIS
 from i2p_lib.data.scene_files import IGNORED
-from i2p_lib.data.scene_transforms import PAPER_ROOMS, SceneAugment, augment_scene, clip_to_cube
-from i2p_lib.data.semantic_kitti import LEARNING_MAP
-from i2p_lib.models.encodings import VoxelEncoding
-from i2p_lib.sparse import voxelize
-from i2p_lib.sparse.kernel_map import unique_rows
-from tests.golden.grid import DRAWS, FLOORS, SIZE
+from i2p_lib.data.scene_transforms import PAPER_ROOMS, augment_scene, clip_to_cube
+from i2p_lib.data.scenes import scene_card
+from i2p_lib.data.semantic_kitti import LEARNING_MAP, RELEASED_IGNORES
+from i2p_lib.models.released_voxels import ReleasedVoxels, Rows
+from i2p_lib.sparse import Points, SparseTensor
+from tests.golden.grid import DRAWS, SIZE
 from tests.golden.items import item
-from tests.golden.original import apart, golden, only_in_one, tensor, unlike
+from tests.golden.original import (
+    MISSING,
+    apart,
+    golden,
+    in_order,
+    only_in_one,
+    our_sites,
+    tensor,
+    unlike,
+)
 
-FILE = "06a_preprocessing_s3dis_kitti"
+FILE, NETWORK = "06a_preprocessing_s3dis_kitti", "06b_spvcnn18_s3dis_float32"
 ROOMS = ("small_1", "small_2")
-MEANS = ("a voxel has the mean of its points and their most frequent label, coordinates in "
-         "metres; the original keeps one point and its label")  # fmt: skip
+ENCODINGS = (ReleasedVoxels(SIZE), ReleasedVoxels(SIZE, centre=False))
 
 
 @dataclass(frozen=True)
@@ -48,74 +56,72 @@ def scan() -> Cloud:
     """The scan as the library reads it."""
     rows = tensor(FILE, "kitti_in/points")
     raw = golden(FILE)["kitti_in/labels"] & 0xFFFF
-    labels = [LEARNING_MAP.get(number, IGNORED) for number in raw.tolist()]
+    labels = [IGNORED if number in RELEASED_IGNORES else LEARNING_MAP.get(number, IGNORED)
+              for number in raw.tolist()]
     return Cloud(rows[:, :3], rows[:, 3:], torch.tensor(labels))
 
 
-def on_their_cells(cloud: Cloud, key: str):
-    """What our encoding gives where each point lies at the centre of the original's cell."""
-    cells = tensor(FILE, f"{key}/all_coords")
-    cells = torch.floor(cells - cells.amin(0))  # floors of the centred cells, as the original's
-    moved = Cloud((cells + 0.5) * SIZE, cloud.features, cloud.labels)
-    return *VoxelEncoding(SIZE, centre=False).encode([moved]), cells
+@cache
+def rows(name: str) -> Rows:
+    """What the released encoding keeps of a room or of the scan."""
+    return ENCODINGS[name == "val"].rows(scan() if name == "val" else room(name))
 
 
-def batch_sites(key: str, cells: int) -> Tensor:
-    coords = tensor(FILE, f"{key}/batch/lidar_C").long()
-    return torch.cat([coords[:, 3:], coords[:, :3] - cells], 1).unique(dim=0)
+def found(name: str, key: str, ours: Tensor) -> float:
+    """How far what is kept of a room or of the scan is from the original's."""
+    folder = "kitti" if name == "val" else "s3dis"
+    return apart(ours, tensor(FILE, f"{folder}/{name}/{key}"))
 
 
-@item("06a S3DIS voxels", unit="sites", by=1099, differs="voxels are floors of metres from the "
-      "mean; the original rounds to cells, takes off their mean and cuts to integers, so the two "
-      "cells around 0 merge in each direction")  # fmt: skip
-def room_sites() -> float:
-    """The occupied voxels of two rooms."""
-    x, _ = VoxelEncoding(SIZE).encode([room(name) for name in ROOMS])
-    return only_in_one(x.coords, batch_sites("s3dis", 0))
+def batch_rows(key: str) -> Tensor:
+    """The rows of the original's batch as our sites."""
+    return our_sites(tensor(FILE, f"{key}/batch/lidar_C"))
 
 
-@item("06a S3DIS rows of a batch", unit="rows", by=21, differs="one row a voxel; the original "
-      "has a row for each cell before cells are cut to integers, so some sites come twice")
+def batched(encoding: ReleasedVoxels, clouds: list[Cloud]) -> tuple[SparseTensor, Tensor, Tensor]:
+    """The voxels of a batch, its rows as sites, and the rows' labels."""
+    x, labels = encoding.encode(clouds)
+    points = Points.of_voxels(x)
+    return x, torch.cat([points.batch[:, None], points.places.round().long()], 1), labels
+
+
+@item("06a S3DIS rows of a batch", unit="rows")
 def room_rows() -> float:
-    """How many voxels two rooms have."""
-    x, _ = VoxelEncoding(SIZE).encode([room(name) for name in ROOMS])
-    return abs(len(x.sites) - len(golden(FILE)["s3dis/batch/lidar_C"]))
+    """Cells, from the mean and cut to integers, of the points that two rooms keep, some of them
+    twice."""
+    _, sites, labels = batched(ENCODINGS[0], [room(name) for name in ROOMS])
+    targets = np.concatenate([golden(FILE)[f"s3dis/{name}/labels"] for name in ROOMS])
+    return unlike(sites, batch_rows("s3dis")) + unlike(labels, targets)
 
 
-@item("06a S3DIS features, cells given", 1e-6, by=0.906, differs=MEANS + "; its coordinates are "
-      "those of the cell, from the mean, in voxels")  # fmt: skip
+@item("06a S3DIS voxels", 1e-6)
+def room_voxels() -> float:
+    """Voxels that floor((n v) / v) in float32 makes of the rows of two rooms, and their means."""
+    x, *_ = batched(ENCODINGS[0], [room(name) for name in ROOMS])
+    theirs = our_sites(tensor(NETWORK, "voxel_C"))
+    if only_in_one(x.coords, theirs):
+        return MISSING
+    return apart(x.feats, in_order(theirs, tensor(NETWORK, "voxel_F")))
+
+
+@item("06a S3DIS features", 1e-6)
 def room_features() -> float:
-    """Coordinates and colours of each voxel where every point lies in the original's cell."""
-    x, _, _ = on_their_cells(room("small_1"), "s3dis/small_1")
-    return apart(x.feats, tensor(FILE, "s3dis/small_1/feats"))
+    """Cells, their place from the mean in voxels, and colours of the points that are kept."""
+    return max(found(name, key, getattr(rows(name), part)) for name in ROOMS
+               for key, part in (("coords", "cells"), ("feats", "features")))  # fmt: skip
 
 
-@item("06a S3DIS colours of the point that a voxel keeps", 1e-6)
-def colours() -> float:
-    """Colours of each voxel, from -0.5 to 0.5, if it keeps its first point."""
-    cloud = room("small_1")
-    *_, cells = on_their_cells(cloud, "s3dis/small_1")
-    x = voxelize([cells + 0.5], 1.0, reduce="first", features=cloud.features - 0.5)
-    return apart(x.feats, tensor(FILE, "s3dis/small_1/feats")[:, 3:])
-
-
-@item("06a S3DIS labels, cells given", unit="of 875 voxels")
+@item("06a S3DIS labels", unit="of 875 rows")
 def room_labels() -> float:
-    """The label of each voxel where every point lies in the original's cell; in these rooms the
-    first label of a voxel is its most frequent one."""
-    return sum(unlike(on_their_cells(room(name), f"s3dis/{name}")[1],
-                      golden(FILE)[f"s3dis/{name}/labels"]) for name in ROOMS)  # fmt: skip
+    """The label of each point that is kept."""
+    return sum(unlike(rows(name).labels, golden(FILE)[f"s3dis/{name}/labels"]) for name in ROOMS)
 
 
-@item("06a voxel of each point, cells given", unit="points")
+@item("06a row of each point", unit="points")
 def places() -> float:
-    """The voxel in which each point of a room and of a scan lies, voxels in order."""
-    apart_by = 0.0
-    for key in ("s3dis/small_1", "s3dis/small_2", "kitti/val"):
-        cells = tensor(FILE, f"{key}/all_coords")
-        cells = torch.floor(cells - cells.amin(0)).long()
-        apart_by += unlike(unique_rows(F.pad(cells, (1, 0)))[1], golden(FILE)[f"{key}/inverse_map"])
-    return apart_by
+    """The row whose answer a point of a room or of the scan gets."""
+    return sum(unlike(rows(key.partition("/")[2]).of_point, golden(FILE)[f"{key}/inverse_map"])
+               for key in (*(f"s3dis/{name}" for name in ROOMS), "kitti/val"))  # fmt: skip
 
 
 @item("06a S3DIS cube around the centre", unit="points")
@@ -128,18 +134,18 @@ def clipped() -> float:
     return unlike(kept, golden(FILE)["s3dis/clip_big"]) + whole
 
 
-@item("06a S3DIS points at test time", unit="of 900 points", by=230, differs="every point is "
-      "predicted and counted; the original clips to the cube at test time, too")  # fmt: skip
+@item("06a S3DIS points at test time", unit="of 900 points")
 def tested() -> float:
-    """How many points of a large room are counted."""
-    return abs(len(room("big_1").points) - len(golden(FILE)["s3dis/big_1/all_labels"]))
+    """The points of a large room that are counted, as the released scenes of test have them."""
+    card, points = scene_card("s3dis"), room("big_1").points
+    kept = len(clip_to_cube(points, card.augment.clip))
+    return abs(kept - len(golden(FILE)["s3dis/big_1/all_labels"]))
 
 
-@item("06a S3DIS classes that are trained", unit="classes", by=1, differs="stairs are ignored; "
-      "the original trains them as its class 10 and leaves them out of the counts alone")
+@item("06a S3DIS classes that are trained", unit="classes")
 def classes() -> float:
-    """Names of the classes that have an output and a target."""
-    return float(len(set(CLASS_NAMES) ^ set(golden(FILE)["CLASSES"].tolist())))
+    """Names of the classes that have an output and a target: stairs are one, uncounted."""
+    return float(len(set(S3DIS.released_names) ^ set(golden(FILE)["CLASSES"].tolist())))
 
 
 @item("06a S3DIS augmentation of a seed", 1e-6, differs=DRAWS, by=1.0)
@@ -151,49 +157,41 @@ def augmented() -> float:
     return apart(points, tensor(FILE, "s3dis/coord_aug_seed5"))
 
 
-@item("06a SemanticKITTI classes of raw labels", unit="of 34 raw labels", by=5, differs="the "
-      "official map; the original's ignores bus, on-rails, lane-marking and what moves of the "
-      "first two")  # fmt: skip
+@item("06a SemanticKITTI classes of raw labels", unit="of 34 raw labels")
 def raw_labels() -> float:
-    """The class of each raw label."""
+    """The class of each raw label: bus, on-rails, lane-marking and what moves of the first two
+    are ignored, against the official map. Classes are compared by the raw label that is first."""
     theirs = golden(FILE)["kitti/label_map"]
-    ignored = np.where(theirs == 255, IGNORED, theirs)
-    return float(sum(ignored[raw] != label for raw, label in LEARNING_MAP.items()))
+    ours = {raw: IGNORED if raw in RELEASED_IGNORES else label
+            for raw, label in LEARNING_MAP.items()}  # fmt: skip
+    return float(sum((IGNORED if theirs[raw] == 255 else theirs[raw]) != label
+                     for raw, label in ours.items()))  # fmt: skip
 
 
-@item("06a SemanticKITTI voxels", unit="sites", by=1109, differs=FLOORS)
+@item("06a SemanticKITTI voxels", unit="sites")
 def scan_sites() -> float:
     """The occupied voxels of a scan, counted from the lowest."""
-    x, _ = VoxelEncoding(SIZE, centre=False).encode([scan()])
-    coords = x.coords.clone()
-    coords[:, 1:] -= coords[:, 1:].amin(0)
-    return only_in_one(coords, batch_sites("kitti", 0))
+    x, sites, _ = batched(ENCODINGS[1], [scan()])
+    return only_in_one(x.coords, batch_rows("kitti")) + unlike(sites, batch_rows("kitti"))
 
 
-@item("06a SemanticKITTI features, cells given", 1e-6, by=1.046, differs=MEANS + ", its intensity "
-      "not shifted by 0.5")  # fmt: skip
+@item("06a SemanticKITTI features", 1e-6)
 def scan_features() -> float:
-    """Coordinates and intensity of each voxel where every point lies in the original's cell."""
-    x, *_ = on_their_cells(scan(), "kitti/val")
-    return apart(x.feats, tensor(FILE, "kitti/val/feats"))
+    """Coordinates in metres and intensity of the points that are kept, and their cells."""
+    return max(found("val", "feats", rows("val").features),
+               found("val", "coords", rows("val").cells))  # fmt: skip
 
 
-@item("06a SemanticKITTI labels, cells given", unit="of 672 voxels", by=15, differs=MEANS)
+@item("06a SemanticKITTI labels", unit="of 672 rows")
 def scan_labels() -> float:
-    """The label of each voxel where every point lies in the original's cell."""
-    given, theirs = (np.where(golden(FILE)[f"kitti/val/{key}"] == 255, IGNORED,
-                              golden(FILE)[f"kitti/val/{key}"])
-                     for key in ("all_labels", "labels"))  # fmt: skip
-    cloud = replace(scan(), labels=torch.from_numpy(given))
-    return unlike(on_their_cells(cloud, "kitti/val")[1], theirs)
+    """The label of each point that is kept."""
+    theirs = golden(FILE)["kitti/val/labels"]
+    return unlike(rows("val").labels, np.where(theirs == 255, IGNORED, theirs))
 
 
-@item("06a SemanticKITTI cap", unit="voxels", by=10, differs="the cap is on the points of a "
-      "scan before they become voxels, the original's on its voxels")  # fmt: skip
+@item("06a SemanticKITTI cap", unit="voxels")
 def cap() -> float:
     """How many voxels are left of a training scan at a cap of 300."""
-    cloud = scan()
-    points, *_ = augment_scene(cloud.points, cloud.features, torch.Generator().manual_seed(6),
-                               SceneAugment(most=300))  # fmt: skip
-    theirs = golden(FILE)["kitti/train_seed6_cap300/coords"]
-    return abs(len(voxelize([points], SIZE).sites) - len(theirs))
+    x, _ = ReleasedVoxels(SIZE, centre=False, most=300).encode(
+        [scan()], generator=torch.Generator().manual_seed(6))
+    return abs(len(x.sites) - len(golden(FILE)["kitti/train_seed6_cap300/coords"]))

@@ -12,14 +12,12 @@ from torch import nn
 
 import i2p_lib as i2p
 from i2p_lib import paper
-from i2p_lib.analysis.dissection import unit_table
 from i2p_lib.analysis.distances import feature_distances
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
-from i2p_lib.show import comparison, lines
-from i2p_lib.show import inside as shown
+from i2p_lib.show import comparison
 from i2p_lib.sources import PACKAGE
 from i2p_lib.train.clouds import CPU
 
@@ -31,7 +29,7 @@ SPEC = RunSpec(
 NOTEBOOKS = PACKAGE.parent / "notebooks"
 chapter_5 = chapter_functions(NOTEBOOKS / "05_neural_collapse.ipynb")
 chapter_8 = chapter_functions(NOTEBOOKS / "08_discussion.ipynb")
-unit_pictures = chapter_5.unit_pictures
+unit_pictures, unit_table = chapter_5.unit_pictures, chapter_5.unit_table
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +168,7 @@ def test_features_moved_by_a_known_length_have_that_distance(found, pairs, photo
     relative = distances.methods.query("scale == 'relative'").set_index("place")["distance"]
     spread = np.array([v.std() for v in pair.image.values.values()])
     np.testing.assert_allclose(relative[1:], own[1:] / spread, rtol=1e-5)
-    rows = shown.distance_rows(distances, found, photos).set_index("metric")["value"]
+    rows = chapter_5.distance_rows(distances, found, photos).set_index("metric")["value"]
     expected = {"wasserstein1_mean_of_16_layers": 49, "wasserstein1_layer1": 6,
                 "wasserstein1_layer4": 24, "wasserstein1_layer8": 48, "wasserstein1_layer16": 96}
     assert rows.to_dict() == pytest.approx(expected)
@@ -200,9 +198,9 @@ def test_only_imagenets_thousand_classes_in_the_papers_recipe_count_as_the_paper
     recipe |= {"epochs": 100, "train_limit": None, "test_limit": None}
     result = replace(found[0], spec=SPEC.but(**recipe))
     many = replace(photos, label_names=tuple(map(str, range(1000))))
-    assert not shown.distance_rows(distances, [result], photos)["as_in_paper"].any()
-    assert shown.distance_rows(distances, [result], many)["as_in_paper"].all()
-    assert not shown.distance_rows(distances, found[:1], many)["as_in_paper"].any()
+    assert not chapter_5.distance_rows(distances, [result], photos)["as_in_paper"].any()
+    assert chapter_5.distance_rows(distances, [result], many)["as_in_paper"].all()
+    assert not chapter_5.distance_rows(distances, found[:1], many)["as_in_paper"].any()
 
 
 def test_a_planted_unit_stands_out_of_its_shuffled_labels(pairs):
@@ -220,7 +218,7 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
 ):
     """Promise: every number of both sections is there, recorded with a verdict, and drawn."""
     units, distances = unit_table(pairs), feature_distances(pairs, photos.owner)
-    rows = shown.distance_rows(distances, found, photos)
+    rows = chapter_5.distance_rows(distances, found, photos)
     means = units.groupby("key")[["entropy", "selectivity"]].mean()
     comparison.versus_paper("table5", rows, "smoke", stand_in={"efficientnet_lite0": "resnet18"})
     comparison.versus_paper("fig4", comparison.rows_by_run(found, means), "smoke")
@@ -228,8 +226,8 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     assert paper.verdict_counts(recorded["fig4"].table) == {paper.NOT_IN_PAPER: 4}
     counts = paper.verdict_counts(recorded["table5"].table)
     assert counts == {paper.OTHER_SETTING: 5, paper.NOT_IN_PAPER: 5, paper.NOT_RUN: 10}
-    assert "control IO+BN to its own in" in ' '.join(shown.distance_lines(distances))
-    assert "FIP-IO+BN against control IO+BN: entropy" in ' '.join(shown.dissection_lines(units))
+    assert "control IO+BN to its own in" in ' '.join(chapter_5.distance_lines(distances))
+    assert "FIP-IO+BN against control IO+BN: entropy" in ' '.join(chapter_5.dissection_lines(units))
     grid = unit_pictures(found, pairs, units, photos, "FIP-IO+BN", rows=2, shown=2)
     assert [(len(pictures), len(clouds)) for _, pictures, clouds in grid] == [(2, 2)] * 2
     picture, light = grid[0][1][0]
@@ -237,10 +235,9 @@ def test_tables_sentences_and_pictures_come_from_the_runs(
     assert picture.shape == (160, 160, 3) and light.ndim == 2
     cloud, values, name = grid[0][2][0]
     assert cloud.shape == (128, 3) and values.shape == (128,) and name in names
-    panels = len(shown.layer_distances(distances).axes), len(shown.unit_grid(grid).axes)
-    assert panels == (3, 10)
+    assert len(chapter_5.unit_sheet(grid).axes) == 8
     assert unit_pictures(found, pairs, units, photos, "FIP-ALL") == []
-    assert shown.unit_grid([]).axes[0].texts
+    assert chapter_5.unit_sheet([]).axes[0].get_ylabel()
     plt.close("all")
 
 
@@ -266,13 +263,12 @@ def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
         probed = result.probes().query(
             "epoch == 0 and split == 'test' and layer == 'penultimate' and metric == 'cdnv'")
         assert value == pytest.approx(probed["value"].item(), rel=1e-4)
-    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
-    shots = chapter.bound_table(list(starts.values()), [1, 5], table.assign(group="5-shot"))
+    shots = chapter_8.bound_table(list(starts.values()), [1, 5], table.assign(group="5-shot"))
     assert (shots["error"] <= shots["bound"]).all() and shots["trained"].notna().sum() == 2
 
 
 def test_layer_profiles_have_a_column_for_each_split(probed):
     probes = layer_probes(probed)
-    figure = lines.layer_profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
+    figure = chapter_5.profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
     assert [axis.get_title() for axis in figure.axes] == ["train clouds", "test clouds"] * 2
     plt.close("all")

@@ -68,34 +68,34 @@ def test_both_rules_stand_side_by_side(rooms, chapter):
     assert line["as released"] == pytest.approx((4 * line["absent skipped"] + 1000) / 14)
 
 
-def test_the_sentences_follow_the_numbers():
-    better = segmentation._relation(pd.Series([0.5, 0.6]), pd.Series([0.3, 0.4]))
-    worse = segmentation._relation(pd.Series([0.1, 0.2]), pd.Series([0.3, 0.4]))
-    mixed = segmentation._relation(pd.Series([0.3, 0.5]), pd.Series([0.4, 0.4]))
-    single = segmentation._relation(pd.Series([0.5]), pd.Series([0.3]))
+def test_the_sentences_follow_the_numbers(chapter):
+    better = chapter.relation(pd.Series([0.5, 0.6]), pd.Series([0.3, 0.4]))
+    worse = chapter.relation(pd.Series([0.1, 0.2]), pd.Series([0.3, 0.4]))
+    mixed = chapter.relation(pd.Series([0.3, 0.5]), pd.Series([0.4, 0.4]))
+    single = chapter.relation(pd.Series([0.5]), pd.Series([0.3]))
     assert "is better than scratch in every pair of seeds" in better and "+20.0 points" in better
     assert "once in 6" in better and single.startswith("one run each cannot tell")
     assert "is worse than scratch" in worse and "-20.0" in worse
     assert "overlap" in mixed and "(2 and 2 runs)" in mixed
 
 
-def test_sentences_name_both_networks_and_the_absent_classes(rooms):
+def test_sentences_name_both_networks_and_the_absent_classes(rooms, chapter):
     _, results = rooms
-    text = segmentation.sentences(results)
+    text = " ".join(chapter.sentences(results))
     assert "unet:efficientnet_lite0, imagenet1k" in text and "(1 and 1 runs)" in text
     assert "Without a point in the test scenes: beam, column" in text
-    assert "No network ran both" in segmentation.sentences(results[:1])
+    assert chapter.sentences(results[:1]) == []
 
 
 def test_tables_of_no_runs_have_no_rows_and_do_not_fail(chapter):
     """Promise: a profile without segmentation still has its chapter."""
-    for make in (segmentation.scene_table, segmentation.settings, segmentation.summary):
+    for make in (chapter.scene_table, segmentation.settings, segmentation.summary):
         assert make([]).data.empty
     assert chapter.by_either_rule([]).empty and class_table([]).empty
     assert segmentation.runs_table([]).empty
     bars.class_bars(class_table([]))
     assert "ran no network" in turning.clouds_html(*chapter.shown_scene([], "s3dis"))
-    assert "No network ran both" in segmentation.sentences([])
+    assert chapter.sentences([]) == []
 
 
 def test_the_clouds_are_truth_scratch_and_fip_of_one_scene(rooms, chapter):

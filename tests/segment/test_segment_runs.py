@@ -177,7 +177,8 @@ def test_one_command_runs_the_recipe_of_a_set(experiment, scene_data, tmp_path, 
 
     text = PAPER.path.read_text()
     for old, new in (("epochs: 400", "epochs: 1"), ("epochs: 15,", "epochs: 1,"),
-                     ("voxel_size: 0.05, point", "voxel_size: 0.5, train_limit: 2, point"),
+                     ("normalize: false, voxel_size: 0.05",
+                      "normalize: false, voxel_size: 0.5, train_limit: 2"),
                      ("model: pointnet2_ssg, weights: [random, imagenet1k_pixels], epochs",
                       "model: pointnet2_ssg, weights: random, block_points: 64, epochs"),
                      ("range:hrnet_w48\", weights: [random, imagenet1k, cityscapes], height: 64, "

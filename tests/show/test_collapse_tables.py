@@ -1,8 +1,9 @@
 """The sentences on collapse give the measured numbers and their rank correlation."""
 
 import pandas as pd
+from made_notebooks import chapter_functions
 
-from i2p_lib.show import collapse
+from i2p_lib.sources import PACKAGE
 
 
 def test_collapse_sentences_give_the_rank_correlation():
@@ -13,6 +14,12 @@ def test_collapse_sentences_give_the_rank_correlation():
     probes = pd.concat([pd.DataFrame({"key": list("abcd"), "value": cdnv, "epoch": epoch,
                                       "layer": "penultimate", "split": "test", "metric": "cdnv"})
                         for epoch in (0, 5)])
-    text = " ".join(collapse.collapse_lines(probes, runs))
+    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "05_neural_collapse.ipynb")
+    sides = [chapter.cdnv_at(probes, runs, epoch) for epoch in (0, 5)]
+    text = " ".join(chapter.collapse_lines(*sides))
     assert "most collapsed first: FIP-ALL 1.00, FIP-IO 2.00, scratch 3.00, control IO 4.00" in text
     assert text.count("rank correlation -1.00") == 2
+    answer = chapter.collapse_answer(*sides)
+    assert answer[0].endswith("a CDNV of 1.50 in networks of image weights, and of 3.50 in "
+                              "networks of random weights.")
+    assert "Training takes FIP-ALL from 1.00 to 1.00, and scratch from 3.00 to 3.00." in answer

@@ -1,7 +1,8 @@
 """The Python environment: which Python and torch the book runs on, and installing its packages.
 
-`install` also lets torchvision be imported first beside any torch, see torchvision_shim.py; that
-part alone is `shim`, for an environment that was made in another way.
+`install` also lets torchvision be imported first beside any torch, see
+i2p_lib/torchvision_shim.py; that part alone is `shim`, for an environment that was made in
+another way.
 
 Run as a script by the Makefile before anything is installed, so it imports the standard library
 only and stays readable for old Pythons, which get a clear message instead of a syntax error.
@@ -25,7 +26,8 @@ TORCHVISION_FOR = {
     "2.13.0": "0.28.0",
 }
 LOCK = "requirements.lock"
-SHIM = Path(__file__).with_name("torchvision_shim.py")
+ROOT = Path(__file__).resolve().parent
+SHIM = ROOT / "i2p_lib" / "torchvision_shim.py"
 SHIM_NAME = "_image2point_torchvision"
 
 
@@ -125,7 +127,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         if arguments == ["install"]:
-            install(Path(__file__).resolve().parents[1])
+            install(ROOT)
         elif arguments == ["shim"]:
             write_shim()
     except subprocess.CalledProcessError as error:
