@@ -36,7 +36,8 @@ class Segment:
     scenes: the splits "train", "val" and, where the run may read it, "test"; a scene is read when
     it is used, and only those of one batch are in memory.
     augment: what training changes; None leaves scenes alone.
-    counted: with a number, points of later classes are not counted, as in the released code.
+    counted: with a number, points of later classes are not counted and an absent class has IoU 1,
+    as in the released code.
     """
 
     score, least = "miou", 1
@@ -56,7 +57,7 @@ class Segment:
                 raise ValueError(f"no scene in the split that is used as {name}")
         self.settings, self.splits, self.class_names = settings, scenes, tuple(class_names)
         self.encoding, self.augment, self.device = encoding, augment, device
-        self.counted = counted
+        self.counted, self.absent = counted, "skipped" if counted is None else "perfect"
 
     def batch(self, items: Tensor, random: torch.Generator) -> list[Scene]:
         """Return augmented scenes."""
@@ -78,7 +79,7 @@ class Segment:
         """Return the mIoU and the accuracy of a split over all original points."""
         confusion = self.confusion(net, self.splits[split])
         return {
-            "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
+            "miou": segmentation.mean_iou(confusion, self.absent),
             "accuracy": segmentation.accuracy(confusion),
         }
 
@@ -99,7 +100,7 @@ class Segment:
         confusion, metrics = self.confusion(state.net, self.splits[split]), {}
         if split == "test":
             metrics = {
-                "miou": segmentation.mean_iou(confusion, self.settings.rules.absent),
+                "miou": segmentation.mean_iou(confusion, self.absent),
                 "miou_absent_perfect": segmentation.mean_iou(confusion, "perfect"),
                 "accuracy": segmentation.accuracy(confusion),
                 "mean_class_accuracy": segmentation.mean_class_accuracy(confusion),

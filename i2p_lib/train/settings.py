@@ -38,7 +38,6 @@ class Protocol:
     teacher      its logits are "exact" and its norms in eval mode, or as in the original "cut" to
                  integers and never in eval mode, see `teacher_answers`
     taps         the order in which PointContrast's kernels are copied, see `load_pointcontrast`
-    absent       a class without a point is "skipped" in a mean IoU, or "perfect"
     train_on     the split that is trained on; "trainval" has nothing held out
     validate_on  the split whose scores are the history's val_...
     test         when the test split is read: "once" at the end, "every epoch", or "never"
@@ -53,7 +52,6 @@ class Protocol:
     draws: Literal["generator", "numpy"]
     teacher: Literal["exact", "cut"]
     taps: Literal["minkowski", "released"]
-    absent: Literal["skipped", "perfect"]
     train_on: Literal["train", "trainval"]
     validate_on: Literal["val", "test"]
     test: Literal["once", "every epoch", "never"]
@@ -66,11 +64,11 @@ class Protocol:
 
 
 _CLEAN = Protocol("mean", "floor", "he", "weights", "run", "generator", "exact", "minkowski",
-                  "skipped", "train", "val", "once", "last")  # fmt: skip
+                  "train", "val", "once", "last")  # fmt: skip
 PROTOCOLS: Mapping[str, Protocol] = {
     "clean": _CLEAN,
     "released": Protocol("first", "round", "torchsparse", "everything", "later", "numpy", "cut",
-                         "released", "perfect", "trainval", "test", "every epoch", "best on test"),
+                         "released", "trainval", "test", "every epoch", "best on test"),
     "tuning": dataclasses.replace(_CLEAN, test="never"),
 }  # fmt: skip
 """clean: as it should be done; released: as the original code does it (it validates on the test
