@@ -185,7 +185,7 @@ def test_a_library_becomes_a_set_that_loads_with_no_family_in_two_splits(script,
     assert skipped["Box_1.00mm/Strange_1"] == "licence GPL-3+"
     assert "begins with #VRML" in skipped["Rod_1.00mm/F_9"]
     for split in ("train", "val", "test"):
-        clouds = load_folder(output, "kicad_parts", split, manifest=True)
+        clouds = load_folder(output, "kicad_parts", split)
         mine = [row for row in rows if row["split"] == split]
         assert [clouds.class_names[label] for label in clouds.labels] == [r["class"] for r in mine]
         assert np.linalg.norm(clouds.points, axis=2).max() <= 1

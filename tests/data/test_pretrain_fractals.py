@@ -14,7 +14,7 @@ from i2p_lib.runs.store import write_tensors
 from i2p_lib.weights import image_model
 from i2p_lib.weights.cards import read_cards
 from i2p_lib.weights.files import check_file
-from i2p_lib.weights.loading import transfer
+from i2p_lib.weights.loading import named_tensors, transfer
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,9 @@ def test_half_precision_loses_nothing_that_the_held_out_images_show(script, part
     card = read_cards(folder / "card.yml").cards[0]
     net = image_model("resnet18")
     net.fc = torch.nn.Linear(512, card.classes)
-    report = transfer(net, card, folder / card.file_name, check_file(card, folder / card.file_name))
-    assert len(report.rows) == 122 and {row.state for row in report.rows} == {"copied"}
+    path = folder / card.file_name
+    table = transfer(net, card, path, check_file(card, path), named_tensors(net, card, path)).table
+    assert len(table) == 122 and set(table["state"]) == {"copied"}
     assert card.size < 25e6 and f"{top1['half']:.1%} in half precision" in card.note
     middle = parts.network_input(net, state.held_out.pixels[:, 2:22, 2:22])
     with torch.no_grad():
