@@ -38,7 +38,7 @@ RUNS = {
     "few_shot": (3, "{shots: 1, episode: 0, train_limit: null, batch_size: 7, epochs: 2}"),
 }  # fmt: skip
 # Sums in another order differ by 1e-7; a few steps of training widen that about ten times.
-# From He's taps they widen it to 2e-3: hence `init`.
+# `init`: from He's taps two epochs of one process widen 1e-7 to 1e-4, from inflated ones not.
 TOLERANCE = 1e-4
 
 
