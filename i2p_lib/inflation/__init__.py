@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn.modules.utils import _pair
 
 from i2p_lib.inflation.filters import AXES, ORIGINAL_AXES, inflate_weight, to_taps
-from i2p_lib.inflation.initial import initialize
+from i2p_lib.inflation.initial import initialize, match_norms
 from i2p_lib.inflation.layers import Maker, restride
 from i2p_lib.inflation.regimes import NORMS, roles_of, within
 from i2p_lib.inflation.trace import InflationError, Step, trace, try_out
 from i2p_lib.sparse import SparseGlobalPool
 
 __all__ = ["AXES", "ORIGINAL_AXES", "InflationError", "inflate", "inflate_weight", "initialize",
-           "to_taps"]  # fmt: skip
+           "match_norms", "to_taps"]  # fmt: skip
 
 RECIPES = (None, "paper")
 PAPER_STRIDE = 8  # total stride of the paper's ResNets: no stem stride, no pooling, three stages

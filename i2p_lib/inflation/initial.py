@@ -47,6 +47,28 @@ def initialize(
             layer.reset_parameters()
 
 
+@torch.no_grad()
+def match_norms(net: nn.Module, reference: nn.Module) -> None:
+    """Scale every inflated kernel of a network, in place, to its Frobenius norm in another one.
+
+    The directions of the weights stay.  The networks must be alike, and inflated (`inflate`).
+    Batch norm makes what a network computes blind to this size, but not what a step of a given
+    learning rate does to it.
+
+    Raises ValueError for networks whose inflated kernels differ in name or shape.
+    """
+    shapes, given = ({name: value for name, value in one.named_parameters()
+                      if value.ndim > 1 and one.i2p_roles[name] == "backbone"}
+                     for one in (net, reference))  # fmt: skip
+    if differing := {n for n in shapes.keys() | given.keys()
+                     if n not in shapes or n not in given or shapes[n].shape != given[n].shape}:
+        raise ValueError(
+            f"expected two networks of one shape, these differ in {', '.join(sorted(differing))}"
+        )
+    for name, weight in shapes.items():
+        weight.mul_(given[name].norm() / weight.norm())
+
+
 def _draw(layer: SparseConv3d | SparseConvTranspose3d, init: str, generator) -> None:
     taps, bound = math.prod(layer.kernel_size), 0.0
     weight = torch.empty_like(layer.weight)

@@ -36,6 +36,9 @@ class Named(Settings):
                                `initialize`) or "inflated", a random image network; None: the
                                protocol's.  A random frozen backbone (the other regimes) is
                                inflated whatever the protocol, since it is the control of that
+    norms                      of an inflated network whose layers all train: the size that its
+                               kernels are scaled to, see `match_norms`: the name of weights, or
+                               "torchsparse", as that rule draws them; None: they stay
 
     TASK names the module that builds the task and the network of such a run (`task_of`,
     `build_network`); its import closure is part of the run's key.  TEAMS tells whether several
@@ -51,6 +54,7 @@ class Named(Settings):
     axis: Literal[*AXES] = "z"
     normalize: bool = True
     init: Literal["torchsparse", "he", "inflated"] | None = None
+    norms: str | None = None
 
     @model_validator(mode="after")
     def _init_is_read(self) -> Self:
@@ -61,6 +65,11 @@ class Named(Settings):
             )
         if self.init not in (None, "inflated") and self.regime != "all":
             raise ValueError(f"the random frozen backbone of {self.regime} is inflated: no init")
+        if self.norms is not None and (not self.inflated or self.regime != "all"):
+            raise ValueError(
+                f"norms is of inflated networks whose layers all train, not of {self.model} with "
+                f"regime {self.regime}: leave it out"
+            )
         return self
 
     @property
@@ -106,7 +115,13 @@ class Named(Settings):
         """
         model, weights = self.image_model, self.weights
         digest = f"{weights} weights of {model}", lambda: _weights_digest(model, weights)
-        return {"data": self.data_input(), "weights": digest}
+        parts = {"data": self.data_input(), "weights": digest}
+        if self.norms not in (None, "torchsparse"):
+            parts["norms"] = (
+                f"{self.norms} weights of {model}",
+                lambda: _weights_digest(model, self.norms),
+            )
+        return parts
 
     def chain(self) -> list[Self]:
         """Return the runs that this one needs, teachers first, itself last."""
@@ -122,6 +137,7 @@ class Named(Settings):
         if self.changes:
             plain = f", {self.protocol} protocol but {self._changed()}"
         init = "" if self.init is None else f" ({self.init})"
+        init += "" if self.norms is None else f", norms of {self.norms}"
         axis = "" if self.axis == "z" else f", axis {self.axis}"
         scale = "" if self.normalize else ", not divided by k"
         return (

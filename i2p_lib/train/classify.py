@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from i2p_lib.data import augment, dataset_card
-from i2p_lib.inflation import inflate
+from i2p_lib.inflation import inflate, initialize, match_norms
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models import is_point_model, point_model
 from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
@@ -151,21 +152,29 @@ def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
         net = point_model(spec.model, num_classes, spec.weights, spec.seed, up=up)
     else:
         on_points = is_pointcontrast(spec.model, spec.weights)
-        weights = "random" if on_points else spec.weights
-        net = inflate(
-            image_model(spec.model, weights=weights, seed=spec.seed),
-            in_channels=3,
-            num_classes=num_classes,
-            axis=spec.axis,
-            normalize=spec.normalize,
-            recipe=spec.recipe,
-            generator=generator(spec.seed, "inflate"),
-        )
+        net = _inflated(spec, "random" if on_points else spec.weights, num_classes)
         draw_weights(net, spec)
         if on_points:
             load_pointcontrast(net, spec.weights, spec.rules.taps)
+        if spec.norms == "torchsparse":
+            initialize(reference := copy.deepcopy(net), spec.norms, generator(spec.seed, "norms"))
+            match_norms(net, reference)
+        elif spec.norms is not None:
+            match_norms(net, _inflated(spec, spec.norms, num_classes))
     freeze(net, spec.regime)
     return net
+
+
+def _inflated(spec: NamedRun, weights: str, num_classes: int) -> nn.Module:
+    return inflate(
+        image_model(spec.model, weights=weights, seed=spec.seed),
+        in_channels=3,
+        num_classes=num_classes,
+        axis=spec.axis,
+        normalize=spec.normalize,
+        recipe=spec.recipe,
+        generator=generator(spec.seed, "inflate"),
+    )
 
 
 def task_of(spec: NamedRun, device: torch.device = CPU) -> Classify:

@@ -1,0 +1,250 @@
+"""The paper's claims as data, and what recorded runs say about each: same, opposite, undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from i2p_lib.analysis.bootstrap import DRAWS, interval
+
+CLAIMS_FILE = Path(__file__).with_name("claims.yml")
+SAME, OPPOSITE, UNDECIDED, NOT_RUN = "same direction", "opposite direction", "undecided", "not run"
+LEVEL = 0.05
+
+
+class Claim(BaseModel):
+    """One claim of the paper and the contrast that tests it; the keys are explained in the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    claim: str
+    place: str
+    measure: Literal["top1", "epochs", "first_epoch", "cdnv", "gain_of_shots"] | None = None
+    contrast: tuple[str, str] | None = None
+    says: Literal["more", "less"] = "more"
+    margin: float = 0.0
+    target: float | None = Field(None, gt=0, lt=1)
+    shots: int | tuple[int, int] | None = None
+    primary: bool = False
+    paper: float | None = None
+    derived: str | None = None
+    note: str | None = None
+    not_run: str | None = None
+
+
+class Claims(BaseModel):
+    """The file of claims: the settings and arms that contrasts name, and the claims in order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: dict[str, dict[str, str]]
+    arms: dict[str, dict[str, Any]]
+    claims: tuple[Claim, ...]
+
+    def runs_of(self, arm: str, setting: str, runs: pd.DataFrame) -> pd.DataFrame:
+        """Return the runs of an arm in a setting; what neither names is unset in them."""
+        where = dict(self.settings[setting])
+        images = where.pop("images")
+        wanted = {"init": None, "norms": None} | self.arms[arm] | where
+        wanted = {k: images if v == "images" else v for k, v in wanted.items()}
+        fits = np.logical_and.reduce(
+            [runs[k].isna() if v is None else runs[k].eq(v) for k, v in wanted.items()]
+        )
+        return runs[fits]
+
+
+def load_claims(path: Path = CLAIMS_FILE) -> Claims:
+    """Read and check the claims.
+
+    Raises ValueError for an unknown arm, a claim without a contrast that does not say why it is not
+    run, an id that occurs twice, and pydantic's ValidationError, a ValueError, for other keys.
+    """
+    claims = Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    names = [claim.id for claim in claims.claims]
+    for claim in claims.claims:
+        if names.count(claim.id) > 1:
+            raise ValueError(f"{path.name}: the id {claim.id!r} occurs twice")
+        if (claim.contrast is None) != (claim.not_run is not None):
+            raise ValueError(f"{path.name}: {claim.id}: give a contrast, or say why it is not_run")
+        for arm in claim.contrast or ():
+            if arm not in claims.arms:
+                raise ValueError(f"{path.name}: {claim.id}: unknown arm {arm!r}; known are "
+                                 f"{', '.join(claims.arms)}")  # fmt: skip
+    return claims
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded study, as data_scripts/record_study.py writes it: its runs, and their epochs."""
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+def findings(
+    claims: Claims, study: Recorded, setting: str, rng: np.random.Generator, draws: int = DRAWS
+) -> pd.DataFrame:
+    """Return one row per claim: value, low, high, p, pairs, p_holm and verdict in one setting.
+
+    Two arms are paired by seed, few-shot ones by episode; every draw takes pairs and test clouds,
+    both with replacement and the same clouds for all.  p is two-sided, from the draws, against the
+    claim's margin.  p_holm corrects the primary claims together; a verdict needs p_holm (primary)
+    or p (exploratory) below 0.05, and else is undecided.
+    """
+    rows = []
+    for claim in claims.claims:
+        found = None
+        if claim.contrast is not None:
+            sides = [claims.runs_of(arm, setting, study.runs) for arm in claim.contrast]
+            found = _MEASURES[claim.measure](claim, sides, study, rng, draws)
+        if found is None:
+            why = claim.not_run or "its runs are not recorded"
+            rows.append({"id": claim.id, "verdict": f"{NOT_RUN}: {why}"})
+            continue
+        value, sample, pairs = found
+        below = (1 + np.sum(sample <= claim.margin)) / (1 + len(sample))
+        above = (1 + np.sum(sample >= claim.margin)) / (1 + len(sample))
+        low, high = interval(sample)
+        about = {"id": claim.id, "value": value, "low": low, "high": high, "pairs": pairs}
+        p = min(1.0, 2 * min(below, above))
+        rows.append(about | {"p": p, "more": value > claim.margin})
+    columns = ["id", "value", "low", "high", "pairs", "p", "more", "verdict"]
+    table = pd.DataFrame(rows, columns=columns).assign(primary=[c.primary for c in claims.claims])
+    tested = table["primary"] & table["p"].notna()
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
+    for row, claim in zip(table.index, claims.claims, strict=True):
+        if pd.isna(table.loc[row, "p"]):
+            continue
+        sure = (table.loc[row, "p_holm"] if claim.primary else table.loc[row, "p"]) < LEVEL
+        same = bool(table.loc[row, "more"]) == (claim.says == "more")
+        table.loc[row, "verdict"] = (SAME if same else OPPOSITE) if sure else UNDECIDED
+    return table.drop(columns="more")
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return Holm's adjusted p values (Scand. J. of Statistics 6, 1979), in p's order."""
+    order = np.argsort(p)
+    scaled = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted[np.argsort(order)]
+
+
+def hits(runs: pd.DataFrame) -> np.ndarray:
+    """Return the hits of recorded runs on their test clouds, bool [R, clouds]."""
+    bits = [np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=int(count))
+            for text, count in zip(runs["hits"], runs["clouds"], strict=True)]  # fmt: skip
+    return np.array(bits, bool)
+
+
+def _paired(sides: list[pd.DataFrame], shots: int | None) -> list[pd.DataFrame]:
+    """Return both sides' runs of one number of shots, in the order of the seeds they share."""
+    kept = [side[side["shots"].isna() if shots is None else side["shots"].eq(shots)]
+            .drop_duplicates("seed").set_index("seed") for side in sides]  # fmt: skip
+    shared = kept[0].index.intersection(kept[1].index).sort_values()
+    return [side.loc[shared] for side in kept]
+
+
+_Found = tuple[float, np.ndarray, int] | None
+
+
+def _top1(
+    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+) -> _Found:
+    a, b = _paired(sides, claim.shots)
+    if len(a) < 2:
+        return None
+    return _two_way(100.0 * (hits(a).astype(float) - hits(b)), rng, draws)
+
+
+def _gain_of_shots(
+    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+) -> _Found:
+    few, many = ([hits(side).astype(float) for side in _paired(sides, k)] for k in claim.shots)
+    pairs = min(len(few[0]), len(many[0]))
+    if pairs < 2:
+        return None
+    gains = [a[:pairs] - b[:pairs] for a, b in (few, many)]
+    return _two_way(100.0 * (gains[0] - gains[1]), rng, draws)
+
+
+def _two_way(differences: np.ndarray, rng: np.random.Generator, draws: int) -> _Found:
+    """Return the mean of [pairs, clouds], and means of draws of both, with replacement."""
+    pairs, clouds = differences.shape
+    weights = rng.multinomial(pairs, np.full(pairs, 1 / pairs), draws) / pairs
+    items = rng.multinomial(clouds, np.full(clouds, 1 / clouds), draws) / clouds
+    sample = np.einsum("dp,pc,dc->d", weights, differences, items, optimize=True)
+    return float(differences.mean()), sample, pairs
+
+
+def _curves(runs: pd.DataFrame, study: Recorded) -> np.ndarray:
+    """Return the validation accuracy of runs after each epoch, [R, epochs]."""
+    chosen = study.epochs[study.epochs["key"].isin(runs["key"])]
+    return chosen.pivot(index="key", columns="epoch", values="val_top1").loc[runs["key"]].to_numpy()
+
+
+def _first_epoch(
+    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+) -> _Found:
+    a, b = _paired(sides, None)
+    if len(a) < 2:
+        return None
+    return _over_pairs(100 * (_curves(a, study)[:, 0] - _curves(b, study)[:, 0]), rng, draws)
+
+
+def _cdnv(
+    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+) -> _Found:
+    a, b = _paired(sides, None)
+    if len(a) < 2:
+        return None
+    ratio = np.log(a["cdnv"].to_numpy() / b["cdnv"].to_numpy())
+    return _over_pairs(ratio, rng, draws)
+
+
+def _over_pairs(differences: np.ndarray, rng: np.random.Generator, draws: int) -> _Found:
+    drawn = rng.choice(differences, (draws, len(differences)))
+    return float(differences.mean()), drawn.mean(1), len(differences)
+
+
+def _epochs(
+    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+) -> _Found:
+    a, b = _paired(sides, None)
+    if len(a) < 2:
+        return None
+    fast, slow = _curves(a, study), _curves(b, study)
+    target = claim.target * slow[:, -1].mean()
+
+    def ratio(rows: np.ndarray) -> float:
+        ours, theirs = (reached(side[rows].mean(0), target) for side in (fast, slow))
+        return float(np.log(ours / theirs))
+
+    sample = [ratio(rng.integers(len(fast), size=len(fast))) for _ in range(draws)]
+    return ratio(np.arange(len(fast))), np.array(sample), len(fast)
+
+
+def reached(curve: np.ndarray, target: float) -> float:
+    """Return after how many epochs a curve [epochs] first has `target`, between two linearly.
+
+    Before the first epoch it is at zero.  A curve that never has it counts as one epoch more than
+    it is long: for the mean curve of scratch against a share of its own end that cannot happen.
+    """
+    after = int(np.argmax(curve >= target))
+    if curve[after] < target:
+        return len(curve) + 1.0
+    before = curve[after - 1] if after else 0.0
+    return after + float((target - before) / (curve[after] - before))
+
+
+_MEASURES: Mapping[str, Callable[..., _Found]] = {
+    "top1": _top1, "epochs": _epochs, "first_epoch": _first_epoch, "cdnv": _cdnv,
+    "gain_of_shots": _gain_of_shots,
+}  # fmt: skip
