@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> None:
     chapters = project.chapters(options.chapters)
     if options.dry_run:
         from i2p_lib.runs.cost import CostModel
-        from i2p_lib.runs.plan import missing_text, plan, plan_text
+        from i2p_lib.runs.needs import missing_text, plan, plan_text
 
         print(f"{missing_text(profile)}\n\nmeasuring steps of training ...\n", flush=True)
         costs = CostModel.of(profile.device)
@@ -188,7 +188,6 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     """Make simulated scenes, train what is missing, note the times; tell the main process."""
     from i2p_lib.runs import cluster, train_missing
     from i2p_lib.runs.needs import available, prepare, skipped_text
-    from i2p_lib.runs.spec import distinct
     from i2p_lib.train import team
 
     if options.scheduler:  # one that does not answer is said before any work
@@ -198,7 +197,7 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     prepare(specs)
     times["simulated scenes"] = time.perf_counter() - began
     began = time.perf_counter()
-    entries, skipped = available(distinct(specs))
+    entries, skipped = available(dict.fromkeys(specs))
     missing = sum(not entry.done() for entry in entries)
     with team.joined(profile.device):
         workers = options.workers or profile.workers

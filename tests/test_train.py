@@ -88,7 +88,7 @@ def stop_after(epoch):
 def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimizer, protocol):
     spec = SPEC.but(optimizer=optimizer, protocol=protocol)
     whole = train.train(begin(spec))
-    path = tmp_path / "checkpoint.safetensors"
+    path = tmp_path / store.CHECKPOINT
     with pytest.raises(Stop):
         train.train(begin(spec), [lambda s: store.write_checkpoint(path, s), stop_after(2)])
     torch.rand(7)  # another process has another global generator

@@ -18,7 +18,7 @@ from i2p_lib.book.cells import code_tree, modules_used, texts
 from i2p_lib.files import sha256
 from i2p_lib.runs.needs import available, lacking_text
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.spec import AnySpec, distinct
+from i2p_lib.runs.spec import AnySpec
 from i2p_lib.sources import PACKAGE, closure, modules_named
 from i2p_lib.train.settings import unknown_key
 
@@ -149,7 +149,8 @@ class Chapter:
         Where the profile does not list the chapter, of those that its code names.
         """
         names = self.profile.chapters.get(self.name, self._named())
-        return distinct(spec for name in names for spec in self.profile.experiment(name))
+        experiments = map(self.profile.experiment, names)
+        return list(dict.fromkeys(spec for specs in experiments for spec in specs))
 
     def experiments(self) -> list[str]:
         """Return the experiments that the chapter may read: listed for it, or named in its code."""

@@ -60,7 +60,7 @@ def probed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(found, photos):
-    return inside.look_inside(found, photos)
+    return chapter_5.look_inside(found, photos)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,14 @@ def test_a_run_is_looked_into_beside_the_network_it_came_from(found, pairs, phot
         np.testing.assert_allclose(
             pair.cloud.units, result.features()["test_features"], atol=2e-2, rtol=2e-3
         )
-    again = inside.look_inside(found[:1], photos)[0]
+    again = chapter_5.look_inside(found[:1], photos)[0]
     assert all((again.cloud.values[k] == v).all() for k, v in pairs[0].cloud.values.items())
 
 
 def test_a_run_in_bfloat16_is_looked_into_in_bfloat16(found, pairs, photos):
     """Promise: the precision of a run is kept, and its pictures are drawn."""
     result = replace(found[0], spec=SPEC.but(amp="bf16"))
-    (pair,) = inside.look_inside([result], photos)
+    (pair,) = chapter_5.look_inside([result], photos)
     single = pairs[0].cloud.units
     assert 0 < np.abs(pair.cloud.units - single).max() < 0.2 * single.max()
     units = unit_table([pair])
@@ -186,7 +186,7 @@ def test_other_layers_and_no_run_are_refused(pairs, photos):
     with pytest.raises(ValueError, match="other layers: \\['blocks.0.0.conv_dw'\\]"):
         feature_distances([broken], photos.owner)
     with pytest.raises(ValueError, match="got none"):
-        feature_distances(inside.look_inside([], photos), photos.owner)
+        feature_distances(chapter_5.look_inside([], photos), photos.owner)
 
 
 def test_only_imagenets_thousand_classes_in_the_papers_recipe_count_as_the_papers(
