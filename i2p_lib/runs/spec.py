@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import dataset_card, dataset_hash
-from i2p_lib.data.scenes import scene_hash
+from i2p_lib.data.scenes import scene_card, scene_hash
 from i2p_lib.runs.named import Named
 from i2p_lib.train.settings import ClassifySettings, SegmentSettings, explain
 
@@ -194,7 +194,13 @@ class SegmentSpec(Named, SegmentSettings):
 
     def data_input(self) -> tuple[str, Callable[[], str]]:
         """Return the name and the hash of the clouds or scenes, see `Named`."""
-        return f"scenes {self.scenes}", lambda: scene_hash(self.scenes)
+        name = self.scenes
+        return f"scenes {name}", lambda: f"{scene_hash(name)} {scene_card(name).treatment}"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on whose import closure the run's result rests, see `Named`."""
+        return (*super().modules, scene_card(self.scenes).reader.__name__)
 
 
 AnySpec = RunSpec | SegmentSpec
