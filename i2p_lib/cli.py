@@ -275,13 +275,11 @@ def _weights(options: argparse.Namespace) -> None:
         )
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
-    act = weights.fetch_weights if options.action == "get" else weights.check_weights
-    lines = [f"{card.label}: good, {act(card.model, card.weights)}"]
-    digest = weights.weights_hash(card.model, card.weights)
-    lines.append(f"  sha256 {digest} (published: {card.hash_text})")
+    path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)
+    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text})"]
     if card.network == "image":
-        report = weights.image_model(card.model, card.weights).i2p_transfer
-        counts = report.table["state"].value_counts().to_dict()
+        table = weights.image_model(card.model, card.weights).i2p_transfer
+        counts = table["state"].value_counts().to_dict()
         lines.append("  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     print("\n".join(lines))
 

@@ -6,12 +6,13 @@ import re
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 from torch import Tensor, nn
 
 from i2p_lib.models.stages import he_init, residual_stage
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import TransferReport, read_tensors, transfer
+from i2p_lib.weights.loading import read_tensors, transfer
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
 ORDERS = ("minkowski", "released")
@@ -114,7 +115,7 @@ def is_pointcontrast(name: str, weights: str) -> bool:
 
 def load_pointcontrast(
     net: nn.Module, weights: str, order: str = "minkowski", weights_dir: str | Path | None = None
-) -> TransferReport:
+) -> pd.DataFrame:
     """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
@@ -127,7 +128,8 @@ def load_pointcontrast(
             3x3x3 kernel differently, so its kernels are shuffled in space.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
-    Returns the report on every tensor. In ``net.i2p_report`` the filled layers now count as copied.
+    Returns the table of all tensors, see ``transfer``. In ``net.i2p_report`` the filled layers now
+    count as copied.
 
     Raises:
         FileNotFoundError: the file is not there; says what to place where.
@@ -137,17 +139,17 @@ def load_pointcontrast(
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     card = weight_card("res16unet34", weights)
-    path, digest = verified(card, weights_dir)
+    path, _ = verified(card, weights_dir)
     found = {}
     for key, tensor in read_tensors(card, path).items():
         plain = key.removeprefix("module.")  # of data-parallel training
         value = _to_taps(tensor, order) if plain.endswith("kernel") else tensor
         found[pointcontrast_name(plain) or plain] = key, value
-    report = transfer(net, card, path, digest, found)
-    copied = report.table.loc[report.table["state"] == "copied", "name"]
+    table = transfer(net, card, path, found)
+    copied = table.loc[table["state"] == "copied", "name"]
     filled = net.i2p_report["layer"].isin(copied.str.rpartition(".")[0])
     net.i2p_report.loc[filled, "action"] = "copied"
-    return report
+    return table
 
 
 def _to_taps(kernel: Tensor, order: str) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import dataset_card, dataset_hash
-from i2p_lib.data.scenes import scene_hash
+from i2p_lib.data.scenes import scene_card, scene_hash
 from i2p_lib.runs.named import Named
 from i2p_lib.train.settings import ClassifySettings, SegmentSettings, explain
 
@@ -177,8 +177,13 @@ class SegmentSpec(Named, SegmentSettings):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def data_digest(self) -> str:
-        """Return what identifies the scenes' content."""
-        return scene_hash(self.scenes)
+        """Return what identifies the scenes' content and their treatment."""
+        return f"{scene_hash(self.scenes)} {scene_card(self.scenes).treatment}"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on whose import closure the run's result rests, see `Named`."""
+        return (*super().modules, scene_card(self.scenes).reader.__name__)
 
 
 AnySpec = RunSpec | SegmentSpec

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from i2p_lib.analysis.segmentation import class_iou, confusion_of
-from i2p_lib.data.scene_files import IGNORED
+from i2p_lib.data.scenes import IGNORED
 from i2p_lib.inflation import initialize
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.segmenters import segmenter

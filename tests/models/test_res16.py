@@ -166,9 +166,9 @@ def test_every_tensor_is_accounted_for(folder, stored):
     """Promise: stages and downsampling are filled by name; input, decoder and output are not."""
     net = network()
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    table = load(net, folder).table
+    table = load(net, folder)
     assert set(table.loc[table["file_key"] != "", "file_key"]) == set(stored)
-    assert set(table["name"]) - {""} == set(before) and net.i2p_transfer.table is table
+    assert set(table["name"]) - {""} == set(before) and net.i2p_transfer is table
     copied = set(table.loc[table["state"] == "copied", "name"])
     assert copied == {n for n in before if re.match(r"(layer|ds)\d", n)}
     changed = {n for n, t in net.state_dict().items() if not torch.equal(t, before[n])}
@@ -216,7 +216,7 @@ def test_a_file_that_does_not_fit_changes_nothing(stored, tmp_path, change, mess
 def test_objects_in_a_file_are_not_unpickled(stored, tmp_path):
     """Promise: PointContrast's stored settings are refused with what to do, not executed."""
     torch.save({"state_dict": {}, "config": pickle.Pickler}, tmp_path / "nce.pth")
-    with pytest.raises(ValueError, match="convert_checkpoint"):
+    with pytest.raises(ValueError, match="convert_weights"):
         load(network(), tmp_path)
 
 

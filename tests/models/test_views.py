@@ -152,7 +152,7 @@ def test_image_weights_are_copied():
     mine = net.image.state_dict()
     assert set(image) - set(mine) == {"classifier.weight", "classifier.bias"}
     assert [n for n in mine if not torch.equal(mine[n], image[n])] == ["conv_stem.weight"]
-    assert "refused" not in set(net.image.i2p_transfer.table.state)
+    assert "refused" not in set(net.image.i2p_transfer.state)
 
 
 @pytest.mark.parametrize("make", [

@@ -156,7 +156,7 @@ def test_image_weights_arrive_and_all_are_accounted_for():
         else:
             assert row.action == "copied" and torch.equal(state[f"encoder.{name}"], tensor)
     assert set(state) == set(report.index[report.action != "dropped"])
-    assert "refused" not in set(net.encoder.i2p_transfer.table.state)
+    assert "refused" not in set(net.encoder.i2p_transfer.state)
 
 
 @pytest.mark.parametrize("regime", ["io", "io+bn", "all"])

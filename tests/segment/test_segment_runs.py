@@ -108,6 +108,7 @@ def test_the_key_covers_scenes_weights_and_the_sources_of_segmentation(scene_dat
     sources = {"source train/segment.py", "source models/unet.py", "source sparse/conv.py",
                "source data/s3dis.py"}  # fmt: skip
     assert {"spec", "data", "weights", "protocol"} | sources <= parts.keys()
+    assert "source data/semantic_kitti.py" not in parts and '"test_part":"Area_5"' in parts["data"]
     other = store.key_parts(ROOM.but(scenes="semantic_kitti"))
     assert other["data"] != parts["data"]
 
