@@ -166,6 +166,10 @@ def test_the_recorded_grid_is_on_its_page() -> None:
     assert "90 runs of the 90 of profile tuning" in page
 
 
+def test_recorded_scratch_says_what_it_began_with() -> None:
+    assert recorded().count("scratch (inflated)") == 1
+
+
 def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     write_notebook(
