@@ -17,9 +17,8 @@ from i2p_lib.analysis import segmentation
 from i2p_lib.data.scene_transforms import SceneAugment, augment_scene
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
-from i2p_lib.models.encodings import Encoding, encoding_for
-from i2p_lib.models.released_voxels import ReleasedVoxels
-from i2p_lib.models.segmenters import segmenter
+from i2p_lib.models.encodings import Encoding, ReleasedVoxels
+from i2p_lib.models.segmenters import encoding_for, segmenter
 from i2p_lib.train.settings import SegmentSettings
 from i2p_lib.train.task import Kept, NamedRun, draw_weights
 

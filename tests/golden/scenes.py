@@ -12,7 +12,7 @@ from torch import Tensor
 from i2p_lib.data.scene_transforms import augment_scene, clip_to_cube
 from i2p_lib.data.scenes import IGNORED, scene_card
 from i2p_lib.data.semantic_kitti import LEARNING_MAP, RELEASED_IGNORES
-from i2p_lib.models.released_voxels import ReleasedVoxels, Rows
+from i2p_lib.models.encodings import ReleasedVoxels, Rows
 from i2p_lib.sparse import Points, SparseTensor
 from tests.golden.grid import DRAWS, SIZE
 from tests.golden.items import item

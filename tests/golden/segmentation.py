@@ -154,7 +154,7 @@ for _mode in ("io", "ioms", "iobn"):
     @item(f"06b what {_mode} trains", unit="parameters")
     def trains(mode: str = _mode) -> float:
         """The number of trained parameters."""
-        trained = freeze(scratch(), MODES[mode]).trained
+        trained = freeze(scratch(), MODES[mode]).query("trained")["values"].sum()
         return abs(trained - int(golden(SINGLE)[f"trainable_{mode}_count"]))
 
 

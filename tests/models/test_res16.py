@@ -177,8 +177,9 @@ def test_every_tensor_is_accounted_for(folder, stored):
     assert set(left) == {"conv0p1s1", "bn0", "conv1p1s2", "bn1", "final"} | {
         f"{part}{n}" for part, numbers in (("bntr", "4567"), ("block", "5678")) for n in numbers
     } | {"convtr4p16s2", "convtr5p8s2", "convtr6p4s2", "convtr7p2s2"}  # fmt: skip
-    report = net.i2p_report.set_index("layer")["action"]
-    assert report["layer3.1.conv2"] == report["ds1.0"] == "copied" and report["conv1"] == "new"
+    report = net.i2p_report.set_index("tensor")["action"]
+    assert report["layer3.1.conv2.weight"] == report["ds1.0.weight"] == "copied"
+    assert report["conv1.weight"] == "new"
     assert torch.equal(net.ds2[1].running_var, stored["bn3.bn.running_var"])
     assert torch.equal(net.layer2[0].downsample[0].weight[0],
                        stored["block2.0.downsample.0.kernel"][0])  # fmt: skip

@@ -113,7 +113,8 @@ def test_a_hidden_point_is_outvoted_by_its_own_surface():
 
 def test_hrnet_joins_its_four_resolutions():
     """Promise: stage four's maps, all brought to the finest, 1x1 layers, as HRNetV2 has them."""
-    net = segmenter("range:hrnet_w18_small", 3, 1, wrap=0).eval()
+    net = segmenter("range:hrnet_w18_small", 3, 1).eval()
+    net.wrap = 0
     x = images()
     maps = stage_outputs(net.encoder, net.stages, x)
     assert [m.shape[1] for m in maps] == [16, 32, 64, 128]

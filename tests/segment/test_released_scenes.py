@@ -9,7 +9,7 @@ from torch import nn
 
 from i2p_lib.analysis import segmentation as metrics
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes
-from i2p_lib.models.released_voxels import ReleasedVoxels
+from i2p_lib.models.encodings import ReleasedVoxels
 from i2p_lib.runs import run
 from i2p_lib.sparse import Points
 from i2p_lib.train.segment import task_of
