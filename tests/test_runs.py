@@ -127,9 +127,9 @@ def test_a_stored_run_is_found_without_training(finished, monkeypatch):
 def test_the_stored_network_gives_the_stored_logits(finished):
     result = run(SPEC, store=finished)
     splits = execute.begin(SPEC).task.splits
-    scores = clouds.evaluate(result.network(), splits["test"], SPEC)
+    logits = clouds.evaluate(result.network(), splits["test"].points, SPEC)
     stored = torch.tensor(result.features()["test_logits"])
-    assert torch.equal(scores.logits.half().float(), stored)
+    assert torch.equal(logits.half().float(), stored)
 
 
 def test_the_key_covers_spec_data_weights_and_sources():

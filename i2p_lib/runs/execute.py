@@ -107,7 +107,8 @@ def _writing_hook(entry: Entry) -> Hook:
         if state.epoch == 0:
             return
         store.write_csv(entry.folder / "history.csv", state.history)
-        if state.epoch < state.spec.epochs and time.monotonic() - last >= CHECKPOINT_SECONDS:
+        ended = state.epoch == state.task.settings.epochs
+        if not ended and time.monotonic() - last >= CHECKPOINT_SECONDS:
             store.write_checkpoint(entry.folder / store.CHECKPOINT, state)
             last = time.monotonic()
 
@@ -118,8 +119,8 @@ def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
     """Write what a run keeps and its network, and last of all say that the run is done."""
     folder = entry.folder
     store.write_json(folder / "metrics.json", kept.metrics)
-    for name, (rows, columns) in kept.tables.items():
-        store.write_csv(folder / f"{name}.csv", rows, columns)
+    for name, table in kept.tables.items():
+        store.write_csv(folder / f"{name}.csv", table)
     for name, named in (kept.tensors | {"model": learned_tensors(net)}).items():
         store.write_tensors(folder / f"{name}.safetensors", named)
     files = {

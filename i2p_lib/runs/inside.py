@@ -81,7 +81,7 @@ class Opened:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return ({layer: [N, C]}, logits [N, K]) of clouds: the stages, then the penultimate."""
         with taps(net, stage_names(net)) as seen:
-            logits = clouds.evaluate(net, split, self.spec).logits.numpy()
+            logits = clouds.evaluate(net, split.points, self.spec).numpy()
         return {name: torch.cat(parts).numpy() for name, parts in seen.items()}, logits
 
     def about(self) -> dict:

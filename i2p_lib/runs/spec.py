@@ -109,7 +109,7 @@ class SegmentSpec(Named, SegmentSettings):
     scenes                     name of the labelled scenes, see `scene_names`
     model                      "unet:NAME" (an inflated image network on voxels), "pointnet2_ssg"
                                (points) or "range:NAME" (an image network on range images)
-    protocol                   as in `RunSpec`; a voxel always has the mean of its points
+    protocol                   as in `RunSpec`; what it decides about scenes is read by U-Nets alone
     voxel_size                 of a U-Net: edge of a voxel in metres
     decoder_width              of a U-Net: factor on the paper's channels of stem and decoder
     block_size, block_points   of PointNet++: edge of a block in metres, points drawn of each

@@ -143,10 +143,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) -> None:
+def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
     """Write rows as CSV whole or not at all; floats keep all their digits."""
     with atomic_write(path) as temp:
-        pd.DataFrame(rows, columns=columns).to_csv(temp, index=False)
+        pd.DataFrame(rows).to_csv(temp, index=False)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
