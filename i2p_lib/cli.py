@@ -121,9 +121,9 @@ def _count(text: str) -> int:
 
 def _opened(options: argparse.Namespace):  # noqa: ANN202
     from i2p_lib.book.chapters import Project
+    from i2p_lib.runs.profiles import load_profile
 
-    project = Project.default()
-    return project, project.profile(options.profile)
+    return Project.default(), load_profile(options.profile)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -162,23 +162,23 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
     """Train the runs of chapters, then execute them (the main process); return times by step."""
     from i2p_lib.book.chapters import Chapter, chapter_state
 
-    parameters, times = {"profile": profile.address}, {}
+    times: dict[str, float] = {}
     found, specs = [], profile.all_specs()  # of a profile of runs alone, such as tuning
     if profile.chapters:
-        found = [Chapter.of(project, name, profile) for name in chapters]
+        found = [Chapter(project, name, profile) for name in chapters]
         specs = [spec for chapter in found for spec in chapter.specs()]
     if not _train(specs, profile, options, times):
         return times
     for chapter in found:
         if why := chapter.lacks():
             print(f"{chapter.name}: not executed, {why}", flush=True)
-        elif not options.force and chapter_state(chapter, parameters)[0] == "done":
+        elif not options.force and chapter_state(chapter)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
         else:
             from i2p_lib.book.notebooks import execute
 
             print(f"{chapter.name}: executing ...", flush=True)
-            record = execute(chapter, parameters, project.root, options.timeout)
+            record = execute(chapter, options.timeout)
             times[chapter.name] = record["seconds"]
             print(f"{chapter.name}: executed in {record['seconds']:.0f} s", flush=True)
     return times
@@ -225,8 +225,7 @@ def _status(options: argparse.Namespace) -> None:
         print("".join(f"    {run}\n" for run in rows["run"]), end="")
     print("chapters:")
     for name in project.chapters():
-        chapter = Chapter.of(project, name, profile)
-        state, why = chapter_state(chapter, {"profile": profile.address})
+        state, why = chapter_state(Chapter(project, name, profile))
         print(f"  {state:<8} {name}" + (f"   ({why})" if why else ""))
 
 
@@ -253,7 +252,7 @@ def _data(options: argparse.Namespace) -> None:
         print("\n".join(cards.values()))
         return
     if not name:
-        raise ValueError(f"i2p {options.action}: name a data set; known are {', '.join(cards)}")
+        raise ValueError(f"i2p data {options.action}: name a set; known are {', '.join(cards)}")
     if name not in cards:
         raise ValueError(unknown_key(name, tuple(cards), "data set"))
     if options.action == "get":
@@ -288,9 +287,9 @@ def _doctor(options: argparse.Namespace) -> int:
     from i2p_lib.doctor import examine
 
     findings = examine(Path.cwd())
-    for finding in findings:
-        print(f"{finding.mark:<5} {finding.what:<16} {finding.text}")
-    return 1 if any(finding.mark == "bad" for finding in findings) else 0
+    for mark, what, text in findings:
+        print(f"{mark:<5} {what:<16} {text}")
+    return int(any(mark == "bad" for mark, _, _ in findings))
 
 
 if __name__ == "__main__":

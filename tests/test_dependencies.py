@@ -20,7 +20,10 @@ EXTRAS = {
 }  # fmt: skip
 """The folders whose imports count, and the extras each may import beside the dependencies."""
 
-NAMES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+NAMES = {
+    "PIL": "pillow", "bs4": "beautifulsoup4", "skimage": "scikit-image", "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}  # fmt: skip
 """Modules whose package is called otherwise."""
 
 TOOLS = {

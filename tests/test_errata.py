@@ -115,8 +115,8 @@ def test_the_table_of_comparisons_is_measured_once_a_state_of_the_sources(tmp_pa
 
 def test_the_chapter_rests_on_the_golden_numbers_and_what_they_measure():
     project = chapters.Project.default()
-    chapter = chapters.Chapter.of(project, "06_errata", load_profile("smoke"))
-    parts = chapters.digest_parts(chapter, {})
+    chapter = chapters.Chapter(project, "06_errata", load_profile("smoke"))
+    parts = chapters.digest_parts(chapter)
     assert {"file tests/golden/items.py", "file tests/golden/data/04_inflation.npz",
             "i2p_lib/models/unet.py"} <= parts.keys()  # fmt: skip
 

@@ -55,8 +55,8 @@ def key_parts(spec: AnySpec) -> dict[str, str]:
     }
 
 
-def key_of(parts: dict[str, Any]) -> str:
-    """Return the key of what has these parts, such as a run's: 64 hexadecimal digits."""
+def key_of(parts: Any) -> str:
+    """Return the key of what has these parts (what JSON can write): 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
