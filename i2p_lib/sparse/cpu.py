@@ -94,28 +94,27 @@ def _sorted_pairs(kmap: KernelMap, by_output: bool) -> tuple[np.ndarray, ...]:
         taps, rows_in, rows_out = len(kmap.sizes), kmap.rows_in.numpy(), kmap.rows_out.numpy()
         tap = np.repeat(np.arange(taps), kmap.sizes)
         if by_output:
-            start, order = _sorted(rows_out, kmap.n_out)
-        else:
-            windows = -(-kmap.n_out // WINDOW)
-            start, order = _sorted(rows_out // WINDOW * taps + tap, windows * taps)
-        beside = (tap if by_output else rows_out)[order]
-        return start, beside.astype(np.int32), rows_in[order].astype(np.int32)
+            return _sorted(rows_out, kmap.n_out, tap, rows_in)
+        windows = -(-kmap.n_out // WINDOW)
+        return _sorted(rows_out // WINDOW * taps + tap, windows * taps, rows_out, rows_in)
 
     return once(kmap.lists, ("sorted", by_output), made)
 
 
 @njit(cache=True, nogil=True)
-def _sorted(keys, count):
-    """Where each of the keys 0..count-1 starts in sorted order, and the places in that order."""
+def _sorted(keys, count, beside, rows_in):
+    """Where each of the keys 0..count-1 starts in sorted order; the two columns in that order."""
     start = np.zeros(count + 1, np.int64)
     for key in keys:
         start[key + 1] += 1
     start = np.cumsum(start)
-    free, order = start.copy(), np.empty(len(keys), np.int64)
-    for place, key in enumerate(keys):
-        order[free[key]] = place
-        free[key] += 1
-    return start, order
+    free = start.copy()
+    to, origin = np.empty(len(keys), np.int32), np.empty(len(keys), np.int32)
+    for p in range(len(keys)):
+        place = free[keys[p]]
+        to[place], origin[place] = beside[p], rows_in[p]
+        free[keys[p]] += 1
+    return start, to, origin
 
 
 @cache
