@@ -129,9 +129,10 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise ValueError(f"{path}: {explain(error)}") from error
     for kind, name in KINDS.items():
         _refuse_unknown(getattr(profile, name), kind.model_fields, "setting", f"{path}: {name}")
+    experiments = profile.experiments  # built now, so that each mistake is said before any work
     for stem, names in profile.chapters.items():
-        if odd := [name for name in names if name not in profile.experiments]:
-            wrong = unknown_key(odd[0], profile.experiments, "experiment")
+        if odd := [name for name in names if name not in experiments]:
+            wrong = unknown_key(odd[0], experiments, "experiment")
             raise ValueError(f"{path}: chapters.{stem}: {wrong}")
     folder = profile.images and path.parent / profile.images.expanduser()
     if folder and not folder.is_dir():
