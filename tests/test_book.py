@@ -182,7 +182,7 @@ def test_the_recorded_grid_is_on_its_page() -> None:
 
 
 def test_recorded_scratch_says_what_it_began_with() -> None:
-    assert recorded().count("scratch (inflated)") == 1
+    assert "scratch (inflated)" in recorded()
 
 
 def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) -> None:
