@@ -15,7 +15,6 @@ from i2p_lib.weights.files import verified
 from i2p_lib.weights.loading import read_tensors, transfer
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
-ORDERS = ("minkowski", "released")
 
 _TAKEN = re.compile(r"block[1-4]\.|conv(2p2|3p4|4p8)s2\.|bn[2-4]\.")
 _RENAMED = {
@@ -133,8 +132,8 @@ def load_pointcontrast(
         ValueError: unknown weights or order, a file with objects besides tensors, a network or a
             file with other tensors or shapes. Nothing has been changed then.
     """
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    if order not in ("minkowski", "released"):
+        raise ValueError(f"order must be one of minkowski, released, got {order!r}")
     card = weight_card("res16unet34", weights)
     path, _ = verified(card, weights_dir)
     found = {}
