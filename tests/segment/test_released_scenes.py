@@ -99,7 +99,7 @@ def test_each_decision_about_scenes_is_set_by_itself(
     changes, classes, encoding, most, absent, scene_data, monkeypatch
 ):
     card = scene_card("s3dis")
-    capped = replace(card, augment=replace(card.augment, most=9))
+    capped = card.model_copy(update={"augment": replace(card.augment, most=9)})
     monkeypatch.setattr(segment, "scene_card", lambda name: capped)
     task = task_of(RELEASED.but(changes=changes))
     assert len(task.class_names) == classes and isinstance(task.encoding, encoding)
