@@ -50,7 +50,8 @@ def overview(
         "profile": _about(profile),
         "seen": items(True),
         "unseen": items(False),
-        "rows": "\n".join(_rows_of_item(item, found.get(item.id)) for item in paper_items().values()),
+        "rows": "\n".join(_rows_of_item(item, found.get(item.id))
+                          for item in paper_items().values()),
     }
 
 
