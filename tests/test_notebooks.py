@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from i2p_lib.book.chapters import Project
-from i2p_lib.paper.items import ITEMS
+from i2p_lib.paper import paper_items
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -45,7 +45,7 @@ def test_no_helper_is_defined_in_two_notebooks() -> None:
 
 
 def test_every_item_of_the_paper_has_its_label_in_its_chapter() -> None:
-    for item in ITEMS.values():
+    for item in paper_items().values():
         path = ROOT / "notebooks" / f"{item.chapter}.ipynb"
         prose = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
         assert any(f"({item.id})=" in text for text in prose), f"{item.id} in {item.chapter}"
@@ -59,7 +59,7 @@ def test_the_readme_lists_the_chapters_and_what_they_show_of_the_paper() -> None
     assert [name for name, *_ in rows] == list(sources)
     for name, link, shows in rows:
         assert ROOT / link == sources[name]
-        sections = " ".join(item.section for item in ITEMS.values() if item.chapter == name)
+        sections = " ".join(item.section for item in paper_items().values() if item.chapter == name)
         wanted = set(re.findall(r"(?:Fig\.|Table) \d", sections))
         assert set(re.findall(r"(?:Fig\.|Table) \d", shows.replace("Figure", "Fig."))) == wanted
 

@@ -14,12 +14,12 @@ from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import SCRIPTS, Project
 from i2p_lib.markup import breakable, cell, chip, duration, fold, raw, table
 from i2p_lib.paper import (
-    ITEMS,
-    NOT_RUN,
     Item,
     Recorded,
+    Verdict,
     compare,
     comparison_html,
+    paper_items,
     verdict_counts,
 )
 from i2p_lib.runs.needs import available
@@ -43,14 +43,15 @@ def overview(
 
     def items(seen: bool) -> str:
         rows = [_item_row(item, found.get(item.id), sources.get(item.chapter, ""))
-                for item in ITEMS.values() if item.seen == seen]  # fmt: skip
+                for item in paper_items().values() if item.seen == seen]  # fmt: skip
         return table(columns, rows)
 
     return {
         "profile": _about(profile),
         "seen": items(True),
         "unseen": items(False),
-        "rows": "\n".join(_rows_of_item(item, found.get(item.id)) for item in ITEMS.values()),
+        "rows": "\n".join(_rows_of_item(item, found.get(item.id))
+                          for item in paper_items().values()),
     }
 
 
@@ -78,8 +79,8 @@ def _item_row(item: Item, record: Recorded | None, source: str) -> list[str]:
     counts = verdict_counts(record.table) if record else {}
     if record and not counts and record.figures:
         return [*head, "", chip("shown")]
-    if not set(counts) - {NOT_RUN}:
-        return [*head, f"needs {cell(item.needs)}", chip(NOT_RUN)]
+    if not set(counts) - {Verdict.NOT_RUN}:
+        return [*head, f"needs {cell(item.needs)}", chip(Verdict.NOT_RUN)]
     settings = [breakable(text) for text in dict.fromkeys(record.table["setting"]) if text]
     chips = [
         f'<span class="i2p-nobreak">{chip(kind)} {count}</span>' for kind, count in counts.items()
@@ -92,7 +93,7 @@ def code(project: Project) -> dict[str, str]:
     figures = [
         [cell(item.section), cell(item.title),
          f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>']
-        for item in ITEMS.values()
+        for item in paper_items().values()
     ]  # fmt: skip
     trees = {path: code_tree(json.loads(path.read_text(encoding="utf-8")))
              for path in project.sources().values() if path.is_file()}  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from i2p_lib.analysis.collapse import collapse_report
+from i2p_lib.analysis.collapse import layer_reports
 from i2p_lib.analysis.taps import PENULTIMATE, classifier_weight, stage_names
 from i2p_lib.data import augment, dataset_card
 from i2p_lib.inflation import inflate
@@ -34,19 +34,11 @@ def probe(state: State) -> None:
     """
     for name in ("train", "test") if state.epoch in state.task.settings.probe_epochs else ():
         split = state.task.splits[name]
-        counts = torch.bincount(split.labels)
-        kept = counts[split.labels] > 1
-        if int((counts > 1).sum()) < 2:
-            continue
         net, settings = state.net, state.task.settings
         layers, logits = features(net, split.points, settings, stage_names(net))
-        for layer, values in layers.items():
-            extra = {}
-            if layer == PENULTIMATE:
-                extra = {"weight": classifier_weight(net), "logits": logits[kept]}
-            report = collapse_report(values[kept], split.labels[kept], **extra)
-            where = {"epoch": state.epoch, "split": name, "layer": layer}
-            state.probes += [where | {"metric": m, "value": v} for m, v in report.items()]
+        found = layer_reports(layers, split.labels, classifier_weight(net), logits)
+        where = {"epoch": state.epoch, "split": name}
+        state.probes += [where | row for row in found.to_dict("records")]
 
 
 class Classify:
