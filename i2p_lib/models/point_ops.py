@@ -1,7 +1,7 @@
 """Geometry of point sets: sampling, neighbours, gathering and interpolation, in batches.
 
 Coordinates are [B, P, 3] in any unit; indices are int64 and count the P points of their own cloud.
-On the CPU compiled loops find neighbours; elsewhere torch does.
+On the CPU compiled loops run; elsewhere torch does.
 Both compute squared distances as ``dx*dx + dy*dy + dz*dz`` in the coordinates' own precision and
 settle ties in favour of the lower index, so both choose the same points.
 ValueError is raised for coordinates that are not float [B, P, 3] of one batch and dtype, with P at
@@ -25,14 +25,9 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     Once all distinct points are taken, point 0 repeats, so ``count`` may exceed P.
     """
     _check(points, count)
-    points = _plain(points).mT.contiguous().mT  # each coordinate contiguous
-    nearest = points.new_full(points.shape[:2], torch.inf)
-    taken = [torch.zeros(len(points), 1, dtype=torch.int64, device=points.device)]
-    for _ in range(count - 1):
-        last = points.gather(1, taken[-1][..., None].expand(-1, -1, 3))
-        nearest = torch.minimum(nearest, _squared(points, last)[:, 0])
-        taken.append(nearest.argmax(1, keepdim=True))
-    return torch.cat(taken, 1)
+    if points.device.type != "cpu":
+        return _farthest_points_torch(points, count)
+    return torch.from_numpy(_kernels()[0](_planes(points), count))
 
 
 def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Tensor:
@@ -48,7 +43,7 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Te
     limit = float(torch.tensor(radius * radius, dtype=_plain(points).dtype))
     if points.device.type != "cpu":
         return _ball_query_torch(points, centres, limit, count)
-    return torch.from_numpy(_kernels()[0](_planes(points), _planes(centres), limit, count))
+    return torch.from_numpy(_kernels()[1](_planes(points), _planes(centres), limit, count))
 
 
 def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
@@ -59,7 +54,7 @@ def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
                          "ask for fewer, or give larger clouds")
     if points.device.type != "cpu":
         return _nearest_points_torch(points, centres, count)
-    return torch.from_numpy(_kernels()[1](_planes(points), _planes(centres), count))
+    return torch.from_numpy(_kernels()[2](_planes(points), _planes(centres), count))
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -107,6 +102,19 @@ def _squared(points: Tensor, centres: Tensor) -> Tensor:
     return dx * dx + dy * dy + dz * dz
 
 
+def _farthest_points_torch(points: Tensor, count: int) -> Tensor:
+    points = _plain(points)
+    nearest = points.new_full(points.shape[:2], torch.inf)
+    last = torch.zeros(len(points), 1, dtype=torch.int64, device=points.device)
+    taken = []
+    for _ in range(count):
+        taken.append(last)
+        here = points.gather(1, last[..., None].expand(-1, -1, 3))
+        nearest = torch.minimum(nearest, _squared(points, here)[:, 0])
+        last = nearest.argmax(1, keepdim=True)
+    return torch.cat(taken, 1)
+
+
 def _ball_query_torch(points: Tensor, centres: Tensor, limit: float, count: int) -> Tensor:
     squared = _squared(_plain(points), _plain(centres))
     size = points.shape[1]
@@ -124,8 +132,8 @@ def _nearest_points_torch(points: Tensor, centres: Tensor, count: int) -> Tensor
 
 
 def _planes(points: Tensor) -> np.ndarray:
-    """[B, 3, P]: each coordinate contiguous, so that the loops over points vectorise."""
-    return _plain(points).mT.contiguous().numpy()
+    """[3, B, P]: each coordinate contiguous, so that the loops over points vectorise."""
+    return _plain(points).permute(2, 0, 1).contiguous().numpy()
 
 
 @cache
@@ -134,30 +142,68 @@ def _kernels():
     from numba import njit
 
     @njit(cache=True, nogil=True)
-    def squared(cloud, centre):
-        dx, dy, dz = cloud[0] - centre[0], cloud[1] - centre[1], cloud[2] - centre[2]
-        return dx * dx + dy * dy + dz * dz
+    def farthest(points, count):
+        batch, size = points.shape[1:]
+        out, nearest = np.empty((batch, count), np.int64), np.empty(size, points.dtype)
+        for b in range(batch):
+            x, y, z = points[0, b], points[1, b], points[2, b]
+            nearest[:] = np.inf
+            last = 0
+            for s in range(count):
+                out[b, s] = last
+                cx, cy, cz = x[last], y[last], z[last]
+                for p in range(size):
+                    dx, dy, dz = x[p] - cx, y[p] - cy, z[p] - cz
+                    nearest[p] = min(nearest[p], dx * dx + dy * dy + dz * dz)
+                last = 0
+                for p in range(1, size):
+                    if nearest[p] > nearest[last]:
+                        last = p
+        return out
 
     @njit(cache=True, nogil=True)
     def ball(points, centres, limit, count):
-        batch, _, many = centres.shape
+        batch, many = centres.shape[1:]
         out = np.empty((batch, many, count), np.int64)
-        for b, m in np.ndindex(batch, many):
-            distances = squared(points[b], centres[b, :, m])
-            inside = np.flatnonzero(distances < limit)[:count]
-            out[b, m] = inside[0] if len(inside) else distances.argmin()
-            out[b, m, : len(inside)] = inside
+        for b in range(batch):
+            x, y, z = points[0, b], points[1, b], points[2, b]
+            for m in range(many):
+                cx, cy, cz = centres[0, b, m], centres[1, b, m], centres[2, b, m]
+                found, near, least = 0, 0, np.inf
+                for p in range(len(x)):
+                    dx, dy, dz = x[p] - cx, y[p] - cy, z[p] - cz
+                    squared = dx * dx + dy * dy + dz * dz
+                    if squared < least:
+                        near, least = p, squared
+                    if squared < limit:
+                        out[b, m, found] = p
+                        found += 1
+                        if found == count:
+                            break
+                if found == 0:
+                    out[b, m, 0], found = near, 1
+                out[b, m, found:] = out[b, m, 0]
         return out
 
     @njit(cache=True, nogil=True)
     def nearest(points, centres, count):
-        batch, _, many = centres.shape
-        out = np.empty((batch, many, count), np.int64)
-        for b, m in np.ndindex(batch, many):
-            distances = squared(points[b], centres[b, :, m])
-            for k in range(count):
-                out[b, m, k] = distances.argmin()
-                distances[out[b, m, k]] = np.inf
+        batch, many = centres.shape[1:]
+        out, best = np.zeros((batch, many, count), np.int64), np.empty(count, points.dtype)
+        for b in range(batch):
+            x, y, z = points[0, b], points[1, b], points[2, b]
+            for m in range(many):
+                cx, cy, cz = centres[0, b, m], centres[1, b, m], centres[2, b, m]
+                best[:] = np.inf
+                chosen = out[b, m]
+                for p in range(len(x)):
+                    dx, dy, dz = x[p] - cx, y[p] - cy, z[p] - cz
+                    squared = dx * dx + dy * dy + dz * dz
+                    if squared < best[count - 1]:
+                        k = count - 1
+                        while k > 0 and squared < best[k - 1]:
+                            best[k], chosen[k] = best[k - 1], chosen[k - 1]
+                            k -= 1
+                        best[k], chosen[k] = squared, p
         return out
 
-    return ball, nearest
+    return farthest, ball, nearest
