@@ -12,7 +12,7 @@ from i2p_lib.runs.profiles import load_profile, profile_names
 from i2p_lib.sources import PACKAGE
 
 FOLDER = PACKAGE / "recorded"
-_GROUPS = ["data", "model", "method", "lr", "shots", "epochs"]
+_GROUPS = ["data", "model", "method", "init", "lr", "shots", "epochs"]
 
 
 def recorded(folder: Path = FOLDER) -> str:
@@ -25,19 +25,24 @@ def recorded(folder: Path = FOLDER) -> str:
         "They were not run together with this book; `i2p run --profile NAME` runs them anew, and "
         "`i2p results --profile NAME -o FILE` writes such a table.\n"
         "Each file holds one row per run with all of its settings; its name begins with the "
-        "profile's.\n\n" + "\n".join(parts)
+        "profile's.\n"
+        "Where scratch has a word in brackets, its random weights were made by that rule (a random "
+        "image network, *inflated*) and not by the protocol's.\n\n" + "\n".join(parts)
     )
 
 
 def _part(file: Path) -> str:
     runs = with_method(pd.read_csv(file))
     column, what = ("top1", "test") if "top1" in runs else ("val_top1", "validation")
-    grouped = runs.assign(shots=runs["shots"].fillna(0)).groupby(_GROUPS, observed=True)[column]
+    init = runs["init"].fillna("") if "init" in runs else ""
+    shots = runs["shots"].fillna(0)
+    grouped = runs.assign(shots=shots, init=init).groupby(_GROUPS, observed=True)[column]
     rows = []
-    for (data, model, method, lr, shots, epochs), values in grouped:
+    for (data, model, method, init, lr, shots, epochs), values in grouped:
         spread = f" ± {100 * values.std():.1f}" if len(values) > 1 else ""
         rows.append([
-            f"{cell(data)},<br>{cell(model)}", cell(method), f"{lr:g}",
+            f"{cell(data)},<br>{cell(model)}", cell(f"{method} ({init})" if init else method),
+            f"{lr:g}",
             str(int(shots)) if shots else "all", str(epochs), str(len(values)),
             f"{100 * values.mean():.1f}{spread}",
         ])  # fmt: skip

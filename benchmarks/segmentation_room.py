@@ -15,8 +15,7 @@ import torch
 from i2p_lib import machine
 from i2p_lib.files import atomic_write
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.encodings import encoding_for
-from i2p_lib.models.segmenters import segmenter
+from i2p_lib.models.segmenters import encoding_for, segmenter
 
 GOAL = 20.0  # seconds on two cores for 2 million points in voxels of 0.05 m
 SIZE = (10.0, 8.0, 3.2)  # metres; with its furniture about 385 square metres of surface

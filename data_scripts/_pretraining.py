@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from tqdm.auto import tqdm
 
-from i2p_lib.models.pointnet2 import PIXEL_CHANNELS, PointNet2, image_to_points
+from i2p_lib.models.pointnet2 import PIXEL_CHANNELS, PointNet2
 from i2p_lib.runs.store import write_csv, write_tensors
 from i2p_lib.weights.building import image_model, seeded
 
@@ -218,6 +218,27 @@ def new_network(model: str, classes: int, seed: int) -> nn.Module:
     with seeded(seed):
         net.fc = nn.Linear(net.fc.in_features, classes)
     return net
+
+
+def image_to_points(images: Tensor) -> Tensor:
+    """Turn images [B, 3, H, W] into clouds [B, H * W, 6]: x, y, z and the three colour channels.
+
+    Pixel centres lie in the plane z = 0, x to the right and y up; the longer side of the image
+    spans -1 to 1. Colours stay as they are given. Points are in the order of the pixels, row by
+    row; 64 x 64 pixels make 4,096 points, so resize large photos before.
+    Raises ValueError for images of another shape or of integers.
+    """
+    shape = list(images.shape)
+    if images.ndim != 4 or shape[1] != PIXEL_CHANNELS or not images.is_floating_point():
+        raise ValueError(f"expected float images [B, 3, H, W], got {images.dtype} {shape}")
+    height, width = images.shape[2:]
+    place = {"device": images.device, "dtype": images.dtype}
+    x = (2 * torch.arange(width, **place) + 1 - width) / max(height, width)
+    y = (height - 1 - 2 * torch.arange(height, **place)) / max(height, width)
+    xyz = torch.stack([x.expand(height, width), y[:, None].expand(height, width),
+                       images.new_zeros(height, width)], 2)  # fmt: skip
+    colours = images.permute(0, 2, 3, 1)
+    return torch.cat([xyz.expand(len(images), -1, -1, -1), colours], 3).flatten(1, 2)
 
 
 def network_input(net: nn.Module, pixels: Tensor) -> Tensor:

@@ -16,8 +16,7 @@ from filelock import Timeout
 from tqdm.auto import tqdm
 
 from i2p_lib.data.making import folder_lock
-from i2p_lib.data.scene_files import IGNORED
-from i2p_lib.data.scenes import describe_scenes, scene_card, scene_hash
+from i2p_lib.data.scenes import IGNORED, describe_scenes, scene_card, scene_hash
 
 
 def run(

@@ -40,9 +40,13 @@ from _s3dis_text import read_annotation
 from _scenes import do_all, histogram, run, unlike_published
 
 from i2p_lib.data.manifests import MANIFEST, write_manifest
-from i2p_lib.data.s3dis import CLASS_NAMES, LABELS, ROOMS
+from i2p_lib.data.s3dis import CLASS_NAMES
+from i2p_lib.data.scenes import IGNORED
 from i2p_lib.files import atomic_write, sha256
 
+LABELS = {name: label for label, name in enumerate(CLASS_NAMES)} | {"stairs": IGNORED}
+# Rooms of each area as PointNet's list of annotation folders has them, 272.
+ROOMS = {"Area_1": 44, "Area_2": 40, "Area_3": 23, "Area_4": 49, "Area_5": 68, "Area_6": 48}
 # The official set: "273 million points" in KPConv's and torch-points3d's descriptions; and how
 # points of the classes relate in the grid sample that RandLA-Net weighs its loss by
 # (helper_tool.py), which differs from the full set by the density of the scans.

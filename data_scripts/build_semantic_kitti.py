@@ -17,6 +17,7 @@ examples:
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from functools import partial
@@ -26,18 +27,19 @@ import numpy as np
 from _scenes import do_all, histogram, run, unlike_published
 
 from i2p_lib.data.manifests import MANIFEST, write_manifest
-from i2p_lib.data.scene_files import IGNORED
-from i2p_lib.data.scenes import Scene
+from i2p_lib.data.scenes import IGNORED, Scene
 from i2p_lib.data.semantic_kitti import (
     CLASS_NAMES,
     LEARNING_MAP,
-    SCANS,
-    find_scenes,
     read_scene,
     scan_files,
 )
 from i2p_lib.files import sha256, write_text
 
+# Scans of the labelled sequences: 23,201 in all, 4,071 in sequence 08 (Behley et al., ICCV 2019,
+# and the lengths of KITTI's odometry sequences).
+SCANS = {"00": 4541, "01": 1101, "02": 4661, "03": 801, "04": 271, "05": 2761, "06": 1101,
+         "07": 1101, "08": 4071, "09": 1591, "10": 1201}  # fmt: skip
 # How large a part of all points has a raw label: `content` of semantic-kitti.yaml
 # (github.com/PRBonn/semantic-kitti-api).
 CONTENT = {
@@ -51,6 +53,34 @@ CONTENT = {
 }  # fmt: skip
 _FARTHEST = 200.0  # metres; the sensor measures up to 120
 _TOGETHER = 100  # scans that are checked, and noted as checked, at once
+
+
+def find_scenes(source: Path) -> dict[str, tuple[str, str]]:
+    """Return {name: its files} of the labelled scans, such as 08/000123, in an official folder.
+
+    Sequences 11 to 21 have no labels and are left out.
+    Raises FileNotFoundError for a folder without labelled scans, and for a scan without its
+    labels or labels without their scan.
+    """
+    scans, labels = (
+        {f"{path.parts[-3]}/{path.stem}" for path in source.glob(f"sequences/*/{pattern}")
+         if path.parts[-3] in SCANS}
+        for pattern in ("velodyne/*.bin", "labels/*.label")
+    )  # fmt: skip
+    if alone := sorted(scans ^ labels):
+        has, lacks = ("scan", "labels") if alone[0] in scans else ("labels", "scan")
+        raise FileNotFoundError(
+            f"{source}: {len(alone)} scans and labels without the other, the first is {alone[0]}: "
+            f"its {has} is there, its {lacks} not; unpack both archives into one folder"
+        )
+    if not scans:
+        raise FileNotFoundError(
+            f"{source}: expected sequences/00 to 10, each with velodyne/*.bin and "
+            "labels/*.label, found no labelled scan; give the folder that holds `sequences`"
+        )
+    if odd := sorted(name for name in scans if not re.fullmatch(r"\d\d/\d{6}", name)):
+        raise ValueError(f"{source}: expected scans named by six digits, got {odd[0]}")
+    return {name: scan_files(name) for name in sorted(scans)}
 
 
 def convert(

@@ -1,9 +1,9 @@
 """Check scenes that lie as the set's own module reads them, and write their manifest.
 
-For a set whose files need no conversion: its module in i2p_lib/data has, beside `CARDS` and
-`read_scene`, `find_scenes(folder)`, which returns {scene: its files}.  Every scene is read once and
-checked; the files stay where they are.  Its card says
-`made_by="data_scripts/index_scenes.py NAME"`, so that `i2p data get NAME --from FOLDER` works.
+For a set whose files need no conversion: its module in i2p_lib/data has, beside `read_scene`,
+`find_scenes(folder)`, which returns {scene: its files}.  Every scene is read once and checked; the
+files stay where they are.  Its card says `made_by: data_scripts/index_scenes.py NAME`, so that
+`i2p data get NAME --from FOLDER` works.
 
 examples:
   python data_scripts/index_scenes.py my_scans ~/my_scans --output /data/my_scans
@@ -21,7 +21,7 @@ from _scenes import do_all, histogram, status_of
 
 from i2p_lib.data.making import folder_lock
 from i2p_lib.data.manifests import write_manifest
-from i2p_lib.data.scenes import LAYOUTS, Scene, describe_scenes, scene_card
+from i2p_lib.data.scenes import Scene, describe_scenes, scene_card
 from i2p_lib.files import sha256
 
 
@@ -30,7 +30,7 @@ def index(name: str, source: Path, output: Path, workers: int = 1, progress: boo
 
     Raises FileNotFoundError where there is no scene, ValueError, naming the scene, for a wrong one.
     """
-    found = LAYOUTS[scene_card(name).layout].find_scenes(source)
+    found = scene_card(name).reader.find_scenes(source)
     if not found:
         raise FileNotFoundError(f"{source}: no scene of {name} lies here")
     checked = do_all(partial(_check, name, source), sorted(found), workers, progress, "scenes")
@@ -48,7 +48,7 @@ def index(name: str, source: Path, output: Path, workers: int = 1, progress: boo
 def _check(name: str, source: Path, scene: str) -> np.ndarray:
     """Return the points of each class and of none in a scene that is right."""
     card = scene_card(name)
-    read = Scene(scene, *LAYOUTS[card.layout].read_scene(source, scene))
+    read = Scene(scene, *card.reader.read_scene(source, scene))
     features, classes = len(card.feature_names), len(card.class_names)
     if read.features.shape[1] != features or read.labels.max() >= classes:
         raise ValueError(

@@ -8,7 +8,7 @@ from i2p_lib import torchvision_shim
 
 torchvision_shim.install()  # costs nothing: it only waits for `import torchvision`
 
-_PUBLIC = {
+PUBLIC = {
     "SparseTensor": "i2p_lib.sparse",
     "voxelize": "i2p_lib.sparse",
     "inflate": "i2p_lib.inflation",
@@ -24,13 +24,13 @@ _PUBLIC = {
     "run_all": "i2p_lib.runs",
     "open_lab": "i2p_lib.runs.lab",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(PUBLIC)
 
 
 def __getattr__(name: str):
-    if name not in _PUBLIC:
+    if name not in PUBLIC:
         raise AttributeError(f"module 'i2p_lib' has no attribute {name!r}; it has {__all__}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    return getattr(import_module(PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -121,9 +121,9 @@ def _count(text: str) -> int:
 
 def _opened(options: argparse.Namespace):  # noqa: ANN202
     from i2p_lib.book.chapters import Project
+    from i2p_lib.runs.profiles import load_profile
 
-    project = Project.default()
-    return project, project.profile(options.profile)
+    return Project.default(), load_profile(options.profile)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> None:
     chapters = project.chapters(options.chapters)
     if options.dry_run:
         from i2p_lib.runs.cost import CostModel
-        from i2p_lib.runs.plan import missing_text, plan, plan_text
+        from i2p_lib.runs.needs import missing_text, plan, plan_text
 
         print(f"{missing_text(profile)}\n\nmeasuring steps of training ...\n", flush=True)
         costs = CostModel.of(profile.device)
@@ -162,23 +162,23 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
     """Train the runs of chapters, then execute them (the main process); return times by step."""
     from i2p_lib.book.chapters import Chapter, chapter_state
 
-    parameters, times = {"profile": profile.address}, {}
+    times: dict[str, float] = {}
     found, specs = [], profile.all_specs()  # of a profile of runs alone, such as tuning
     if profile.chapters:
-        found = [Chapter.of(project, name, profile) for name in chapters]
+        found = [Chapter(project, name, profile) for name in chapters]
         specs = [spec for chapter in found for spec in chapter.specs()]
     if not _train(specs, profile, options, times):
         return times
     for chapter in found:
         if why := chapter.lacks():
             print(f"{chapter.name}: not executed, {why}", flush=True)
-        elif not options.force and chapter_state(chapter, parameters)[0] == "done":
+        elif not options.force and chapter_state(chapter)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
         else:
             from i2p_lib.book.notebooks import execute
 
             print(f"{chapter.name}: executing ...", flush=True)
-            record = execute(chapter, parameters, project.root, options.timeout)
+            record = execute(chapter, options.timeout)
             times[chapter.name] = record["seconds"]
             print(f"{chapter.name}: executed in {record['seconds']:.0f} s", flush=True)
     return times
@@ -188,7 +188,6 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     """Make simulated scenes, train what is missing, note the times; tell the main process."""
     from i2p_lib.runs import cluster, train_missing
     from i2p_lib.runs.needs import available, prepare, skipped_text
-    from i2p_lib.runs.spec import distinct
     from i2p_lib.train import team
 
     if options.scheduler:  # one that does not answer is said before any work
@@ -198,7 +197,7 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     prepare(specs)
     times["simulated scenes"] = time.perf_counter() - began
     began = time.perf_counter()
-    entries, skipped = available(distinct(specs))
+    entries, skipped = available(dict.fromkeys(specs))
     missing = sum(not entry.done() for entry in entries)
     with team.joined(profile.device):
         workers = options.workers or profile.workers
@@ -226,8 +225,7 @@ def _status(options: argparse.Namespace) -> None:
         print("".join(f"    {run}\n" for run in rows["run"]), end="")
     print("chapters:")
     for name in project.chapters():
-        chapter = Chapter.of(project, name, profile)
-        state, why = chapter_state(chapter, {"profile": profile.address})
+        state, why = chapter_state(Chapter(project, name, profile))
         print(f"  {state:<8} {name}" + (f"   ({why})" if why else ""))
 
 
@@ -254,7 +252,7 @@ def _data(options: argparse.Namespace) -> None:
         print("\n".join(cards.values()))
         return
     if not name:
-        raise ValueError(f"i2p {options.action}: name a data set; known are {', '.join(cards)}")
+        raise ValueError(f"i2p data {options.action}: name a set; known are {', '.join(cards)}")
     if name not in cards:
         raise ValueError(unknown_key(name, tuple(cards), "data set"))
     if options.action == "get":
@@ -276,13 +274,11 @@ def _weights(options: argparse.Namespace) -> None:
         )
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
-    act = weights.fetch_weights if options.action == "get" else weights.check_weights
-    lines = [f"{card.label}: good, {act(card.model, card.weights)}"]
-    digest = weights.weights_hash(card.model, card.weights)
-    lines.append(f"  sha256 {digest} (published: {card.hash_text})")
+    path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)
+    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text})"]
     if card.network == "image":
-        report = weights.image_model(card.model, card.weights).i2p_transfer
-        counts = report.table["state"].value_counts().to_dict()
+        table = weights.image_model(card.model, card.weights).i2p_transfer
+        counts = table["state"].value_counts().to_dict()
         lines.append("  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     print("\n".join(lines))
 
@@ -291,9 +287,9 @@ def _doctor(options: argparse.Namespace) -> int:
     from i2p_lib.doctor import examine
 
     findings = examine(Path.cwd())
-    for finding in findings:
-        print(f"{finding.mark:<5} {finding.what:<16} {finding.text}")
-    return 1 if any(finding.mark == "bad" for finding in findings) else 0
+    for mark, what, text in findings:
+        print(f"{mark:<5} {what:<16} {text}")
+    return int(any(mark == "bad" for mark, _, _ in findings))
 
 
 if __name__ == "__main__":

@@ -8,20 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from i2p_lib.machine import cores, cpu_name, gpu_names, memory_gib
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination: mark is "ok", "note" (works without) or "bad"."""
-
-    mark: str
-    what: str
-    text: str
+Finding = tuple[str, str, str]
+"""A mark ("ok", "note": works without, or "bad"), what was looked at, and what was found."""
 
 
 def examine(folder: Path) -> list[Finding]:
@@ -30,35 +23,35 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _software() -> Iterator[Finding]:
-    yield Finding("ok", "python", platform.python_version())
+    yield "ok", "python", platform.python_version()
     try:
         torch, vision = metadata.version("torch"), metadata.version("torchvision")
         pins = " ".join(metadata.requires("torchvision") or ())
     except metadata.PackageNotFoundError as error:
-        yield Finding("bad", "torch", f"{error}: make setup")
+        yield "bad", "torch", f"{error}: make setup"
         return
-    yield Finding("ok", "torch", torch)
+    yield "ok", "torch", torch
     wanted = re.search(r"\btorch\W*==([\d.]+)", pins)  # its operators fit one torch release only
     paired = wanted is None or torch.split("+")[0] == wanted[1]
     text = vision if paired else f"{vision} fits torch {wanted[1]}, got {torch}: make setup"
-    yield Finding("ok" if paired else "bad", "torchvision", text)
+    yield "ok" if paired else "bad", "torchvision", text
     first = [sys.executable, "-c", "import torchvision"]
     if paired and subprocess.run(first, capture_output=True).returncode:
-        yield Finding("note", "import order", "cannot be imported before i2p_lib: its "
-                      "operators do not fit this torch; run python environment.py shim")
+        why = "its operators do not fit this torch; run python environment.py shim"
+        yield "note", "import order", f"cannot be imported before i2p_lib: {why}"
     elif paired:
-        yield Finding("ok", "import order", "can be imported before i2p_lib")
+        yield "ok", "import order", "can be imported before i2p_lib"
 
 
 def _hardware(folder: Path) -> Iterator[Finding]:
-    yield Finding("ok", "processor", f"{cpu_name()}, {cores()} cores usable")
+    yield "ok", "processor", f"{cpu_name()}, {cores()} cores usable"
     memory = memory_gib()
-    yield Finding("ok" if memory >= 4 else "note", "memory", f"{memory} GiB (demo wants 4)")
+    yield "ok" if memory >= 4 else "note", "memory", f"{memory} GiB (demo wants 4)"
     free = shutil.disk_usage(folder).free / 2**30
-    yield Finding("ok" if free >= 2 else "note", "free disk", f"{free:.0f} GiB (demo wants 2)")
+    yield "ok" if free >= 2 else "note", "free disk", f"{free:.0f} GiB (demo wants 2)"
     gpus = gpu_names()
     text = ", ".join(gpus) or "none usable by torch; smoke and demo need none"
-    yield Finding("ok" if gpus else "note", "GPU", text)
+    yield "ok" if gpus else "note", "GPU", text
 
 
 def _backends() -> Iterator[Finding]:
@@ -67,11 +60,11 @@ def _backends() -> Iterator[Finding]:
 
     for name, backend in BACKENDS.items():
         if problem := backend.problem():
-            yield Finding("note", name, f"not usable: {problem}; the book does not need it")
+            yield "note", name, f"not usable: {problem}; the book does not need it"
         else:
             formats = ", ".join(str(kind).removeprefix("torch.") for kind in backend.formats)
             where = f"{backend.version()}, usable on {' and '.join(backend.devices())}"
-            yield Finding("ok", name, f"{where} in {formats}; the default is torch")
+            yield "ok", name, f"{where} in {formats}; the default is torch"
 
 
 def _inputs() -> Iterator[Finding]:
@@ -80,18 +73,18 @@ def _inputs() -> Iterator[Finding]:
 
     for name in dataset_names():
         try:
-            yield Finding("ok", name, f"checked, sha256 {dataset_hash(name)[:16]}")
+            yield "ok", name, f"checked, sha256 {dataset_hash(name)[:16]}"
         except FileNotFoundError:
             mark = "bad" if dataset_card(name).embedded else "note"
-            yield Finding(mark, name, f"absent, looked for in {dataset_card(name).root()}")
+            yield mark, name, f"absent, looked for in {dataset_card(name).root()}"
         except ValueError as error:
-            yield Finding("bad", name, str(error))
+            yield "bad", name, str(error)
     for card in weight_cards():
         state = presence(card)
         if state == "present":
-            yield Finding("ok", card.model, f"{card.weights} weights checked")
+            yield "ok", card.model, f"{card.weights} weights checked"
         elif state == "absent":
             how = f"i2p weights get {card.label}"
-            yield Finding("note", card.model, f"weights absent: {how}")
+            yield "note", card.model, f"weights absent: {how}"
         elif state != "never released":
-            yield Finding("bad", card.model, state.removeprefix("damaged: "))
+            yield "bad", card.model, state.removeprefix("damaged: ")

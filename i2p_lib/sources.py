@@ -53,9 +53,14 @@ def modules_named(tree: ast.AST, module: str = "", package: str = PACKAGE.name) 
 
     By texts modules are named that are imported on demand.  Members of modules are among them.
     """
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    names = {*imports(tree, module), *(text for text in texts if isinstance(text, str))}
+    names = {*imports(tree, module), *texts(tree)}
     return {name for name in names if name.startswith(f"{package}.")}
+
+
+def texts(tree: ast.AST) -> set[str]:
+    """Return the texts that stand in code as constants."""
+    return {node.value for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
 
 
 def closure(modules: Iterable[str], package: Path = PACKAGE) -> dict[str, str]:

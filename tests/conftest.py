@@ -55,7 +55,7 @@ def project_root() -> Path:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Project:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with the book's own prose and one empty profile; tests add the notebooks."""
     root = tmp_path / "project"
     shutil.copytree(ROOT / "book", root / "book")
@@ -63,6 +63,7 @@ def tiny(tmp_path: Path) -> Project:
     profiles = root / "notebooks" / "profiles"
     profiles.mkdir(parents=True)
     (profiles / "tiny.yml").write_text("description: nothing to train\nexperiments: {}\n")
+    monkeypatch.setattr("i2p_lib.runs.profiles.profiles_folder", lambda: profiles)
     return Project(root, tmp_path / "build")
 
 

@@ -14,10 +14,10 @@ from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.book.notebooks import execute
-from i2p_lib.book.stage import BookError, stage
+from i2p_lib.book.stage import BookError, fill, stage
 from i2p_lib.markup import duration
 from i2p_lib.paper import attach, attached, compare
-from i2p_lib.runs.profiles import Profile
+from i2p_lib.runs.profiles import Profile, load_profile
 
 HOSTILE = '<script>alert(1)</script> & ``` {raw} $x$ | "quoted"'
 
@@ -37,13 +37,13 @@ def small_book(tiny: Project) -> Project:
     (tiny.root / "book" / "references.bib").write_text("")
     text = "(table3)=\n## Table 3\n\nWith $x^2$."
     write_notebook(tiny.root / "notebooks" / "03_few_shot.ipynb", text, "print(profile)", ATTACHES)
-    chapter = Chapter.of(tiny, "03_few_shot", tiny.profile("tiny"))
-    execute(chapter, {"profile": "tiny"}, tiny.root)
+    chapter = Chapter(tiny, "03_few_shot", load_profile("tiny"))
+    execute(chapter)
     return tiny
 
 
 def test_a_book_with_a_broken_link_is_not_published(small_book: Project) -> None:
-    profile = small_book.profile("tiny")
+    profile = load_profile("tiny")
     # the other chapters of the overview are not part of this small book
     with pytest.raises(BookError, match="links to chapters/00_method.html"):
         build_book(small_book, profile)
@@ -57,20 +57,33 @@ def test_the_table_of_contents_names_every_notebook(project_root: Path) -> None:
     assert list(project.sources().values()) == in_git
 
 
-def test_a_chapter_that_was_not_executed_stops_the_book(
-    small_book: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = small_book.root / "notebooks" / "profiles"
-    monkeypatch.setattr("i2p_lib.runs.profiles.profiles_folder", lambda: folder)
-    profile = small_book.profile("tiny")
-    Chapter.of(small_book, "03_few_shot", profile).executed.unlink()
+def test_a_chapter_that_was_not_executed_stops_the_book(small_book: Project) -> None:
+    profile = load_profile("tiny")
+    Chapter(small_book, "03_few_shot", profile).executed.unlink()
     with pytest.raises(BookError, match="i2p run 03_few_shot --profile tiny"):
         stage(small_book, profile, small_book.build / "book_src")
 
 
+def test_the_tables_stand_where_the_prose_wants_them(small_book: Project) -> None:
+    staged = small_book.build / "book_src"
+    stage(small_book, load_profile("tiny"), staged)
+    for name in ("overview", "code", "weights", "execution"):
+        prose, page = ((folder / f"{name}.md").read_text()
+                       for folder in (small_book.root / "book", staged))  # fmt: skip
+        lines = [line for line in prose.splitlines() if not line.startswith("{{")]
+        assert set(lines) < set(page.splitlines()) and "{{" not in page
+
+
+def test_a_page_that_wants_an_unknown_table_stops_the_book(tmp_path: Path) -> None:
+    page = tmp_path / "overview.md"
+    page.write_text("# All\n\n{{ sen }}\n")
+    with pytest.raises(BookError, match="overview.md: unknown block 'sen'; did you mean 'seen'"):
+        fill(page, {"seen": "a table", "rows": ""})
+
+
 def test_a_page_shows_the_parameters_that_ran(small_book: Project) -> None:
     staged = small_book.build / "book_src"
-    stage(small_book, small_book.profile("tiny"), staged)
+    stage(small_book, load_profile("tiny"), staged)
     text = (staged / "chapters" / "03_few_shot.ipynb").read_text()
     assert "injected-parameters" not in text
     assert 'profile = \\"tiny\\"' in text and 'profile = \\"smoke\\"' not in text
@@ -80,15 +93,16 @@ def test_what_a_chapter_attached_reaches_the_overview_and_no_page_shows_it_raw(
     small_book: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed = {}
-    monkeypatch.setattr(pages, "overview", lambda *given: handed.update(given[2]) or "# Overview")
+    blocks = dict.fromkeys(("profile", "seen", "unseen", "rows"), "")
+    monkeypatch.setattr(pages, "overview", lambda *given: handed.update(given[2]) or blocks)
     staged = small_book.build / "book_src"
-    stage(small_book, small_book.profile("tiny"), staged)
+    stage(small_book, load_profile("tiny"), staged)
     assert list(handed) == ["table3"] and len(handed["table3"].table) == 18
     assert "vnd.image2point" not in (staged / "chapters" / "03_few_shot.ipynb").read_text()
 
 
 def test_the_projects_scripts_make_their_pages_or_stop_the_book(small_book: Project) -> None:
-    staged, profile = small_book.build / "book_src", small_book.profile("tiny")
+    staged, profile = small_book.build / "book_src", load_profile("tiny")
     script = small_book.root / "measured" / "pages.py"
     script.parent.mkdir()
     script.write_text("import pathlib, sys\npathlib.Path(sys.argv[1], 'made.md').write_text('# M')")
@@ -102,7 +116,7 @@ def test_the_projects_scripts_make_their_pages_or_stop_the_book(small_book: Proj
 def test_a_chapter_without_its_notebook_stops_the_book(small_book: Project) -> None:
     (small_book.root / "notebooks" / "03_few_shot.ipynb").unlink()
     with pytest.raises(FileNotFoundError, match="_toc.yml names chapters/03_few_shot"):
-        stage(small_book, small_book.profile("tiny"), small_book.build / "book_src")
+        stage(small_book, load_profile("tiny"), small_book.build / "book_src")
 
 
 def test_hostile_text_is_escaped_on_the_generated_pages(
@@ -115,8 +129,9 @@ def test_hostile_text_is_escaped_on_the_generated_pages(
         "metric": "top1", "value": 50.0,
     }])  # fmt: skip
     attach("table1", compare("table1", ours), "tiny")
-    profile, found = small_book.profile("tiny"), attached(cell_outputs, "tiny")
-    for text in (pages.overview(small_book, profile, found), pages.execution(profile, [])):
+    profile, found = load_profile("tiny"), attached(cell_outputs, "tiny")
+    for made in (pages.overview(small_book, profile, found), pages.execution(profile, [])):
+        text = "\n".join(made.values())
         assert "<script>" not in text
         assert "&lt;script&gt;" in text
         assert all(line in ("```{raw} html", "```") for line in text.splitlines() if "```" in line
@@ -126,7 +141,7 @@ def test_hostile_text_is_escaped_on_the_generated_pages(
 def test_an_item_links_to_its_label_and_an_absent_result_says_what_it_needs(
     small_book: Project,
 ) -> None:
-    text = pages.overview(small_book, small_book.profile("tiny"), {})
+    text = pages.overview(small_book, load_profile("tiny"), {})["seen"]
     assert 'href="chapters/03_few_shot.html#table3"' in text
     assert "needs ModelNet40" in text
     assert "i2p-not-run" in text
@@ -140,7 +155,7 @@ def test_the_overview_unfolds_every_row_with_our_number_where_there_is_one(
         "shots": 5, "metric": "top1", "value": 43.21}])  # fmt: skip
     attach("table3", compare("table3", ours), "tiny")
     found = attached(cell_outputs, "tiny")
-    text = pages.overview(small_book, small_book.profile("tiny"), found)
+    text = pages.overview(small_book, load_profile("tiny"), found)["rows"]
     assert "Few-shot ModelNet40 (18 rows, 1 with our number)" in text and "43.2" in text
     assert "ModelNet40 with all weights finetuned (17 rows, 0 with our number)" in text
     assert text.count("<details") == text.count("</details>") == 8  # the items with known numbers
@@ -164,6 +179,10 @@ def test_the_recorded_grid_is_on_its_page() -> None:
     page = recorded()
     assert "tuning-home_objects-cpu" in page and "validation accuracy (%)" in page
     assert "90 runs of the 90 of profile tuning" in page
+
+
+def test_recorded_scratch_says_what_it_began_with() -> None:
+    assert "scratch (inflated)" in recorded()
 
 
 def test_the_code_page_lists_the_functions_that_a_notebook_uses(tmp_path: Path) -> None:
@@ -229,7 +248,7 @@ def test_times_are_said_as_people_say_them() -> None:
 def test_an_unchanged_book_is_neither_staged_nor_built_again(
     small_book: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    profile, made = small_book.profile("tiny"), []
+    profile, made = load_profile("tiny"), []
 
     def html_of(project: Project, profile: Profile, work: Path) -> Path:
         made.append(work)
@@ -240,7 +259,7 @@ def test_an_unchanged_book_is_neither_staged_nor_built_again(
     monkeypatch.setattr("i2p_lib.book.stage.html_of", html_of)
     assert build_book(small_book, profile) == (small_book.build / "html" / "index.html", True)
     assert build_book(small_book, profile)[1] is False and len(made) == 1
-    chapter = Chapter.of(small_book, "03_few_shot", profile)
+    chapter = Chapter(small_book, "03_few_shot", profile)
     for path in (small_book.root / "book" / "index.md", chapter.source, chapter.executed):
         path.write_text(path.read_text() + "\n")
         assert build_book(small_book, profile)[1] is True, path

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from i2p_lib import cli
+from i2p_lib.book.chapters import Chapter
 
 
 def test_help_lists_every_command_with_examples(capsys: pytest.CaptureFixture) -> None:
@@ -77,8 +78,8 @@ def test_a_chapter_is_executed_with_the_profile_whose_runs_were_trained(
     """Promise: a profile given by its path is not the book's profile of that name."""
     given: list[dict] = []
 
-    def execute(chapter: object, parameters: dict, *_: object) -> dict:
-        given.append(parameters)
+    def execute(chapter: Chapter, *_: object) -> dict:
+        given.append(chapter.parameters)
         return {"seconds": 0.0}
 
     monkeypatch.setenv("I2P_BUILD", str(tmp_path / "build"))

@@ -115,16 +115,19 @@ def test_a_killed_worker_loses_nothing_and_all_runs_end_as_here(
     specs = [SPEC.but(epochs=40, seed=seed) for seed in (0, 1)]
     caller, killed = tmp_path / "caller", []
     entries = [Entry.of(spec, caller) for spec in specs]
-    advance = training._Crew._advance
+    work = cluster.work
 
-    def kill_a_worker(crew, key, epoch):
-        if not killed:
-            name = next(n for n in workers if (tmp_path / n / key[:16]).exists())
-            os.kill(workers[name].pid, signal.SIGKILL)
-            killed.append(key)
-        advance(crew, key, epoch)
+    def kill_a_worker(client, jobs, on_event):
+        def killing(job, event):
+            if not killed:
+                name = next(n for n in workers if (tmp_path / n / job["key"][:16]).exists())
+                os.kill(workers[name].pid, signal.SIGKILL)
+                killed.append(job["key"])
+            on_event(job, event)
 
-    monkeypatch.setattr(training._Crew, "_advance", kill_a_worker)
+        work(client, jobs, killing)
+
+    monkeypatch.setattr(cluster, "work", kill_a_worker)
     with worker(tmp_path, address, tmp_path / "a") as a, worker(
         tmp_path, address, tmp_path / "b"
     ) as b:

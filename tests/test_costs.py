@@ -4,10 +4,11 @@ import torch
 from made_notebooks import chapter_functions
 from torch import nn
 
-from i2p_lib.analysis.costs import layer_macs
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import SparseConv3d, SparseGlobalPool, voxelize
+
+chapter = chapter_functions(PACKAGE.parent / "notebooks" / "02_benchmarks.ipynb")
 
 
 def brute_force_pairs(coords, kernel):
@@ -21,7 +22,7 @@ def test_macs_equal_a_count_by_hand():
     net = nn.Sequential(SparseConv3d(3, 8, 3), SparseConv3d(8, 8, 5, groups=8),
                         SparseConv3d(8, 4, 1), SparseGlobalPool(1), nn.Flatten(), nn.Linear(4, 2))
     x = voxelize(torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0)), 0.2)
-    macs = layer_macs(net, x).set_index("layer")["macs"]
+    macs = chapter.layer_macs(net, x)
     assert macs["0"] == brute_force_pairs(x.coords, 3) * 3 * 8
     assert macs["1"] == brute_force_pairs(x.coords, 5) * 8
     assert macs["2"] == len(x.coords) * 8 * 4
@@ -29,7 +30,6 @@ def test_macs_equal_a_count_by_hand():
 
 
 def test_the_table_counts_the_parameters_of_both_networks():
-    chapter = chapter_functions(PACKAGE.parent / "notebooks" / "02_benchmarks.ipynb")
     x = voxelize(torch.rand(2, 256, 3, generator=torch.Generator().manual_seed(0)), 0.2)
     table = chapter.cost_table(("efficientnet_lite0",), x, 16, RunSpec(recipe="paper"))
     row = table.set_index("network").loc["efficientnet_lite0"]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 
 from i2p_lib.runs import RunResult, RunSpec, execute, run, train_missing
@@ -17,7 +16,6 @@ from i2p_lib.runs.store import Entry
 from i2p_lib.sparse import SparseBatchNorm, voxelize
 from i2p_lib.train import team as distributed
 from i2p_lib.train.classify import build_network
-from i2p_lib.train.global_norm import Standardize, use_global_statistics
 
 ROOT = Path(__file__).parents[1]
 # 19 clouds in batches of 8, 8 and 3; 16 in batches of 7, 7 and 2.  No batch can be shared out
@@ -157,26 +155,27 @@ def group_of_one():
 
 
 @pytest.mark.parametrize("shape", [(40, 5), (8, 5, 4), (4, 5, 3, 3)])
-def test_standardised_rows_and_their_gradients_are_those_of_batch_norm(group_of_one, shape):
+def test_normalised_rows_and_their_gradients_are_those_of_batch_norm(group_of_one, shape):
     random = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=random, dtype=torch.float64) * 3 + 7
     weight = torch.randn(shape, generator=random, dtype=torch.float64)
+    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+    plain, shared = (nn.Sequential(kind(5, dtype=torch.float64)) for _ in range(2))
+    distributed.use_global_statistics(shared, distributed.Team())
     results = []
-    for norm in (lambda x: Standardize.apply(x, 1e-5, True)[0],
-                 lambda x: F.batch_norm(x, None, None, training=True)):  # fmt: skip
+    for norm in (plain, shared):
         leaf = x.clone().requires_grad_()
         out = norm(leaf)
         (out * weight).sum().backward()
-        results.append((out.detach(), leaf.grad))
+        results.append((out.detach(), leaf.grad, norm[0].weight.grad, norm[0].bias.grad))
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
     small = x[:4].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: Standardize.apply(x, 1e-5, True)[0], small)
+    assert torch.autograd.gradcheck(shared, small)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_stored_statistics_follow_as_those_of_batch_norm(group_of_one, momentum):
-    plain, shared = (nn.Sequential(nn.BatchNorm1d(5, momentum=momentum)) for _ in range(2))
-    use_global_statistics(shared, lambda: True)
+def test_stored_statistics_follow_as_those_of_batch_norm(group_of_one):
+    plain, shared = (nn.Sequential(nn.BatchNorm1d(5)) for _ in range(2))
+    distributed.use_global_statistics(shared, distributed.Team())
     for seed in range(3):
         x = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)) + 2
         torch.testing.assert_close(shared(x), plain(x))
@@ -191,7 +190,7 @@ def test_a_sparse_norm_keeps_its_activation_its_dtype_and_its_frozen_statistics(
     points = torch.rand(2, 64, 3, generator=torch.Generator().manual_seed(0))
     x = voxelize(points, 0.25).to(dtype)
     plain, shared = (nn.Sequential(SparseBatchNorm(3, activation=nn.ReLU6())) for _ in range(2))
-    use_global_statistics(shared, lambda: True)
+    distributed.use_global_statistics(shared, distributed.Team())
     for frozen in (False, True):
         plain[0].frozen_stats = shared[0].frozen_stats = frozen
         out = shared(x).feats
@@ -204,15 +203,18 @@ def test_a_batch_norm_of_another_kind_is_refused_by_name():
     class Odd(nn.BatchNorm1d):
         pass
 
-    with pytest.raises(ValueError, match="0: Odd cannot be shared by several processes"):
-        use_global_statistics(nn.Sequential(Odd(3)), lambda: True)
+    for odd in (Odd(3), nn.BatchNorm1d(3, momentum=None), nn.BatchNorm1d(3, affine=False)):
+        name = type(odd).__name__
+        with pytest.raises(ValueError, match=f"0: {name}.* cannot be shared by several processes"):
+            distributed.use_global_statistics(nn.Sequential(odd), distributed.Team())
 
 
 def test_a_process_alone_is_a_team_of_one():
-    team, net, loss = distributed.Team(), nn.Linear(2, 2), torch.tensor(0.25)
+    team, net, losses = distributed.Team(), nn.Linear(2, 2), torch.tensor([0.1, 0.25])
     assert team.replica(net) is net and team.salt == ()
-    assert team.share(5) == slice(0, 5) and team.weighted(loss) is team.mean(loss) is loss
-    assert team.total(1, 2) == [1, 2] and distributed.agreed({"a": 1}) == {"a": 1}
+    assert team.share(5) == slice(0, 5) and team.weight == 1
+    assert distributed.total(losses).tolist() == losses.tolist()
+    assert distributed.agreed({"a": 1}) == {"a": 1}
     assert list(distributed.shard([1, 2, 3])) == [1, 2, 3]
 
 

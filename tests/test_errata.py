@@ -69,6 +69,42 @@ def test_a_profiles_ablation_changes_one_decision_at_a_time(errata, name):
         assert len({len(runs) for runs in arm.values()}) == 1, "as many seeds for each"
 
 
+class Run:
+    """A run that names the first `right` of 100 clouds rightly, and ten fewer at its end."""
+
+    def __init__(self, right):
+        self.hits = np.arange(100) < right
+        self.history = pd.DataFrame({"test_top1": [right / 100, right / 100 - 0.1]})
+
+
+def steps_of(errata, monkeypatch, *right, runs=2):
+    """The table of one arm whose steps name so many clouds rightly, each seed one more."""
+    monkeypatch.setattr(errata.classification, "hits", lambda run: run.hits)
+    steps = {f"step {n}": [Run(count + seed) for seed in range(runs)]
+             for n, count in enumerate(right)}  # fmt: skip
+    return errata.steps_table({"scratch": steps})
+
+
+def test_each_step_has_its_gap_to_the_step_before_and_an_interval(errata, monkeypatch):
+    rows = steps_of(errata, monkeypatch, 30, 70, 71)
+    assert rows["change"].tolist() == ["step 0", "step 1", "step 2", "checkpoint: last"]
+    assert rows["gap"].tolist()[1:] == pytest.approx([40, 1, -10])
+    assert rows["low"][1] > 20 and rows["low"][2] <= 1 <= rows["high"][2]
+    assert rows["apart"].tolist()[1:3] == [True, False] and np.isnan(rows["low"][3])
+
+
+@pytest.mark.parametrize("runs, said", [
+    (1, "One run a step cannot"), (2, "2 runs a step cannot put the changes in an order: of two "
+     "steps that are equally good, all runs of one beat all of the other by chance in one case "
+     "of 3, and here they do at 1 of 2 changes."), (4, "4 runs a step can begin to")])  # fmt: skip
+def test_few_seeds_cannot_order_the_steps(errata, monkeypatch, runs, said):
+    lines = errata.order_lines(steps_of(errata, monkeypatch, 30, 70, 71, runs=runs))
+    assert lines[0].startswith(said)
+    if runs == 2:
+        assert "sees 50% of the variance" in lines[1]
+        assert "of 1 pairs of changes of one arm 1 have" in lines[1]
+
+
 def test_the_table_of_comparisons_is_measured_once_a_state_of_the_sources(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(items, "rows", lambda: asked.append(1) or [
@@ -79,8 +115,8 @@ def test_the_table_of_comparisons_is_measured_once_a_state_of_the_sources(tmp_pa
 
 def test_the_chapter_rests_on_the_golden_numbers_and_what_they_measure():
     project = chapters.Project.default()
-    chapter = chapters.Chapter.of(project, "06_errata", load_profile("smoke"))
-    parts = chapters.digest_parts(chapter, {})
+    chapter = chapters.Chapter(project, "06_errata", load_profile("smoke"))
+    parts = chapters.digest_parts(chapter)
     assert {"file tests/golden/items.py", "file tests/golden/data/04_inflation.npz",
             "i2p_lib/models/unet.py"} <= parts.keys()  # fmt: skip
 
@@ -208,10 +244,23 @@ def test_the_first_point_and_the_mean_are_compared_voxel_by_voxel(errata):
 
 
 def test_sites_are_counted_at_each_stride_and_steps_that_keep_them(errata):
-    cells = errata.numbered(torch.tensor([[[0, 0, 0], [1, 0, 0], [9, 0, 0]]]))
-    assert errata.sites_by_stride(cells) == {1: 3, 2: 2, 4: 2, 8: 2}
-    assert errata.coincidences(cells) == 2
-    assert errata.coincidences(cells[:2]) == 2
+    points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [9, 0, 0]], [[5.0, 0, 0]] * 3])
+    sites = errata.sites_by_stride(points, 1.0, "round")
+    counted = {stride: of.tolist() for stride, of in sites.items()}
+    assert counted == {1: [3, 1], 2: [2, 1], 4: [2, 1], 8: [2, 1]}
+    assert errata.coincidences(sites, 1) == "5 of 6 steps"
+    assert errata.coincidences(sites, 2) == "2 of 3 steps"
+
+
+def test_what_the_last_stage_is_left_with_is_said(errata):
+    sites = {(name, grid): {8: torch.tensor([1, 3]) * factor}
+             for name, factor in (("these runs", 1), ("as released", 10))
+             for grid, factor in (("round", factor), ("floor", 2 * factor))}  # fmt: skip
+    ours, theirs, both = errata.last_stage_lines(
+        sites, {"these runs": (0.125, 256, 16), "as released": (0.05, 2048, 32)})
+    assert "2.0 sites, 1 at least, and 1 of 2 clouds a single one" in ours and "32 rows" in ours
+    assert "20.0 sites, 10 at least, and 0 of 2 clouds" in theirs and "640 rows" in theirs
+    assert "2.0 times as many there in these runs and 2.0 times as many as released" in both
 
 
 def test_the_two_layers_around_the_centre_become_one(errata):

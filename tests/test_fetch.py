@@ -10,7 +10,7 @@ from file_server import FileServer
 from filelock import FileLock
 from get_weights import fetch_card, main
 
-from i2p_lib.weights import WeightCard, fetch_weights, files, weight_cards
+from i2p_lib.weights import WeightCard, fetch_weights, files, weight_card, weight_cards
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HALF = 1_500_000
@@ -181,14 +181,14 @@ def test_the_library_and_the_script_bring_a_file_by_its_name(server, tmp_path, m
     monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path))
     (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"mine")
     with pytest.raises(ValueError, match="Remove it and get it again"):
-        fetch_weights("resnet18")
+        fetch_weights(weight_card("resnet18"))
     assert main(["resnet18"]) == 1 and "Remove it and get it again" in capfd.readouterr().err
     asked = []
     monkeypatch.setattr(files, "run_script", lambda *words: asked.append(words))
     with pytest.raises(FileNotFoundError, match="are not here: expected resnet50-"):
-        fetch_weights("resnet50", weights_dir=tmp_path / "new")
+        fetch_weights(weight_card("resnet50"), tmp_path / "new")
     words = ["resnet50:imagenet1k", "--output", str(tmp_path / "new")]
     assert asked == [("data_scripts/get_weights.py", words)]
     with pytest.raises(FileNotFoundError, match="never released"):
-        fetch_weights(*next((c.model, c.weights) for c in weight_cards() if not c.released))
+        fetch_weights(next(card for card in weight_cards() if not card.released))
     assert len(asked) == 1

@@ -132,11 +132,14 @@ def test_new_layers_follow_the_generator():
     assert not torch.equal(stems[0], stems[2]) and not torch.equal(heads[0], heads[2])
 
 
-def test_every_leaf_stands_in_the_report():
+def test_every_tensor_stands_in_the_report():
     net = inflate(image_model("efficientnet_lite0", "random"), 3, 16, recipe="paper")
-    report = net.i2p_report.set_index("layer")
-    assert (report["action"] == "new").sum() == 2
+    report = net.i2p_report.set_index("tensor")
+    assert set(report.index[report["action"] != "dropped"]) == set(net.state_dict())
+    new = report.index[report["action"] == "new"].str.rpartition(".")
+    assert set(new.get_level_values(0)) == {"conv_stem", "classifier.0", "classifier.1"}
     assert (report["action"] == "inflated").sum() == 48
+    assert report.loc["conv_stem.weight", ["image", "points"]].tolist() == ["32x3x3x3", "27x3x32"]
     assert set(net.i2p_roles) == {name for name, _ in net.named_parameters()}
 
 
@@ -307,8 +310,9 @@ def test_a_classifier_of_convolutions_gives_way_to_a_linear_one_behind_the_pooli
     assert [name for name, role in net.i2p_roles.items() if role == "output"] == [
         f"{net.i2p_classifier}.weight", f"{net.i2p_classifier}.bias"]
     assert set(net.i2p_roles) == {name for name, _ in net.named_parameters()}
-    report = net.i2p_report.set_index("layer")["action"]
-    assert report["classifier.1"] == "dropped" and report[net.i2p_classifier] == "new"
+    report = net.i2p_report.set_index("tensor")["action"]
+    assert report["classifier.1.weight"] == "dropped"
+    assert report[f"{net.i2p_classifier}.weight"] == "new"
 
 
 class TwoHeads(nn.Module):
@@ -341,8 +345,9 @@ def test_a_single_one_of_several_classifiers_is_not_replaced():
 def test_what_runs_in_training_only_is_left_out_and_reported():
     net = inflate(image_model("googlenet", "random"), 3, 5).train()
     assert net(voxelize(torch.rand(2, 100, 3), 0.05)).shape == (2, 5)
-    report = net.i2p_report.set_index("layer")["action"]
-    assert report["aux1"] == report["aux2"] == "dropped"
+    report = net.i2p_report.set_index("tensor")["action"]
+    unused = report[report.index.str.startswith(("aux1.", "aux2."))]
+    assert len(unused) and (unused == "dropped").all()
     assert not any(name.startswith("aux") for name in net.i2p_roles)
 
 

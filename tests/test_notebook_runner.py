@@ -14,30 +14,25 @@ from i2p_lib.book.cells import code_tree, modules_used
 from i2p_lib.book.chapters import Chapter, Project, chapter_state, digest_parts
 from i2p_lib.book.notebooks import NotebookFailed, execute
 from i2p_lib.paper import attached
+from i2p_lib.runs.profiles import load_profile
 from i2p_lib.sources import closure
-
-PARAMETERS = {"profile": "tiny"}
 
 
 def chapter_of(project: Project, *cells: str, name: str = "00_method") -> Chapter:
     write_notebook(project.root / "notebooks" / f"{name}.ipynb", *cells)
-    return Chapter.of(project, name, project.profile("tiny"))
-
-
-def run(project: Project, chapter: Chapter, timeout: int = 60) -> dict:
-    return execute(chapter, PARAMETERS, project.root, timeout)
+    return Chapter(project, name, load_profile("tiny"))
 
 
 def test_a_good_chapter_is_published_with_its_provenance(tiny: Project) -> None:
     chapter = chapter_of(tiny, "import os, sys", "print(profile, sys.executable, os.getcwd())")
-    assert chapter_state(chapter, PARAMETERS) == ("missing", "never executed")
-    record = run(tiny, chapter)
+    assert chapter_state(chapter) == ("missing", "never executed")
+    record = execute(chapter)
     text = chapter.executed.read_text()
     assert "tiny" in text
     assert str(tiny.root) not in text, "the machine's own paths are not published"
     assert "papermill" not in nbformat.read(chapter.executed, 4).metadata
     assert record["machine"]["cores"] >= 1 and record["versions"]["python"].startswith("3.")
-    assert chapter_state(chapter, PARAMETERS) == ("done", "")
+    assert chapter_state(chapter) == ("done", "")
     assert not chapter.failed.exists()
 
 
@@ -51,7 +46,7 @@ def test_the_kernel_is_this_python_whatever_else_is_registered(
     chapter = chapter_of(
         tiny, "import i2p_lib, sys", f"assert sys.prefix == {__import__('sys').prefix!r}"
     )
-    run(tiny, chapter)
+    execute(chapter)
 
 
 @pytest.mark.parametrize(
@@ -69,42 +64,49 @@ def test_a_chapter_that_did_not_run_whole_is_not_published(
 ) -> None:
     chapter = chapter_of(tiny, "x = 1", cell, "print('after')")
     with pytest.raises(NotebookFailed, match=word):
-        run(tiny, chapter, timeout=3)
+        execute(chapter, timeout=3)
     assert not chapter.executed.exists()
     assert chapter.failed.is_file(), "the copy with the error is kept under another name"
-    assert chapter_state(chapter, PARAMETERS)[0] == "failed"
+    assert chapter_state(chapter)[0] == "failed"
 
 
 def test_a_failure_leaves_the_older_published_copy_alone(tiny: Project) -> None:
     chapter = chapter_of(tiny, "print('good')")
-    run(tiny, chapter)
+    execute(chapter)
     before = chapter.executed.read_bytes()
     chapter = chapter_of(tiny, "1 / 0")
     with pytest.raises(NotebookFailed):
-        run(tiny, chapter)
+        execute(chapter)
     assert chapter.executed.read_bytes() == before
 
 
-def test_an_unknown_parameter_is_an_error_before_any_work(tiny: Project) -> None:
-    chapter = chapter_of(tiny, "x = 1")
-    with pytest.raises(ValueError, match="did you mean 'profile'"):
-        execute(chapter, {"profil": "tiny"}, tiny.root)
-    assert not chapter.folder.exists()
+@pytest.mark.parametrize("parameters", ['profil = "smoke"', "a = 1"])
+def test_a_chapter_that_takes_no_profile_is_an_error_before_any_work(
+    tiny: Project, parameters: str
+) -> None:
+    path = tiny.root / "notebooks" / "00_method.ipynb"
+    write_notebook(path, "x = 1", parameters=parameters)
+    chapter = Chapter(tiny, "00_method", load_profile("tiny"))
+    with pytest.raises(ValueError, match='says `profile = "demo"`, got .*' + parameters):
+        execute(chapter)
+    assert not tiny.build.exists()
 
 
 def test_a_chapter_without_a_parameters_cell_is_an_error(tiny: Project) -> None:
     path = tiny.root / "notebooks" / "00_method.ipynb"
     nbformat.write(nbformat.v4.new_notebook(), path)
     with pytest.raises(ValueError, match="tagged 'parameters'"):
-        run(tiny, Chapter.of(tiny, "00_method", tiny.profile("tiny")))
+        execute(Chapter(tiny, "00_method", load_profile("tiny")))
 
 
 def test_a_changed_source_makes_the_copy_stale_and_says_why(tiny: Project) -> None:
-    run(tiny, chapter_of(tiny, "x = 1"))
-    state, why = chapter_state(chapter_of(tiny, "x = 2"), PARAMETERS)
+    execute(chapter_of(tiny, "x = 1"))
+    state, why = chapter_state(chapter_of(tiny, "x = 2"))
     assert (state, why) == ("stale", "changed since: notebook")
-    state, why = chapter_state(chapter_of(tiny, "x = 1"), {"profile": "other"})
-    assert (state, why) == ("stale", "changed since: parameters")
+    elsewhere = tiny.root / "tiny.yml"
+    elsewhere.write_text("experiments: {}\n")
+    other = replace(chapter_of(tiny, "x = 1"), profile=load_profile(str(elsewhere)))
+    assert chapter_state(other) == ("stale", "changed since: parameters")
 
 
 ATTACHES = """
@@ -120,7 +122,7 @@ def found_in(notebook: Path) -> dict:
 
 def test_what_a_chapter_finds_is_in_its_executed_copy_and_nowhere_else(tiny: Project) -> None:
     chapter = chapter_of(tiny, ATTACHES)
-    run(tiny, chapter)
+    execute(chapter)
     assert list(found_in(chapter.executed)) == ["table4"]
     written = {path.name for path in tiny.build.rglob("*") if path.is_file()}
     assert written == {"00_method.ipynb", "00_method.json"}
@@ -129,7 +131,7 @@ def test_what_a_chapter_finds_is_in_its_executed_copy_and_nowhere_else(tiny: Pro
 def test_a_chapter_with_a_damaged_comparison_is_not_published(tiny: Project) -> None:
     chapter = chapter_of(tiny, ATTACHES.replace("profile)", "'other')"))
     with pytest.raises(NotebookFailed, match="it says profile 'other', expected 'tiny'"):
-        run(tiny, chapter)
+        execute(chapter)
     assert not chapter.executed.exists() and chapter.failed.is_file()
 
 
@@ -143,7 +145,7 @@ def test_a_notebook_executed_by_hand_writes_nothing_but_itself(
 ) -> None:
     monkeypatch.setenv("I2P_BUILD", str(tiny.build))
     chapter = chapter_of(tiny, ATTACHES)
-    run(tiny, chapter)
+    execute(chapter)
     before = everything(tiny.root.parent)
     edited = nbformat.read(chapter.source, as_version=4)
     edited.cells[2].source = ATTACHES.replace("table4", "table5")
@@ -151,13 +153,13 @@ def test_a_notebook_executed_by_hand_writes_nothing_but_itself(
     NotebookClient(edited, resources={"metadata": {"path": here}}).execute()
     nbformat.write(edited, chapter.source)
     mine = chapter.source.with_name("out.ipynb")
-    papermill.execute_notebook(str(chapter.source), str(mine), PARAMETERS, cwd=here,
+    papermill.execute_notebook(str(chapter.source), str(mine), {"profile": "tiny"}, cwd=here,
                                kernel_name="python3", progress_bar=False)  # fmt: skip
     assert list(found_in(mine)) == ["table5"], "by hand it shows what it found, too"
     after = everything(tiny.root.parent)
     changed = {name for name in before.keys() | after if before.get(name) != after.get(name)}
     assert changed == {f"project/notebooks/{name}.ipynb" for name in ("00_method", "out")}
-    assert chapter_state(Chapter.of(tiny, "00_method", chapter.profile), PARAMETERS)[0] == "stale"
+    assert chapter_state(Chapter(tiny, "00_method", chapter.profile))[0] == "stale"
 
 
 def library(folder: Path, **modules: str) -> Path:
@@ -183,9 +185,9 @@ def test_a_chapter_rests_on_what_its_cells_import_and_no_more(
     write_notebook(tiny.root / "notebooks" / "01_transfer.ipynb", "import i2p_lib.other as other")
 
     def parts() -> list[dict[str, str]]:
-        chapters = [Chapter.of(project, name, project.profile("tiny"))
+        chapters = [Chapter(project, name, load_profile("tiny"))
                     for name in ("00_method", "01_transfer")]  # fmt: skip
-        return [digest_parts(chapter, PARAMETERS) for chapter in chapters]
+        return [digest_parts(chapter) for chapter in chapters]
 
     def changed_by(file: str, text: str) -> list[set[str]]:
         before = parts()
@@ -212,9 +214,9 @@ def test_a_chapter_reads_the_runs_that_it_names_and_trains_those_that_are_listed
     profile_file.write_text(f"{text}chapters:\n  00_method: [a]\n")
     chapter = chapter_of(tiny, "runs = lab.run('b')")
     assert [spec.seed for spec in chapter.specs()] == [0] and chapter.experiments() == ["a", "b"]
-    before = digest_parts(chapter, PARAMETERS)
+    before = digest_parts(chapter)
     profile_file.write_text(text.replace("seed: 1", "seed: 2") + "chapters:\n  00_method: [a]\n")
-    after = digest_parts(chapter_of(tiny, "runs = lab.run('b')"), PARAMETERS)
+    after = digest_parts(chapter_of(tiny, "runs = lab.run('b')"))
     assert {name for name in before if before[name] != after[name]} == {"runs of b"}
 
 
@@ -229,9 +231,9 @@ def test_no_chapter_rests_on_how_pages_are_made(project_root: Path) -> None:
 
 def test_a_damaged_executed_copy_counts_as_missing(tiny: Project) -> None:
     chapter = chapter_of(tiny, "x = 1")
-    run(tiny, chapter)
+    execute(chapter)
     chapter.executed.write_text(chapter.executed.read_text()[:-10])
-    assert chapter_state(chapter, PARAMETERS)[0] == "missing"
+    assert chapter_state(chapter)[0] == "missing"
 
 
 def test_being_killed_publishes_nothing(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +243,7 @@ def test_being_killed_publishes_nothing(tiny: Project, monkeypatch: pytest.Monke
     monkeypatch.setattr(notebooks, "_papermill", killed)
     chapter = chapter_of(tiny, "x = 1")
     with pytest.raises(KeyboardInterrupt):
-        run(tiny, chapter)
+        execute(chapter)
     assert not list(tiny.build.rglob("*.ipynb"))
 
 

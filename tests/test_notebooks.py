@@ -10,11 +10,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from i2p_lib.paper.items import ITEMS
+from i2p_lib.book.chapters import Project
+from i2p_lib.paper import paper_items
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MOST_LINES = 30
+MOST_LINES, LONGEST_LINE = 40, 88  # of a code cell
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -26,7 +27,9 @@ def test_a_notebook_in_git_is_clean_and_short(path: Path) -> None:
     tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
     assert [c.source.strip() for c in tagged] == ['profile = "demo"']
     for cell in code:
-        assert len(cell.source.splitlines()) <= MOST_LINES, cell.source[:80]
+        lines = cell.source.splitlines()
+        assert len(lines) <= MOST_LINES, cell.source[:80]
+        assert not [line for line in lines if len(line) > LONGEST_LINE]
     assert re.match(r"(\(.+\)=\n)*# ", notebook.cells[0].source), "the first cell is the title"
     kernel = notebook.metadata["kernelspec"]
     assert (kernel["name"], kernel["language"]) == ("python3", "python")
@@ -42,10 +45,23 @@ def test_no_helper_is_defined_in_two_notebooks() -> None:
 
 
 def test_every_item_of_the_paper_has_its_label_in_its_chapter() -> None:
-    for item in ITEMS.values():
+    for item in paper_items().values():
         path = ROOT / "notebooks" / f"{item.chapter}.ipynb"
         prose = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
         assert any(f"({item.id})=" in text for text in prose), f"{item.id} in {item.chapter}"
+
+
+def test_the_readme_lists_the_chapters_and_what_they_show_of_the_paper() -> None:
+    """Promise: the README's table has the chapters of the contents, and each item in its row."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\((.+?)\) \| (.+) \|$", readme, re.MULTILINE)
+    sources = Project.default().sources()
+    assert [name for name, *_ in rows] == list(sources)
+    for name, link, shows in rows:
+        assert ROOT / link == sources[name]
+        sections = " ".join(item.section for item in paper_items().values() if item.chapter == name)
+        wanted = set(re.findall(r"(?:Fig\.|Table) \d", sections))
+        assert set(re.findall(r"(?:Fig\.|Table) \d", shows.replace("Figure", "Fig."))) == wanted
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from i2p_lib import paper
 from i2p_lib.data import dataset_names
-from i2p_lib.paper import items as paper_items
+from i2p_lib.paper.items import VALUES_FILE
 from i2p_lib.paper.record import MIME
 from i2p_lib.runs.spec import RunSpec
 
@@ -56,7 +56,7 @@ def test_the_papers_values_are_all_there():
 )
 def test_a_damaged_table_of_values_is_refused(tmp_path, old, new, message):
     """Promise: a slip in the file is an error that names the line."""
-    text = paper_items.VALUES_FILE.read_text(encoding="utf-8")
+    text = VALUES_FILE.read_text(encoding="utf-8")
     assert old in text
     (tmp_path / "values.csv").write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
@@ -65,16 +65,16 @@ def test_a_damaged_table_of_values_is_refused(tmp_path, old, new, message):
 
 def test_every_item_has_a_chapter_and_the_unseen_have_no_values():
     """Promise: the list of items is complete, and holds no number for text that nobody saw."""
-    assert set(paper.paper_values()["item"]) <= set(paper.ITEMS)
-    unseen = {i.id for i in paper.ITEMS.values() if not i.seen}
+    assert set(paper.paper_values()["item"]) <= set(paper.paper_items())
+    unseen = {i.id for i in paper.paper_items().values() if not i.seen}
     assert unseen == {"collapse", "source_collapse", "forecast", "few_shot_bound",
                       "pointcontrast", "semi_supervised"}  # fmt: skip
     assert not set(paper.paper_values()["item"]) & unseen
     chapters = {"00_method", "01_transfer", "02_benchmarks", "03_few_shot",
                 "04_training_speedup", "05_neural_collapse", "07_segmentation",
                 "08_discussion"}  # fmt: skip
-    assert {i.chapter for i in paper.ITEMS.values()} == chapters
-    assert all(i.needs and i.section and i.title for i in paper.ITEMS.values())
+    assert {i.chapter for i in paper.paper_items().values()} == chapters
+    assert all(i.needs and i.section and i.title for i in paper.paper_items().values())
 
 
 @pytest.mark.parametrize(

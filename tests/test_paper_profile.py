@@ -45,7 +45,7 @@ def test_every_row_of_the_papers_tables_is_a_released_run():
     unknown = {"vit_b_16", "vit_l_16", "simpleview", "pointnet2_ssg", "hrnetv2_w48"}
     for item in ("fig2a", "fig2b", "table1", "table2", "table3", "table4"):
         table = paper.compare(item, rows)
-        printed = table[table["verdict"] != paper.NOT_IN_PAPER]
+        printed = table[table["verdict"] != paper.Verdict.NOT_IN_PAPER]
         assert printed["ours"].notna().all(), item
         other = printed[printed["setting"] != "as in the paper"]
         assert set(other["model"]) <= unknown, item

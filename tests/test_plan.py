@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from i2p_lib import cli
-from i2p_lib.runs import profiles, protocols, run
-from i2p_lib.runs.cost import CostModel, items_measured, measure_step, sizes
+from i2p_lib.runs import profiles, run
+from i2p_lib.runs.cost import CostModel, items_measured, measure_step, simplified, sizes
 from i2p_lib.runs.lab import open_lab
-from i2p_lib.runs.needs import available, missing_inputs
-from i2p_lib.runs.plan import missing_text, plan, plan_text
+from i2p_lib.runs.needs import available, missing_inputs, missing_text, plan, plan_text
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.train.clouds import load_splits
 from i2p_lib.train.settings import PROTOCOLS
@@ -139,7 +138,7 @@ def test_a_network_counts_with_its_size_and_a_measured_step_is_kept(tmp_path, mo
     small = costs.cost(SMALL)
     large = costs.cost(SMALL.but(model="resnet18"))
     assert large.seconds != small.seconds and large.gib > 2 * small.gib
-    step = measure_step(SMALL, 2, torch.device("cpu"))
+    step = measure_step(simplified(SMALL, 2), torch.device("cpu"))
     assert step["seconds_per_item"] > step["seconds_to_measure"] > 0
     assert 3 * small.seconds < costs.cost(SMALL.but(epochs=4)).seconds < 4 * small.seconds
     assert costs.cost(SMALL.but(regime="io")).seconds < small.seconds
@@ -160,18 +159,17 @@ def test_finished_runs_calibrate_the_estimate(tmp_path):
     result = run(SMALL, store=tmp_path, progress=False)
     checked = CostModel.of("cpu", tmp_path)
     plain = CostModel.of("cpu", tmp_path, calibrate=False)
-    assert checked.checked == 1 and "1 finished runs took" in checked.error()
+    assert len(checked.ratios) == 1 and "1 finished runs took" in checked.error()
     assert "no finished run" in plain.error()
     forward = plain._step(SMALL)["seconds_to_measure"] * items_measured(SMALL)
     seconds = checked.cost(SMALL).seconds - checked.factor * forward
     assert seconds == pytest.approx(result.metrics["seconds_training"])
 
 
-def test_every_protocol_is_a_choice_of_a_spec_and_a_column_of_the_table():
+def test_every_protocol_is_a_choice_of_a_spec():
     for name, rules in PROTOCOLS.items():
         assert RunSpec(protocol=name).rules == rules
-    assert list(protocols().columns) == list(PROTOCOLS)
-    assert protocols().loc["checkpoint", "released"] == "best on test"
+    assert PROTOCOLS["released"].checkpoint == "best on test"
 
 
 def test_the_released_protocol_trains_on_all_and_validates_on_test():

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from i2p_lib import runs
 from i2p_lib.data import load_dataset
 from i2p_lib.runs import (
     DamagedRun,
     RunError,
+    RunResult,
     RunSpec,
     execute,
     pool,
@@ -29,6 +30,7 @@ from i2p_lib.runs import (
     store,
 )
 from i2p_lib.runs.store import Entry
+from i2p_lib.runs.tables import joined
 from i2p_lib.train import classify, clouds
 
 SPEC = RunSpec(
@@ -58,7 +60,7 @@ def assert_same(a, b):
     assert a.history.drop(columns=TIMES).equals(b.history.drop(columns=TIMES))
     assert a.probes().equals(b.probes())
     for name in ("model.safetensors", "features.safetensors"):
-        left, right = (store.load_file(r.folder / name) for r in (a, b))
+        left, right = (load_file(r.folder / name) for r in (a, b))
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
 
@@ -112,7 +114,7 @@ def test_a_finished_run_holds_its_numbers_and_files(finished):
     assert len(features["train_features"]) == 32 and features["test_labels"].dtype == "int64"
     accuracy = (features["test_logits"].argmax(1) == features["test_labels"]).mean()
     assert accuracy == pytest.approx(result.metrics["top1"])
-    assert not (result.folder / "checkpoint.safetensors").exists()
+    assert not (result.folder / store.CHECKPOINT).exists()
 
 
 def test_a_stored_run_is_found_without_training(finished, monkeypatch):
@@ -125,9 +127,9 @@ def test_a_stored_run_is_found_without_training(finished, monkeypatch):
 def test_the_stored_network_gives_the_stored_logits(finished):
     result = run(SPEC, store=finished)
     splits = execute.begin(SPEC).task.splits
-    scores = clouds.evaluate(result.network(), splits["test"], SPEC)
+    logits = clouds.evaluate(result.network(), splits["test"].points, SPEC)
     stored = torch.tensor(result.features()["test_logits"])
-    assert torch.equal(scores.logits.half().float(), stored)
+    assert torch.equal(logits.half().float(), stored)
 
 
 def test_the_key_covers_spec_data_weights_and_sources():
@@ -160,7 +162,9 @@ def test_features_too_large_for_half_precision_are_kept_whole():
     assert classify._compact(torch.tensor([1])).dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", execute.RESULTS)
+@pytest.mark.parametrize(
+    "name", ["spec.json", "parts.json", "history.csv", "metrics.json", "model.safetensors"]
+)
 def test_a_changed_result_file_is_refused_by_name(copied, name):
     path = Entry.of(SPEC, copied).folder / name
     content = path.read_bytes()
@@ -195,13 +199,12 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(finished, tmp_path, monkey
 def test_a_broken_checkpoint_means_starting_anew(finished, tmp_path):
     entry = Entry.of(SPEC, tmp_path)
     entry.folder.mkdir(parents=True)
-    (entry.folder / "checkpoint.safetensors").write_bytes(b"half a file")
+    (entry.folder / store.CHECKPOINT).write_bytes(b"half a file")
     assert_same(run(SPEC, store=tmp_path, progress=False), run(SPEC, store=finished))
 
 
 def epoch_of(checkpoint: Path) -> int:
-    with safe_open(checkpoint, "pt") as file:
-        return json.loads(file.metadata()["note"])["epoch"]
+    return json.loads(torch.load(checkpoint, weights_only=True)["note"])["epoch"]
 
 
 def test_a_killed_process_leaves_a_run_that_ends_the_same(finished, tmp_path):
@@ -213,7 +216,7 @@ def test_a_killed_process_leaves_a_run_that_ends_the_same(finished, tmp_path):
     )
     child = python(code, SPEC.key_fields(), tmp_path)
     entry = Entry.of(SPEC, tmp_path)
-    checkpoint = entry.folder / "checkpoint.safetensors"
+    checkpoint = entry.folder / store.CHECKPOINT
     wait_until(lambda: checkpoint.exists() and epoch_of(checkpoint) == 2)
     assert status([SPEC], store=tmp_path)["state"][0] == "running"
     child.send_signal(signal.SIGKILL)
@@ -324,11 +327,11 @@ def test_tuning_never_reads_the_test_split(tmp_path, monkeypatch):
 
 def test_tables_have_one_row_per_run_and_epoch(finished):
     stored = [run(SPEC, store=finished)]
-    table, curves = runs.results(stored), runs.histories(stored)
+    table, curves = runs.results(stored), joined(stored, lambda run: run.history)
     row = table.loc[0, ["regime", "augment", "probe_epochs"]].tolist()
     assert row == ["io+bn", "upright", "0,3"]
     assert len(curves) == 3 and set(curves["max_lr"]) == {0.001}
-    assert {"layer", "metric", "value", "seed"} <= set(runs.probes(stored).columns)
+    assert {"layer", "metric", "value", "seed"} <= set(joined(stored, RunResult.probes).columns)
 
 
 WORKER = """

@@ -25,7 +25,6 @@ from i2p_lib.train.clouds import (
 )
 from i2p_lib.train.loop import State
 from i2p_lib.train.optimise import build_optimizer, learning_rate
-from i2p_lib.train.probe import final_features
 
 SPEC = RunSpec(
     points=64, epochs=4, batch_size=8, lr=0.01, augment="paper", weights="random", voxel_size=0.2
@@ -88,7 +87,7 @@ def stop_after(epoch):
 def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, optimizer, protocol):
     spec = SPEC.but(optimizer=optimizer, protocol=protocol)
     whole = train.train(begin(spec))
-    path = tmp_path / "checkpoint.safetensors"
+    path = tmp_path / store.CHECKPOINT
     with pytest.raises(Stop):
         train.train(begin(spec), [lambda s: store.write_checkpoint(path, s), stop_after(2)])
     torch.rand(7)  # another process has another global generator
@@ -171,10 +170,10 @@ def test_the_test_split_is_measured_while_training_only_if_released():
 def test_evaluating_leaves_the_mode_alone_and_gives_the_same_twice():
     state = begin()
     state.net.train()
-    first = evaluate(state.net, state.task.splits["test"], SPEC)
-    second = evaluate(state.net, state.task.splits["test"], SPEC)
+    first = evaluate(state.net, state.task.splits["test"].points, SPEC)
+    second = evaluate(state.net, state.task.splits["test"].points, SPEC)
     assert state.net.training
-    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first, second)
 
 
 def test_one_cycle_rises_to_the_rate_and_falls_to_almost_nothing():
@@ -259,14 +258,14 @@ def on_points(monkeypatch):
 def test_a_network_on_points_gets_the_points_and_trains(on_points, amp):
     state = begin_named(on_points.but(amp=amp), CPU)
     points = state.task.splits["train"].points[:2]
-    assert net_input(state.net, points, state.spec) is points
+    assert net_input(state.net, points, state.task.settings) is points
     before = state.net.fc.weight.clone()
     train.train(state)
     assert not torch.equal(before, state.net.fc.weight)
     assert state.history[0]["voxels"] == on_points.points
     layers = list(dict.fromkeys(row["layer"] for row in state.probes))
     assert layers == ["blocks.0", "blocks.1", "penultimate"] == [*stage_names(state.net), layers[2]]
-    assert final_features(state)["train_features"].shape == (64, 8)
+    assert state.task.finish(state).tensors["features"]["train_features"].shape == (64, 8)
 
 
 def test_tokens_and_maps_are_averaged_and_other_shapes_refused():
@@ -321,8 +320,9 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32(model):
 def test_evaluation_has_the_precision_of_the_training():
     spec = INFLATED.but(amp="bf16")
     state = begin_named(spec, CPU)
-    rough = evaluate(state.net, state.task.splits["val"], spec).logits
-    exact = evaluate(state.net, state.task.splits["val"], spec.but(amp="off")).logits
+    points = state.task.splits["val"].points
+    rough = evaluate(state.net, points, spec)
+    exact = evaluate(state.net, points, spec.but(amp="off"))
     assert 1e-4 < float((rough - exact).norm() / exact.norm()) < 0.1
 
 

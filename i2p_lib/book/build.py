@@ -6,11 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from i2p_lib.book.chapters import SCRIPTS, Project, hash_of
+from i2p_lib.book.chapters import SCRIPTS, Project
 from i2p_lib.files import sha256
 from i2p_lib.machine import package_versions
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
+from i2p_lib.runs.store import key_of
 
 STAMP = "built-from.txt"
 
@@ -52,4 +53,4 @@ def inputs_digest(project: Project, profile: Profile) -> str:
     found += [entry.folder / "metrics.json" for entry in available(profile.all_specs())[0]]
     files = {str(path): sha256(path) for path in found
              if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
-    return hash_of([files, package_versions()])
+    return key_of([files, package_versions()])

@@ -1,4 +1,4 @@
-"""What a notebook's code says: the modules it rests on, the functions it uses, its texts."""
+"""What a notebook's code says: the modules it rests on, and the functions it uses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from i2p_lib import PUBLIC
 from i2p_lib.sources import PACKAGE, modules_named
 
 
@@ -54,20 +55,5 @@ def modules_used(tree: ast.AST) -> set[str]:
 
     Names of members are among them; `closure` passes over what is no module.
     """
-    public = _public_names()
     names = (name.removeprefix(f"{PACKAGE.name}.") for name in functions_used(tree))
-    return modules_named(tree) | {public[name] for name in names if name in public}
-
-
-def texts(tree: ast.AST) -> set[str]:
-    """Return the texts that stand in code as constants."""
-    return {node.value for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
-
-
-def _public_names() -> dict[str, str]:
-    """Return {public name: its module}, as the package's own `__init__` says."""
-    front = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    told = (node.value for node in front.body if isinstance(node, ast.Assign)
-            and getattr(node.targets[0], "id", "") == "_PUBLIC")  # fmt: skip
-    return ast.literal_eval(next(told))
+    return modules_named(tree) | {PUBLIC[name] for name in names if name in PUBLIC}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,19 +13,17 @@ from typing import Any
 
 import yaml
 
-from i2p_lib.book.cells import code_tree, modules_used, texts
+from i2p_lib.book.cells import code_tree, modules_used
 from i2p_lib.files import sha256
 from i2p_lib.runs.needs import available, lacking_text
-from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.spec import AnySpec, distinct
-from i2p_lib.sources import PACKAGE, closure, modules_named
+from i2p_lib.runs.profiles import Profile
+from i2p_lib.runs.spec import AnySpec
+from i2p_lib.runs.store import key_of
+from i2p_lib.sources import PACKAGE, closure, modules_named, texts
 from i2p_lib.train.settings import unknown_key
 
 CODE = (".py", ".pyc")  # other files of the package are data that code reads by name
-SCRIPTS = {
-    "data_scripts": "Scripts that make data sets and weights",
-    "benchmarks": "Scripts that measure",
-}
+SCRIPTS = ("data_scripts", "benchmarks")  # folders beside the package
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,6 @@ class Project:
         pages = (Path(page) for page in _pages(toc))
         stems = [page.name for page in pages if page.parent == Path("chapters")]
         return {stem: self.root / "notebooks" / f"{stem}.ipynb" for stem in stems}
-
-    def profile(self, name: str) -> Profile:
-        """Load a profile of this project; FileNotFoundError names close ones."""
-        own = self.root / "notebooks" / "profiles" / f"{name}.yml"
-        return load_profile(own if own.is_file() else name)
 
     def chapters(self, wanted: list[str] | None = None) -> list[str]:
         """Return the chapters asked for: whole names, or just their numbers ("3", "03").
@@ -89,33 +81,35 @@ def _pages(entry: Mapping[str, Any]) -> Iterator[str]:
 class Chapter:
     """One notebook at one profile: its source, its executed copy and that copy's provenance."""
 
+    project: Project
     name: str
-    source: Path
-    folder: Path
     profile: Profile
-    package: Path = PACKAGE
 
-    @classmethod
-    def of(cls, project: Project, name: str, profile: Profile) -> Chapter:
-        """Return a chapter of the table of contents; FileNotFoundError where its notebook lacks."""
-        source = project.sources()[name]
-        if not source.is_file():
+    @cached_property
+    def source(self) -> Path:
+        """Its notebook; FileNotFoundError where the table of contents alone has it."""
+        path = self.project.sources()[self.name]
+        if not path.is_file():
             raise FileNotFoundError(
-                f"book/_toc.yml names chapters/{name}, but there is no {source}: "
+                f"book/_toc.yml names chapters/{self.name}, but there is no {path}: "
                 "write that notebook, or take the line out"
             )
-        return cls(name, source, project.build / "notebooks" / profile.name, profile,
-                   project.package)  # fmt: skip
+        return path
 
     @property
     def executed(self) -> Path:
         """Where the copy is that ran whole; its provenance is beside it."""
-        return self.folder / f"{self.name}.ipynb"
+        return self.project.build / "notebooks" / self.profile.name / f"{self.name}.ipynb"
 
     @property
     def failed(self) -> Path:
         """Where the copy is that shows the error."""
-        return self.folder / f"{self.name}.failed.ipynb"
+        return self.executed.with_suffix(".failed.ipynb")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The values that its cell tagged "parameters" gets."""
+        return {"profile": self.profile.address}
 
     @cached_property
     def notebook(self) -> dict[str, Any]:
@@ -149,7 +143,8 @@ class Chapter:
         Where the profile does not list the chapter, of those that its code names.
         """
         names = self.profile.chapters.get(self.name, self._named())
-        return distinct(spec for name in names for spec in self.profile.experiment(name))
+        experiments = map(self.profile.experiment, names)
+        return list(dict.fromkeys(spec for specs in experiments for spec in specs))
 
     def experiments(self) -> list[str]:
         """Return the experiments that the chapter may read: listed for it, or named in its code."""
@@ -161,7 +156,7 @@ class Chapter:
         return [name for name in self.profile.experiments if name in said]
 
 
-def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, str]:
+def digest_parts(chapter: Chapter) -> dict[str, str]:
     """Return everything an executed chapter depends on, by name, as hashes.
 
     These are its cells and parameters; the keys of the runs that it may read, which cover their
@@ -170,17 +165,17 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
     """
     cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]]
              for c in chapter.notebook["cells"]]  # fmt: skip
-    profile = chapter.profile
+    profile, package = chapter.profile, chapter.project.package
     parts = {
-        "notebook": hash_of(cells),
-        "parameters": hash_of(dict(parameters)),
-        "profile": hash_of([profile.device, str(profile.images)]),
+        "notebook": key_of(cells),
+        "parameters": key_of(chapter.parameters),
+        "profile": key_of([profile.device, str(profile.images)]),
     }
     for name in chapter.experiments():
         entries, skipped = available(profile.experiment(name))
         keys = [entry.key for entry in entries]
-        parts[f"runs of {name}"] = hash_of([keys, [spec.label() for spec, _ in skipped]])
-    tree, root = chapter.tree, chapter.package.parent
+        parts[f"runs of {name}"] = key_of([keys, [spec.label() for spec, _ in skipped]])
+    tree, root = chapter.tree, package.parent
     used = modules_used(tree)
     for folder in sorted({name.split(".")[1] for name in modules_named(tree, package="tests")}):
         for path in sorted((root / "tests" / folder).rglob("*.*")):
@@ -188,20 +183,20 @@ def digest_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, s
                 used |= modules_named(ast.parse(path.read_text(encoding="utf-8")))
             if path.suffix != ".pyc":
                 parts[f"file {path.relative_to(root).as_posix()}"] = sha256(path)
-    modules = closure(used, chapter.package)
+    modules = closure(used, package)
     parts |= {f"i2p_lib/{file}": digest for file, digest in modules.items()}
-    sources = "\n".join((chapter.package / file).read_text(encoding="utf-8") for file in modules)
-    for path in sorted(chapter.package.rglob("*.*")):
+    sources = "\n".join((package / file).read_text(encoding="utf-8") for file in modules)
+    for path in sorted(package.rglob("*.*")):
         if path.suffix not in CODE and f'"{path.name}"' in sources:
             parts[f"file {path.name}"] = sha256(path)
     return parts
 
 
-def chapter_state(chapter: Chapter, parameters: Mapping[str, Any]) -> tuple[str, str]:
+def chapter_state(chapter: Chapter) -> tuple[str, str]:
     """Return (state, why): done, stale, missing or failed."""
     if why := chapter.lacks():
         return "missing", why
-    record, parts = chapter.provenance(), digest_parts(chapter, parameters)
+    record, parts = chapter.provenance(), digest_parts(chapter)
     if record is not None and record["parts"] == parts:
         return "done", ""
     if chapter.failed.is_file():
@@ -211,8 +206,3 @@ def chapter_state(chapter: Chapter, parameters: Mapping[str, Any]) -> tuple[str,
     before = record["parts"]
     changed = [k for k in sorted(before.keys() | parts) if before.get(k) != parts.get(k)]
     return "stale", f"changed since: {', '.join(changed)}"
-
-
-def hash_of(value: Any) -> str:
-    """Return a hash of what JSON can write."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -8,20 +8,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
 from i2p_lib.book import pages
 from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
-from i2p_lib.files import atomic_write
+from i2p_lib.files import write_text
 from i2p_lib.paper.record import Recorded, attached, is_attached
 from i2p_lib.runs.profiles import Profile
+from i2p_lib.train.settings import unknown_key
 
 
 class BookError(RuntimeError):
@@ -53,10 +53,9 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
     shutil.copy(project.root / "_config.yml", staged / "_config.yml")
     copy_plotly(staged / "_vendor")
     with _own_pages(project.root, staged):
-        chapters = [Chapter.of(project, name, profile) for name in project.sources()]
         records, items = [], {}
-        for chapter in chapters:
-            record, found = _stage_chapter(chapter, staged)
+        for name in project.sources():
+            record, found = _stage_chapter(Chapter(project, name, profile), staged)
             records.append(record)
             items |= found
         written = {
@@ -65,9 +64,21 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
             "code": pages.code(project),
             "weights": pages.weights(),
         }
-        for name, text in written.items():
-            with atomic_write(staged / f"{name}.md") as temp:
-                temp.write_text(text, encoding="utf-8")
+        for name, blocks in written.items():
+            fill(staged / f"{name}.md", blocks)
+
+
+def fill(page: Path, blocks: Mapping[str, str]) -> None:
+    """Put blocks into a page, each where its name stands in double braces: {{ name }}.
+
+    Raises BookError for a name that no block has.
+    """
+    def block(place: re.Match) -> str:
+        if place[1] not in blocks:
+            raise BookError(f"{page.name}: {unknown_key(place[1], blocks, 'block')}")
+        return blocks[place[1]]
+
+    write_text(page, re.sub(r"\{\{ (\w+) \}\}", block, page.read_text(encoding="utf-8")))
 
 
 @contextmanager
@@ -92,9 +103,7 @@ def _own_pages(root: Path, staged: Path) -> Iterator[None]:
                 raise BookError(f"{name} stopped (exit {maker.returncode}):\n{said.strip()}")
 
 
-def _stage_chapter(
-    chapter: Chapter, staged: Path
-) -> tuple[dict[str, Any], dict[str, Recorded]]:
+def _stage_chapter(chapter: Chapter, staged: Path) -> tuple[dict, dict[str, Recorded]]:
     """Write an executed chapter and its source; return its provenance and what it found by item."""
     record = chapter.provenance()
     name, profile = chapter.name, chapter.profile

@@ -36,16 +36,12 @@ def few_shot_episode(
             f"{shots} shots asked, but these labels have fewer clouds (label: count): {poor}; "
             f"ask for at most {counts.min()}"
         )
+    clouds = {label: np.flatnonzero(labels == label) for label in found}
     if draws == "numpy":
         state = np.random.RandomState(episode)
-        picks = [state.choice(n, shots, replace=False) for n in counts]
-        every = [np.flatnonzero(labels == label) for label in found]
-        return np.concatenate([one[pick] for one, pick in zip(every, picks, strict=True)])
-    chosen = [
-        fixed_order(np.flatnonzero(labels == label), f"episode {episode} label {label}")[:shots]
-        for label in found
-    ]
-    return np.sort(np.concatenate(chosen))
+        return np.concatenate([state.choice(one, shots, replace=False) for one in clouds.values()])
+    orders = [fixed_order(one, f"episode {episode} label {k}") for k, one in clouds.items()]
+    return np.sort(np.concatenate([order[:shots] for order in orders]))
 
 
 def fixed_order(indices: np.ndarray, salt: str) -> np.ndarray:

@@ -5,35 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from i2p_lib.data.making import run_script
-from i2p_lib.data.manifests import MANIFEST
-from i2p_lib.data.registry import Card, dataset_card, dataset_hash, dataset_names
-from i2p_lib.data.scene_files import SceneCard
-from i2p_lib.data.scenes import (
-    describe_scenes,
-    prepare_scenes,
-    scene_card,
-    scene_hash,
-    scene_names,
-)
+from i2p_lib.data.registry import Card, DatasetCard, cards, dataset_hash
+from i2p_lib.data.scenes import SceneCard, describe_scenes, prepare_scenes, scene_card, scene_hash
 
 
 def _card(name: str) -> Card:
-    return dataset_card(name) if name in dataset_names() else scene_card(name)
+    return cards(DatasetCard).get(name) or scene_card(name)
 
 
 def data_cards() -> dict[str, str]:
-    """Return {name: its card for people, "present" or "absent"} of all data sets."""
-    cards = [_card(name) for name in (*dataset_names(), *scene_names())]
-    marks = [MANIFEST if isinstance(card, SceneCard) else "." for card in cards]
-    return {card.name: card.text("present" if (card.root() / mark).exists() else "absent")
-            for card, mark in zip(cards, marks, strict=True)}  # fmt: skip
+    """Return {name: its card for people} of all data sets."""
+    return {name: card.text() for name, card in (cards(DatasetCard) | cards(SceneCard)).items()}
 
 
 def check_data(name: str) -> str:
     """Return where a data set is, its hash and what it holds; raises as the hash does."""
-    known = name in dataset_names()
-    text = f"{name}: good, {_card(name).root()}\nsha256 "
-    text += dataset_hash(name) if known else f"{scene_hash(name)}\n{describe_scenes(name)}"
+    card = _card(name)
+    scenes = isinstance(card, SceneCard)
+    text = f"{name}: good, {card.root()}\nsha256 "
+    text += f"{scene_hash(name)}\n{describe_scenes(name)}" if scenes else dataset_hash(name)
     return text.replace("\n", "\n  ")
 
 

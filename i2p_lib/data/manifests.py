@@ -34,7 +34,7 @@ def read_manifest(folder: Path, keys: Collection[str] = ("files",)) -> dict:
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write the manifest of a set of scenes that is whole, and note that its files were just
-    hashed.  Its keys are those of `scene_files`.
+    hashed.  Its keys are those of `scenes`.
     """
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
     place = files_folder(folder, manifest)

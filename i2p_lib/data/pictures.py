@@ -73,9 +73,8 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
         )
     count = min(most, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
-    names, labels = np.unique([file.parent.name for file in files], return_inverse=True)
+    names, labels = np.unique([file.parent.name for file in chosen], return_inverse=True)
     text = f"{count} of the {len(files):,} files in the folder {root.name}"
-    labels = labels[np.arange(count) * len(files) // count]
     return Pictures(tuple(map(_read, chosen)), np.arange(count), labels, tuple(names), text)
 
 

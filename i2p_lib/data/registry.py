@@ -1,27 +1,33 @@
-"""Which point sets there are: a card for each (source, licence, how to get it), and the way in."""
+"""Which sets there are: a card for each (source, licence, how to get it); the way in to clouds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2p_lib.data.making import data_folder
 from i2p_lib.data.manifests import combined_hash
 from i2p_lib.data.modelnet import PointCloudSet, check_manifest, load_folder
 from i2p_lib.files import sha256
 
-CARDS = Path(__file__).resolve().parent / "cards"
+HERE = Path(__file__).resolve().parent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a reader wants to know before using a set of clouds or of scenes.
+class Card(BaseModel):
+    """What a reader wants to know before using a set: one file in CARDS, with the set's name.
 
-    splits: what each split holds; made_by: the script that `i2p data get` runs.
+    splits: what each split holds; made_by: the script that `i2p data get` runs; folder: the name
+    of the set's folder, where it is not the set's; embedded: whether it comes with this package.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    CARDS: ClassVar[Path]
+    KIND: ClassVar[str]
+    MARK: ClassVar[str] = "."  # what lies in the folder of a set that is here
 
     name: str
     title: str
@@ -31,13 +37,19 @@ class Card:
     size_mb: float
     how_to_get: str
     made_by: str = ""
+    folder: str = ""
+    embedded: bool = False
 
     def root(self, root: str | Path | None = None) -> Path:
-        """Return the set's folder, there or not: `root`, or else as `data_folder` says."""
-        return data_folder(self.name) if root is None else Path(root).expanduser().resolve()
+        """Return the set's folder, there or not: `root`, in the package, or see `data_folder`."""
+        if root is not None:
+            return Path(root).expanduser().resolve()
+        name = self.folder or self.name
+        return HERE / name if self.embedded else data_folder(name)
 
-    def text(self, state: str) -> str:
-        """Return the card for people; state: such as "present"."""
+    def text(self) -> str:
+        """Return the card for people; it says whether the set is here."""
+        state = "present" if (self.root() / self.MARK).exists() else "absent"
         return (
             f"{self.name}: {self.title} [{state}]\n  {self.classes} classes, {self.size_mb:g} MB; "
             f"to get it: {self.how_to_get}\n"
@@ -46,26 +58,49 @@ class Card:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetCard(Card):
-    """The card of a point set: one file in the folder `cards`, with the set's name.
+Kind = TypeVar("Kind", bound=Card)
 
-    splits: number of clouds in the files of each; up: the axis that points up in its files;
-    folder: the name of its folder; embedded: whether it comes with this package.
+
+@lru_cache(maxsize=2)
+def cards(kind: type[Kind]) -> dict[str, Kind]:
+    """Return {name: card} of all sets of a kind.
+
+    A card `like` another says only in what it differs.  Raises ValueError, naming the file and
+    every wrong field, for a card that is none.
     """
+    found = {}
+    for file in sorted(kind.CARDS.glob("*.yml")):
+        try:
+            facts = {"name": file.stem, **yaml.safe_load(file.read_text(encoding="utf-8"))}
+            if like := facts.pop("like", None):
+                other = file.with_name(f"{like}.yml").read_text(encoding="utf-8")
+                facts = yaml.safe_load(other) | facts
+            found[file.stem] = kind.model_validate(facts)
+        except (yaml.YAMLError, TypeError, ValidationError) as error:
+            raise ValueError(f"{file} is no card: {error}") from error
+    return found
+
+
+def named_card(kind: type[Kind], name: str) -> Kind:
+    """Return the card of a set; ValueError, with the known names, for an unknown one."""
+    if name not in cards(kind):
+        raise ValueError(f"{kind.KIND}: expected one of {', '.join(cards(kind))}, got {name!r}")
+    return cards(kind)[name]
+
+
+class DatasetCard(Card):
+    """The card of a point set.
+
+    splits: number of clouds in the files of each; up: the axis that points up in its files.
+    """
+
+    CARDS: ClassVar[Path] = HERE / "cards"
+    KIND: ClassVar[str] = "data set"
 
     splits: dict[str, int]
     classes: int
     points: int
     up: str
-    folder: str
-    embedded: bool = False
-
-    def root(self, root: str | Path | None = None) -> Path:
-        """Return the set's folder, there or not: an embedded set lies in the package."""
-        if root is not None:
-            return super().root(root)
-        return CARDS.parent / self.folder if self.embedded else data_folder(self.folder)
 
     def opened(self, root: str | Path | None = None) -> Path:
         """Return the set's folder; FileNotFoundError, with what to do, where it is not here."""
@@ -79,28 +114,14 @@ class DatasetCard(Card):
         return folder
 
 
-@lru_cache(maxsize=1)
-def _cards() -> dict[str, DatasetCard]:
-    cards = {}
-    for file in sorted(CARDS.glob("*.yml")):
-        try:
-            facts = yaml.safe_load(file.read_text(encoding="utf-8"))
-            cards[file.stem] = DatasetCard(name=file.stem, **facts)
-        except (yaml.YAMLError, TypeError) as error:
-            raise ValueError(f"{file} is no card of a data set: {error}") from error
-    return cards
-
-
 def dataset_names() -> tuple[str, ...]:
     """Return the names that `load_dataset` knows."""
-    return tuple(_cards())
+    return tuple(cards(DatasetCard))
 
 
 def dataset_card(name: str) -> DatasetCard:
     """Return the card of a data set; ValueError for an unknown name."""
-    if name not in _cards():
-        raise ValueError(f"data set: expected one of {', '.join(_cards())}, got {name!r}")
-    return _cards()[name]
+    return named_card(DatasetCard, name)
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> PointCloudSet:

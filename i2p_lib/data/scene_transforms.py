@@ -1,6 +1,6 @@
-"""The paper's augmentation of scenes: one frozen setting, pure functions with a generator.
+"""Augmentation of scenes: one frozen setting, pure functions with a generator.
 
-What the released code does is written at `PAPER_ROOMS` and `PAPER_STREETS`.
+What the released code does is written in the cards of the sets (`SceneCard.augment`).
 """
 
 from __future__ import annotations
@@ -42,16 +42,6 @@ class SceneAugment:
     colour_p: Probability = 0.0
     contrast_p: Probability = 0.0
     most: int | None = Field(None, ge=1)
-
-
-# The released code's training on S3DIS.  It clips at test time, too, so that points more than 4 m
-# from the centre of a room are neither predicted nor counted; here only training clips.
-PAPER_ROOMS = SceneAugment(
-    clip=4.0, flip_p=0.95, jitter=0.005, shift=0.05, colour_p=0.95, contrast_p=0.2
-)
-# The released code's training on SemanticKITTI.  It caps the voxels of a scan, not its points:
-# give `most` to `at_most` behind the voxelisation to do the same.
-PAPER_STREETS = SceneAugment(rotate=True, scale=(0.95, 1.05), most=80_000)
 
 
 def augment_scene(

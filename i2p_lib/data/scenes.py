@@ -1,22 +1,39 @@
-"""Labelled scenes: what one is, which sets of them there are, and the one way in."""
+"""Labelled scenes: what one is, which sets of them there are, and the one way in.
+
+`manifest.json` of a set, written last:
+
+    layout        whose files these are, such as "s3dis"
+    scenes_in     the folder of the files; "." is the manifest's own
+    scenes        points of each scene by its name
+    class_points  labelled points of each class, and of none as the last number
+    repairs       lines that were repaired: file, line, what it was, what was read
+    files         SHA-256 of each file by its name in `scenes_in`
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, Field
 
-from i2p_lib.data import s3dis, semantic_kitti
+from i2p_lib.data.episodes import fixed_order
 from i2p_lib.data.making import made
-from i2p_lib.data.manifests import content_hash, files_folder
-from i2p_lib.data.modelnet import SPLITS
-from i2p_lib.data.registry import dataset_hash
-from i2p_lib.data.scene_files import IGNORED, SceneCard, split_scenes
-from i2p_lib.data.scene_transforms import clip_to_cube
+from i2p_lib.data.manifests import MANIFEST, content_hash, files_folder, read_manifest
+from i2p_lib.data.modelnet import SPLITS, VAL_SHARE
+from i2p_lib.data.registry import HERE, Card, cards, dataset_hash, named_card
+from i2p_lib.data.scene_transforms import SceneAugment, clip_to_cube
+
+IGNORED = -1  # the label of points that are not counted
+_KEYS = ("layout", "scenes_in", "scenes", "class_points", "repairs", "files")
+Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 @dataclass(frozen=True)
@@ -62,22 +79,95 @@ class Scene:
         return len(self.points)
 
 
-LAYOUTS = {"s3dis": s3dis, "semantic_kitti": semantic_kitti}
-"""Layout -> its module, which has `CARDS` and `read_scene(folder, name)`; a new set adds itself."""
+class SceneCard(Card):
+    """The card of a set of scenes: what it is, and how the paper treats it.
 
-CARDS = {card.name: card for module in LAYOUTS.values() for card in module.CARDS}
+    layout: the module of this package that reads it.  made_by: the script that makes it; a
+    simulated set is made on demand, a real one from its official files (`how_to_get`).
+    made_from: point sets whose content it rests on.
+    augment: the released recipe's augmentation.  around_sensor: the origin is a sensor that points
+    thin out from, and voxels count from it; else they count from the scene's middle.
+    test_part: the part (area, sequence) that is the test split.  val_last: whether val is the end
+    of each other part; else it is scenes chosen by a hash of their place.
+    sizes: published scenes of each split of a real set.
+    typical_points: of one scene, for a forecast without the set.
+    trained_too: classes that are ignored here, but that the released code trains; its mIoU leaves
+    their points out and counts each of them as 1.
+    """
+
+    CARDS: ClassVar[Path] = HERE / "scene_cards"
+    KIND: ClassVar[str] = "scenes"
+    MARK: ClassVar[str] = MANIFEST
+
+    layout: str
+    augment: Annotated[SceneAugment, BeforeValidator(lambda facts: SceneAugment(**facts))]
+    test_part: str
+    typical_points: int
+    simulated: bool = False
+    around_sensor: bool = False
+    val_last: bool = False
+    trained_too: Names = ()
+    made_from: Names = ()
+    sizes: dict[str, int] = {}
+
+    @property
+    def reader(self) -> ModuleType:
+        """The module of the layout: CLASS_NAMES, FEATURE_NAMES and `read_scene(folder, name)`."""
+        return import_module(f"{__package__}.{self.layout}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        return self.reader.CLASS_NAMES
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What the features of a point are, such as "intensity"."""
+        return self.reader.FEATURE_NAMES
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def released_names(self) -> tuple[str, ...]:
+        """The names of all classes that the released code trains."""
+        return self.class_names + self.trained_too
+
+    @property
+    def treatment(self) -> str:
+        """All but what is for people, as a text: a run's key rests on it."""
+        return self.model_dump_json(exclude=set(Card.model_fields))
+
+    def opened(self, root: str | Path | None = None) -> tuple[Path, dict]:
+        """Return the set's folder and its manifest.
+
+        Raises FileNotFoundError (how to get it) and ValueError as `read_manifest` does, and
+        ValueError for a set of another layout.
+        """
+        folder = self.root(root)
+        try:
+            manifest = read_manifest(folder, _KEYS)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"scenes {self.name}: {error}. To get it: {self.how_to_get}"
+            ) from None
+        if (found := manifest["layout"]) != self.layout:
+            raise ValueError(
+                f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}"
+            )
+        return folder, manifest
 
 
 def scene_names() -> tuple[str, ...]:
     """Return the names that `load_scenes` knows."""
-    return tuple(CARDS)
+    return tuple(cards(SceneCard))
 
 
 def scene_card(name: str) -> SceneCard:
     """Return the card of a set of scenes; ValueError for an unknown name."""
-    if name not in CARDS:
-        raise ValueError(f"scenes: expected one of {', '.join(CARDS)}, got {name!r}")
-    return CARDS[name]
+    return named_card(SceneCard, name)
 
 
 def load_scenes(
@@ -102,14 +192,35 @@ def load_scenes(
     wanted = ("train", "val") if split == "trainval" else (split,)
     names = sorted(scene for scene, where in splits.items() if where in wanted)
     clip = card.augment.clip if released and split == "test" else math.inf
-    return SceneFiles(card.layout, files_folder(folder, manifest), tuple(names), released, clip)
+    return SceneFiles(card, files_folder(folder, manifest), tuple(names), released, clip)
+
+
+def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
+    """Return "train", "val" or "test" for each scene, named such as Area_1/office_3 or 08/000123.
+
+    Of each part but `card.test_part`, val is `VAL_SHARE`, at least one scene of two or more.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        parts.setdefault(name.split("/")[0], []).append(name)
+    splits = {}
+    for part, scenes in parts.items():
+        held = max(len(scenes) > 1, round(VAL_SHARE * len(scenes)))
+        order = np.arange(len(scenes))[::-1]
+        if not card.val_last:
+            order = fixed_order(order, f"val {part}")
+        val = set(order[:held].tolist())
+        for place, scene in enumerate(scenes):
+            other = "val" if place in val else "train"
+            splits[scene] = "test" if part == card.test_part else other
+    return splits
 
 
 @dataclass(frozen=True)
 class SceneFiles(Sequence[Scene]):
     """Scenes on disk, read one by one when they are asked for."""
 
-    layout: str
+    card: SceneCard
     folder: Path
     names: tuple[str, ...]
     released: bool = False
@@ -121,7 +232,7 @@ class SceneFiles(Sequence[Scene]):
     def __getitem__(self, index: int) -> Scene:
         name = self.names[index]
         how = {"released": True} if self.released else {}
-        arrays = LAYOUTS[self.layout].read_scene(self.folder, name, **how)
+        arrays = self.card.reader.read_scene(self.folder, name, **how)
         if self.clip < math.inf:
             kept = clip_to_cube(torch.from_numpy(arrays[0]), self.clip).numpy()
             arrays = tuple(array[kept] for array in arrays)

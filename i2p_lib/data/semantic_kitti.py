@@ -1,4 +1,4 @@
-"""SemanticKITTI's layout: its classes and parts, the cards of its sets, and the reader of scans.
+"""SemanticKITTI's layout: its classes, and the reader of scans.
 
 The official folder; its scans are read where they lie:
 
@@ -9,19 +9,18 @@ The official folder; its scans are read where they lie:
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from i2p_lib.data.scene_files import IGNORED, SceneCard
-from i2p_lib.data.scene_transforms import PAPER_STREETS
+from i2p_lib.data.scenes import IGNORED
 
 CLASS_NAMES = (
     "car", "bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist",
     "motorcyclist", "road", "parking", "sidewalk", "other-ground", "building", "fence",
     "vegetation", "trunk", "terrain", "pole", "traffic-sign",
 )  # fmt: skip
+FEATURE_NAMES = ("intensity",)
 POINT_BYTES, LABEL_BYTES = 16, 4
 
 # From semantic-kitti.yaml of github.com/PRBonn/semantic-kitti-api: the class of each raw label
@@ -32,81 +31,12 @@ LEARNING_MAP = {
     40: 8, 44: 9, 48: 10, 49: 11, 50: 12, 51: 13, 52: IGNORED, 60: 8, 70: 14, 71: 15, 72: 16,
     80: 17, 81: 18, 99: IGNORED, 252: 0, 253: 6, 254: 5, 255: 7, 256: 4, 257: 4, 258: 3, 259: 4,
 }  # fmt: skip
-# Scans of the labelled sequences: 23,201 in all, 4,071 in sequence 08 (Behley et al., ICCV 2019,
-# and the lengths of KITTI's odometry sequences).
-SCANS = {"00": 4541, "01": 1101, "02": 4661, "03": 801, "04": 271, "05": 2761, "06": 1101,
-         "07": 1101, "08": 4071, "09": 1591, "10": 1201}  # fmt: skip
 RELEASED_IGNORES = (13, 16, 60, 256, 257)
 """Raw labels of a class that the released code ignores: bus, on-rails, lane-marking, and what moves
 of the first two (core/datasets/semantic_kitti.py)."""
 _OUTSIDE = -2
 _TABLE = np.full(1 << 16, _OUTSIDE, np.int8)
 _TABLE[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
-
-SEMANTIC_KITTI = SceneCard(
-    name="semantic_kitti",
-    title="SemanticKITTI: 23,201 labelled scans of a 64-beam lidar, 19 classes",
-    source="Behley et al., SemanticKITTI, ICCV 2019; scans of the KITTI odometry "
-    "benchmark, Geiger et al., CVPR 2012",
-    licence="CC BY-NC-SA 4.0 (labels), CC BY-NC-SA 3.0 (scans)",
-    class_names=CLASS_NAMES,
-    feature_names=("intensity",),
-    splits={
-        "train": "sequences 00 to 07, 09 and 10, without val",
-        "val": "the last 10% of the scans of each of these sequences",
-        "test": "sequence 08 (the official validation sequence; 11 to 21 have no public labels)",
-    },
-    layout="semantic_kitti",
-    size_mb=80_000.0,
-    how_to_get="download data_odometry_velodyne.zip from "
-    "https://www.cvlibs.net/datasets/kitti/eval_odometry.php and "
-    "data_odometry_labels.zip from https://semantic-kitti.org/dataset.html, unpack both "
-    "into one folder, then `i2p data get semantic_kitti --from FOLDER`, the folder that "
-    "holds `sequences`",
-    made_by="data_scripts/build_semantic_kitti.py",
-    augment=PAPER_STREETS,
-    around_sensor=True,
-    test_part="08",
-    val_last=True,  # as neighbours look alike
-    typical_points=100_000,
-    sizes={"train": 17_217, "val": 1913, "test": 4071},
-)
-SIMULATED = SEMANTIC_KITTI.like(
-    "simulated_streets",
-    title="Simulated streets: SemanticKITTI's layout and classes, ray-cast by a program",
-    source="made here by data_scripts/simulate_streets.py",
-    licence="BSD-3-Clause, as the code that makes it",
-    made_by="data_scripts/simulate_streets.py",
-)
-CARDS = (SEMANTIC_KITTI, SIMULATED)
-
-
-def find_scenes(source: Path) -> dict[str, tuple[str, str]]:
-    """Return {name: its files} of the labelled scans, such as 08/000123, in an official folder.
-
-    Sequences 11 to 21 have no labels and are left out.
-    Raises FileNotFoundError for a folder without labelled scans, and for a scan without its
-    labels or labels without their scan.
-    """
-    scans, labels = (
-        {f"{path.parts[-3]}/{path.stem}" for path in source.glob(f"sequences/*/{pattern}")
-         if path.parts[-3] in SCANS}
-        for pattern in ("velodyne/*.bin", "labels/*.label")
-    )  # fmt: skip
-    if alone := sorted(scans ^ labels):
-        has, lacks = ("scan", "labels") if alone[0] in scans else ("labels", "scan")
-        raise FileNotFoundError(
-            f"{source}: {len(alone)} scans and labels without the other, the first is {alone[0]}: "
-            f"its {has} is there, its {lacks} not; unpack both archives into one folder"
-        )
-    if not scans:
-        raise FileNotFoundError(
-            f"{source}: expected sequences/00 to 10, each with velodyne/*.bin and "
-            "labels/*.label, found no labelled scan; give the folder that holds `sequences`"
-        )
-    if odd := sorted(name for name in scans if not re.fullmatch(r"\d\d/\d{6}", name)):
-        raise ValueError(f"{source}: expected scans named by six digits, got {odd[0]}")
-    return {name: scan_files(name) for name in sorted(scans)}
 
 
 def scan_files(name: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -81,7 +80,7 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
 
     changed = points.clone()
     if settings.shuffle:
-        order = _places_in_order(uniform(batch, points.shape[1]))
+        order = uniform(batch, points.shape[1]).argsort(dim=1, stable=True)
         changed = changed.gather(1, order[..., None].expand(-1, -1, 3))
     if settings.rotate != "none":
         changed = changed @ _rotation(uniform(batch) * 2 * math.pi, AXES[settings.rotate])
@@ -106,17 +105,6 @@ def draws(generator: torch.Generator, like: Tensor) -> Callable[..., Tensor]:
         return torch.rand(shape, generator=generator, device=generator.device).to(like)
 
     return uniform
-
-
-def _places_in_order(drawn: Tensor) -> Tensor:
-    """Return the stable `drawn.argsort(dim=1)` of random numbers, which are multiples of 2^-24.
-
-    On the CPU numbers and places are sorted as one integer, five times as fast as argsort.
-    """
-    if drawn.device.type != "cpu":
-        return drawn.argsort(dim=1, stable=True)
-    keys = (drawn.double() * 2**24).long() << 32 | torch.arange(drawn.shape[1])
-    return torch.from_numpy(np.sort(keys.numpy(), axis=1)) & 0xFFFFFFFF
 
 
 def _rotation(angle: Tensor, axis: int) -> Tensor:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import copy
 
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn.modules.utils import _pair
 
 from i2p_lib.inflation.filters import AXES, ORIGINAL_AXES, inflate_weight, to_taps
 from i2p_lib.inflation.initial import initialize, match_norms
-from i2p_lib.inflation.layers import Maker, restride
-from i2p_lib.inflation.regimes import NORMS, roles_of, within
+from i2p_lib.inflation.layers import new_stem, restride, sparse_twin
+from i2p_lib.inflation.regimes import NORMS, describe, shapes, within
 from i2p_lib.inflation.trace import InflationError, Step, trace, try_out
 from i2p_lib.sparse import SparseGlobalPool
 
@@ -53,7 +52,7 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
     Returns:
         A module that maps a SparseTensor to logits [B, num_classes]. ``net.i2p_roles`` maps each
         parameter's name to "input", "output", "norm" or "backbone"; ``net.i2p_classifier`` names
-        the classifier; ``net.i2p_report`` is a table of what became of each layer.
+        the classifier; ``net.i2p_report`` is a table of what became of each tensor, see `describe`.
 
     Raises:
         InflationError: a layer or function that cannot be inflated, with its name and why.
@@ -64,32 +63,32 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
     if recipe == "paper" and in_channels is None:
         raise ValueError("the paper's recipe replaces the input layer: give in_channels")
     net = copy.deepcopy(model)
-    steps, rows = trace(net), {}
-    convolutions = [step.name for step in steps if isinstance(step.layer, nn.Conv2d)]
-    if not convolutions:
+    steps = trace(net)
+    stem = next((step.name for step in steps if isinstance(step.layer, nn.Conv2d)), None)
+    if stem is None:
         raise InflationError("the model needs a convolution first")
-    _drop_unused(net, steps, rows)
+    _drop_unused(net, steps)
     if recipe == "paper":
         _apply_paper_geometry(net, steps)
-    maker = Maker(axis, normalize, recipe, in_channels, convolutions[0], generator)
     for name, layer in _leaves(net):
-        if name not in rows:
-            try:
-                new, action = maker.replace(name, layer)
-            except ValueError as error:
-                raise InflationError(f"{name}: {error}") from error
-            _exchange(net, rows, name, layer, new.train(layer.training), action)
+        try:
+            if name == stem and in_channels is not None:
+                new = new_stem(layer, in_channels, recipe, generator)
+            else:
+                new = sparse_twin(name, layer, axis, normalize, recipe)
+        except ValueError as error:
+            raise InflationError(f"{name}: {error}") from error
+        net.set_submodule(name, new.train(layer.training))
     norm = recipe == "paper" or getattr(model, "norm_on_logits", False)
-    head = _new_classifier(net, steps, num_classes, norm, generator, rows)
-    net.i2p_classifier, net.i2p_report = head, pd.DataFrame(rows.values())
+    head = _new_classifier(net, steps, num_classes, norm, generator)
     names = [step.name for step in steps]
     norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
-    behind = names[names.index(convolutions[0]) :]
-    inputs = [convolutions[0], *[name for name in behind if name in norms][:1],
-              *getattr(model, "more_inputs", ())]  # fmt: skip
-    net.i2p_roles = roles_of(net, inputs if in_channels is not None else [],
-                             [head] if num_classes is not None else [])  # fmt: skip
-    try_out(net, convolutions[0])
+    first_norm = [name for name in names[names.index(stem) :] if name in norms][:1]
+    inputs = [stem, *first_norm, *getattr(model, "more_inputs", ())]
+    inputs, outputs = (inputs if in_channels else []), ([head] if num_classes else [])
+    describe(net, inputs, outputs, shapes(model), [*inputs[:1], *outputs], takes="voxels")
+    net.i2p_classifier = head  # also where it is the image network's own
+    try_out(net, stem)
     return net
 
 
@@ -100,20 +99,21 @@ def _leaves(net: nn.Module) -> list[tuple[str, nn.Module]]:
             and (name in norms or next(layer.children(), None) is None)]
 
 
-def _drop_unused(net: nn.Module, steps: list[Step], rows: dict[str, dict]) -> None:
+def _drop_unused(net: nn.Module, steps: list[Step]) -> None:
     """Take out the parts with parameters that did not run: classifiers for training only.
 
     ``aux_logits`` is the name under which torchvision's models keep the switch of such parts.
     """
     if getattr(net, "aux_logits", False):
         net.aux_logits = False
-    ran = {step.name + "." for step in steps}
+    ran, dropped = {step.name + "." for step in steps}, []
     for name, part in list(net.named_modules()):
-        if (not name or within(name, rows) or next(part.parameters(), None) is None
+        if (not name or within(name, dropped) or next(part.parameters(), None) is None
                 or any(step.startswith(name + ".") for step in ran)
                 or isinstance(net.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)):
             continue
-        _exchange(net, rows, name, part, nn.Identity(), "dropped")
+        net.set_submodule(name, nn.Identity())
+        dropped.append(name)
 
 
 def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
@@ -133,7 +133,7 @@ def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
 
 
 def _new_classifier(net: nn.Module, steps: list[Step], num_classes: int | None, norm: bool,
-                    generator: torch.Generator | None, rows: dict[str, dict]) -> str:  # fmt: skip
+                    generator: torch.Generator | None) -> str:  # fmt: skip
     """Put the new classifier in its place, with a norm on its logits; its name.
 
     A model that ends in a convolution and pooling gets a linear classifier behind the pooling.
@@ -150,18 +150,16 @@ def _new_classifier(net: nn.Module, steps: list[Step], num_classes: int | None, 
     head = nn.Sequential(head, nn.BatchNorm1d(num_classes)) if norm else head
     if flat:
         _check_single(last, steps)
-        _exchange(net, rows, last.name, last.layer, head, "new")
+        net.set_submodule(last.name, head)
         return last.name
     pools = [n for n, m in net.named_modules() if isinstance(m, SparseGlobalPool)]
     if not pools:
         raise InflationError(f"{last.name}: the model ends in this convolution, and no pooling "
                              "layer follows behind which a linear classifier could stand")
-    name = f"{pools[-1]}.2"
-    _exchange(net, rows, last.name, last.layer, nn.Identity(), "dropped")
-    behind = nn.Sequential(net.get_submodule(pools[-1]), nn.Flatten(), nn.Identity())
-    net.set_submodule(pools[-1], behind)
-    _exchange(net, rows, name, last.layer, head, "new")
-    return name
+    net.set_submodule(last.name, nn.Identity())
+    pool = net.get_submodule(pools[-1])
+    net.set_submodule(pools[-1], nn.Sequential(pool, nn.Flatten(), head))
+    return f"{pools[-1]}.2"
 
 
 def _check_single(last: Step, steps: list[Step]) -> None:
@@ -172,15 +170,3 @@ def _check_single(last: Step, steps: list[Step]) -> None:
     if twins and last.layer.in_features != last.layer.out_features:
         raise InflationError(f"{last.name}: {twins[-1]} gives logits as well, and only a single "
                              "classifier can be replaced by a new one")
-
-
-def _exchange(net: nn.Module, rows: dict[str, dict], name: str, old: nn.Module, new: nn.Module,
-              action: str) -> None:  # fmt: skip
-    """Put a layer in the place of another, and note it in the report's rows."""
-    first = new[0] if isinstance(new, nn.Sequential) and len(new) else new
-    weights = (getattr(layer, "weight", None) for layer in (old, first))
-    image, points = ("" if w is None else "x".join(map(str, w.shape)) for w in weights)
-    rows.pop(name, None)
-    rows[name] = {"layer": name, "type": type(old).__name__, "image": image, "points": points,
-                  "action": action}
-    net.set_submodule(name, new)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from torch import Tensor
-
-T = TypeVar("T")
 
 
 class Axis(NamedTuple):
@@ -19,7 +17,7 @@ class Axis(NamedTuple):
     coordinate: int
     transposed: bool = False
 
-    def plane(self, width: T, height: T, depth: T) -> tuple[T, T, T]:
+    def plane(self, width: int, height: int, depth: int) -> tuple[int, int, int]:
         """What there is for an image's width and height and for the depth, in the order x, y, z."""
         sides = [height, width] if self.transposed else [width, height]
         sides.insert(self.coordinate, depth)

@@ -70,10 +70,9 @@ def match_norms(net: nn.Module, reference: nn.Module) -> None:
 
 
 def _draw(layer: SparseConv3d | SparseConvTranspose3d, init: str, generator) -> None:
-    taps, bound = math.prod(layer.kernel_size), 0.0
-    weight = torch.empty_like(layer.weight)
+    taps, weight = math.prod(layer.kernel_size), torch.empty_like(layer.weight)
     if init == "he":
-        fan = taps * layer.out_channels // layer.groups
+        fan, bound = taps * layer.out_channels // layer.groups, 0.0
         weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
     else:
         up = isinstance(layer, SparseConvTranspose3d)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
@@ -19,58 +17,54 @@ from i2p_lib.sparse import (
 )
 
 
-@dataclass(frozen=True)
-class Maker:
-    """Makes the sparse twin of a leaf layer."""
+def sparse_twin(
+    name: str, layer: nn.Module, axis: str, normalize: bool, recipe: str | None
+) -> nn.Module:
+    """The sparse layer for a leaf layer; ValueError for a convolution or pooling without one.
 
-    axis: str
-    normalize: bool
-    recipe: str | None
-    in_channels: int | None
-    stem: str
-    generator: torch.Generator | None
+    Any other layer stays: its functions have a meaning on sparse tensors, or refuse them.
+    """
+    if isinstance(layer, nn.Conv2d):
+        wide = recipe == "paper" and ".downsample." in name and layer.kernel_size == (1, 1)
+        return _conv(layer, axis, normalize, wide)
+    if isinstance(layer, nn.BatchNorm2d):
+        return _norm(layer)
+    if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+        twin = SparseMaxPool3d if isinstance(layer, nn.MaxPool2d) else SparseAvgPool3d
+        return twin(*window(layer.kernel_size, layer.stride, layer.padding))
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return SparseGlobalPool(layer.output_size)
+    return layer
 
-    def replace(self, name: str, layer: nn.Module) -> tuple[nn.Module, str]:
-        """The twin and what was done; ValueError for a convolution or pooling without one.
 
-        Any other layer stays: its functions have a meaning on sparse tensors, or refuse them.
-        """
-        if isinstance(layer, nn.Conv2d):
-            _check_conv(layer)
-            if name == self.stem and self.in_channels is not None:
-                return self._stem(layer), "new"
-            return self._conv(name, layer), "inflated"
-        if isinstance(layer, nn.BatchNorm2d):
-            return _norm(layer), "copied"
-        if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-            twin = SparseMaxPool3d if isinstance(layer, nn.MaxPool2d) else SparseAvgPool3d
-            return twin(*window(layer.kernel_size, layer.stride, layer.padding)), "replaced"
-        if isinstance(layer, nn.AdaptiveAvgPool2d):
-            return SparseGlobalPool(layer.output_size), "replaced"
-        return layer, "kept" if next(layer.parameters(), None) is None else "copied"
+def new_stem(conv: nn.Conv2d, in_channels: int, recipe: str | None,
+             generator: torch.Generator | None) -> SparseConv3d:  # fmt: skip
+    """A random input layer in the place of an image network's; ValueError as for its twin."""
+    _check_conv(conv)
+    geometry = max(conv.kernel_size), conv.stride[0], max(_padding(conv))
+    return SparseConv3d(in_channels, conv.out_channels,
+                        *((3, 1, 1) if recipe == "paper" else geometry),
+                        bias=conv.bias is not None, generator=generator)  # fmt: skip
 
-    def _stem(self, conv: nn.Conv2d) -> SparseConv3d:
-        geometry = max(conv.kernel_size), conv.stride[0], max(_padding(conv))
-        return SparseConv3d(self.in_channels, conv.out_channels,
-                            *((3, 1, 1) if self.recipe == "paper" else geometry),
-                            bias=conv.bias is not None, generator=self.generator)  # fmt: skip
 
-    def _conv(self, name: str, conv: nn.Conv2d) -> SparseConv3d:
-        weight = inflate_weight(conv.weight.detach(), self.axis, self.normalize)
-        pad_h, pad_w = _padding(conv)
-        square = conv.kernel_size[0] == conv.kernel_size[1]
-        deep = pad_h if square else (max(conv.kernel_size) - 1) // 2
-        padding = AXES[self.axis].plane(pad_w, pad_h, deep)
-        if self.recipe == "paper" and ".downsample." in name and conv.kernel_size == (1, 1):
-            weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if self.normalize else 1)
-        with torch.device("meta"):  # no random weights, they would be replaced at once
-            twin = SparseConv3d(conv.in_channels, conv.out_channels, tuple(weight.shape[2:]),
-                                conv.stride[0], padding, conv.dilation[0], conv.groups,
-                                conv.bias is not None)
-        twin.weight = nn.Parameter(to_taps(weight, conv.groups))
-        if conv.bias is not None:
-            twin.bias = nn.Parameter(conv.bias.detach())
-        return twin
+def _conv(conv: nn.Conv2d, axis: str, normalize: bool, wide: bool) -> SparseConv3d:
+    """The inflated convolution; a wide one repeats a 1x1 kernel to 2x2x2."""
+    _check_conv(conv)
+    weight = inflate_weight(conv.weight.detach(), axis, normalize)
+    pad_h, pad_w = _padding(conv)
+    square = conv.kernel_size[0] == conv.kernel_size[1]
+    deep = pad_h if square else (max(conv.kernel_size) - 1) // 2
+    padding = AXES[axis].plane(pad_w, pad_h, deep)
+    if wide:
+        weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if normalize else 1)
+    with torch.device("meta"):  # no random weights, they would be replaced at once
+        twin = SparseConv3d(conv.in_channels, conv.out_channels, tuple(weight.shape[2:]),
+                            conv.stride[0], padding, conv.dilation[0], conv.groups,
+                            conv.bias is not None)
+    twin.weight = nn.Parameter(to_taps(weight, conv.groups))
+    if conv.bias is not None:
+        twin.bias = nn.Parameter(conv.bias.detach())
+    return twin
 
 
 def _check_conv(conv: nn.Conv2d) -> None:

@@ -1,9 +1,10 @@
-"""The fine-tuning regimes: which parameters of a network on points are trained."""
+"""The roles of a network's parameters, and the regimes: which of them are trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 from torch import nn
@@ -54,29 +55,55 @@ def roles_of(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> d
     return {name: role(name) for name, _ in net.named_parameters()}
 
 
-@dataclass(frozen=True)
-class FrozenReport:
-    """What a regime trains and freezes: a row (parameter, role, values, trained) of each tensor."""
-
-    regime: str
-    parameters: pd.DataFrame
-
-    @property
-    def trained(self) -> int:
-        """Number of trained values."""
-        return int(self.parameters.loc[self.parameters["trained"], "values"].sum())
-
-    @property
-    def total(self) -> int:
-        """Number of all values."""
-        return int(self.parameters["values"].sum())
+Shapes = dict[str, tuple[int, ...]]
 
 
-def freeze(net: nn.Module, regime: str) -> FrozenReport:
+def shapes(net: nn.Module, prefix: str = "") -> Shapes:
+    """Name (behind a prefix) -> shape of every parameter and buffer."""
+    return {prefix + name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def describe(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str], image: Shapes,
+             new: Sequence[str] = (), reshaped: str = "inflated",
+             takes: Literal["points", "voxels", "range"] = "points") -> nn.Module:  # fmt: skip
+    """Give a network on points its ``i2p_`` attributes and return it.
+
+    Args:
+        inputs: modules whose parameters have the role "input".
+        outputs: the classifier, and behind it the other modules with the role "output". Of the
+            rest, norm layers are "norm" and everything else is "backbone".
+        image: names and shapes of the image network's tensors; empty where there was none.
+            ``net.i2p_report`` says of each tensor whether it was copied, is new, or was dropped,
+            with both shapes.
+        new: modules that are new although the image network has some of the same name.
+        reshaped: what the report says of an image tensor that has another shape now.
+        takes: what the network takes, ``net.i2p_input``.
+    """
+    points = shapes(net)
+
+    def row(name: str) -> dict[str, str]:
+        action = "copied" if image.get(name) == points.get(name) else reshaped
+        if name not in points:
+            action = "dropped"
+        elif name not in image or within(name, new):
+            action = "new"
+        text = ["x".join(map(str, sizes[name])) or "scalar" if name in sizes else ""
+                for sizes in (image, points)]  # fmt: skip
+        return {"tensor": name, "image": text[0], "points": text[1], "action": action}
+
+    net.i2p_input, net.i2p_classifier = takes, next(iter(outputs), None)
+    net.i2p_roles = roles_of(net, inputs, outputs)
+    net.i2p_report = pd.DataFrame([row(name) for name in dict.fromkeys([*image, *points])])
+    return net
+
+
+def freeze(net: nn.Module, regime: str) -> pd.DataFrame:
     """Freeze a network with ``i2p_roles`` (the original: core/builder.py, freeze_parameter).
 
     Sets ``requires_grad`` of every parameter and, for ``io``, lets the frozen batch norm layers
     use their stored statistics in training as well, whatever ``net.train()`` says later.
+
+    Returns a row (parameter, role, values, trained) of each tensor; "values" counts its numbers.
 
     Raises ValueError for an unknown regime, or a network without roles.
     """
@@ -91,21 +118,11 @@ def freeze(net: nn.Module, regime: str) -> FrozenReport:
         rows.append((name, roles[name], parameter.numel(), parameter.requires_grad))
     for name, layer in net.named_modules():
         if isinstance(layer, _BatchNorm):
-            frozen = chosen.keeps_statistics and roles.get(f"{name}.weight") == "norm"
-            _freeze_statistics(layer, frozen, net.training)
-    table = pd.DataFrame(rows, columns=["parameter", "role", "values", "trained"])
-    return FrozenReport(regime, table)
-
-
-def _freeze_statistics(layer: nn.Module, frozen: bool, training: bool) -> None:
-    """Let a batch norm use its stored statistics in training, or follow the batches again."""
-    if not hasattr(layer, "frozen_stats"):  # a layer of torch itself, which has no such switch
-        if not frozen:
-            return
-        layer.register_forward_pre_hook(_stay_in_eval)
-    elif layer.frozen_stats and not frozen:
-        layer.train(training)
-    layer.frozen_stats = frozen
+            if not hasattr(layer, "frozen_stats"):  # torch's own layers have no such switch
+                layer.register_forward_pre_hook(_stay_in_eval)
+            layer.frozen_stats = chosen.keeps_statistics and roles.get(f"{name}.weight") == "norm"
+            layer.train(net.training)
+    return pd.DataFrame(rows, columns=["parameter", "role", "values", "trained"])
 
 
 def _stay_in_eval(layer: nn.Module, inputs: tuple) -> None:

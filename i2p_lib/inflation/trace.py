@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.module_tracker import ModuleTracker
 
-from i2p_lib.sparse import SparseTensor
+from i2p_lib.sparse import Sites, SparseTensor
 
 IMAGE = 224  # side of the image on which models are traced that do not say what they expect
 ATTENTION = frozenset({
@@ -45,7 +47,7 @@ def trace(model: nn.Module) -> list[Step]:
     expected = getattr(model, "pretrained_cfg", None) or {}  # of timm's models
     side = expected.get("input_size", (3, IMAGE, IMAGE))[-1]
 
-    def note(name, layer, inputs, output):
+    def note(name: str, layer: nn.Module, inputs: tuple, output: object) -> None:
         before, after = (_total_stride(image, side) for image in (inputs[0], output))
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.BatchNorm2d):
             steps.append(Step(name, layer, before, after))
@@ -55,7 +57,9 @@ def trace(model: nn.Module) -> list[Step]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     image = torch.empty(1, 3, side, side, device="meta", dtype=next(model.parameters()).dtype)
-    with _watched(model, note) as entered, _NoAttention(entered):
+    with evaluated(model), ModuleTracker() as running, _NoAttention(running), ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            hooks.enter_context(layer.register_forward_hook(partial(note, name)))
         torch.func.functional_call(model, empty, (image,))
     return steps
 
@@ -65,17 +69,27 @@ def try_out(net: nn.Module, stem: str) -> None:
 
     Raises InflationError where a function between the layers has no meaning on sparse sites.
     """
-    weight = next(net.parameters())
-    if weight.is_meta:
+    if next(net.parameters()).is_meta:
         return
-    line = torch.arange(4)[:, None] * torch.tensor([[0, 1, 2, 3]])
-    coords = torch.cat([line, line + torch.tensor([1, 0, 0, 0])]).to(weight.device)
-    feats = weight.new_ones(len(coords), net.get_submodule(stem).in_channels)
-    with _watched(net) as entered:
+    cloud = tiny_clouds(net, net.get_submodule(stem).in_channels)
+    with evaluated(net), ModuleTracker() as running:
         try:
-            net(SparseTensor(feats, coords))
+            net(cloud)
         except (TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
-            raise InflationError(f"{entered[-1] or 'the model'}: {error}") from error
+            raise InflationError(f"{_innermost(running)}: {error}") from error
+
+
+def tiny_clouds(net: nn.Module, channels: int, stride: int = 1) -> SparseTensor:
+    """Two samples of four sites each on a level of that stride, to try a network on."""
+    line = torch.arange(4)[:, None] * torch.tensor([[0, 1, 2, 3]])
+    coords, weight = torch.cat([line, line + torch.tensor([1, 0, 0, 0])]), next(net.parameters())
+    sites = Sites(coords.to(weight.device), 2, stride)
+    return SparseTensor(weight.new_ones(len(coords), channels), sites)
+
+
+def _innermost(running: ModuleTracker) -> str:
+    """The name of the layer that is running."""
+    return max(running.parents, key=len).partition(".")[2] or "the model"
 
 
 def _total_stride(image, side: int) -> int:
@@ -88,13 +102,13 @@ def _total_stride(image, side: int) -> int:
 class _NoAttention(TorchFunctionMode):
     """Refuses functions that let every place of an image look at every other."""
 
-    def __init__(self, entered: list[str]):
+    def __init__(self, running: ModuleTracker):
         super().__init__()
-        self.entered = entered
+        self.running = running
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in ATTENTION:
-            raise InflationError(f"{self.entered[-1] or 'the model'}: attention ({func.__name__}) "
+            raise InflationError(f"{_innermost(self.running)}: attention ({func.__name__}) "
                                  "over a raster of patches; sparse sites are no such raster, and "
                                  "only convolutions can be inflated")
         return func(*args, **(kwargs or {}))
@@ -111,25 +125,3 @@ def evaluated(net: nn.Module) -> Iterator[None]:
     finally:
         for layer, training in modes.items():
             layer.training = training
-
-
-@contextmanager
-def _watched(model: nn.Module, after: Callable | None = None) -> Iterator[list[str]]:
-    """Evaluation in which the names of the layers that are running are known, outermost first.
-
-    ``after`` sees each layer's name, input and output when it is done.
-    """
-    entered: list[str] = []
-    names = {layer: name for name, layer in model.named_modules()}
-
-    def leave(layer, inputs, output):
-        name = entered.pop()
-        if after is not None:
-            after(name, layer, inputs, output)
-
-    with ExitStack() as hooks, evaluated(model):
-        for layer in names:
-            hooks.enter_context(layer.register_forward_pre_hook(
-                lambda layer, inputs: entered.append(names[layer])))
-            hooks.enter_context(layer.register_forward_hook(leave))
-        yield entered

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ast
+import re
+from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
 from inspect import signature
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from torch import nn
 
-MARK = "point_network"
 VIEWS = "views:"
 _IMAGE_MODELS = {
     "point_vit_b16": "vit_base_patch16_224",
@@ -18,20 +18,27 @@ _IMAGE_MODELS = {
 }
 
 
+def point_network(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Mark a function whose name is that of a network on points, see `point_models`.
+
+    It takes num_classes, the keywords weights, seed, weights_dir and, where it looks at clouds,
+    up (the axis that points up), and returns a network that maps points [B, P, 3] to logits,
+    described by `i2p_lib.inflation.regimes.describe`.
+    """
+    return build
+
+
 @cache
 def point_models() -> dict[str, str]:
     """Return {name of a network on points: the module whose function of that name builds it}.
 
-    They are the functions of this folder that `contract.point_network` decorates, found without
+    They are the functions of this folder that `point_network` decorates, found without
     importing them.  "views:NAME", any image model on depth views, is a network on points as well.
     """
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        for node in ast.parse(text).body if f"@{MARK}" in text else ():
-            if any(getattr(mark, "id", "") == MARK for mark in getattr(node, "decorator_list", ())):
-                found[node.name] = f"{__name__}.{path.stem}"
-    return found
+    marked = re.compile(r"^@point_network\ndef (\w+)", re.MULTILINE)
+    return {name: f"{__name__}.{path.stem}"
+            for path in sorted(Path(__file__).parent.glob("*.py"))
+            for name in marked.findall(path.read_text(encoding="utf-8"))}  # fmt: skip
 
 
 def is_point_model(name: str) -> bool:

@@ -14,12 +14,13 @@ class BagNet(nn.Module):
     have the names of the published checkpoints.
     """
 
-    def __init__(self, wide_stages: int, padded: bool):
+    def __init__(self, wide_stages: int):
         super().__init__()
+        from timm.layers import Conv2dSame
         from torchvision.models.resnet import Bottleneck
 
         self.conv1 = nn.Conv2d(3, 64, 1, bias=False)
-        self.conv2 = nn.Conv2d(64, 64, 3, padding=int(padded), bias=False)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64, momentum=0.001)
         self.relu = nn.ReLU(inplace=True)
         channels = 64
@@ -27,10 +28,9 @@ class BagNet(nn.Module):
             width = 64 * 2**number
             stage = residual_stage(Bottleneck, channels, width, depth, stride)
             for block in stage:
-                wide = block is stage[0] and number < wide_stages
-                block.conv2 = _conv(width, 3 if wide else 1, block.stride, padded)
-            if number < wide_stages and not padded:
-                stage[0].downsample.append(nn.ZeroPad2d((0, -(2 // stride)) * 2))
+                kernel = 3 if block is stage[0] and number < wide_stages else 1
+                kind = Conv2dSame if kernel == 3 and block.stride == 2 else nn.Conv2d
+                block.conv2 = kind(width, width, kernel, block.stride, kernel // 2, bias=False)
             self.add_module(f"layer{number + 1}", stage)
             channels = 4 * width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -44,36 +44,25 @@ class BagNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def bagnet17(padded: bool = True) -> BagNet:
+def bagnet17() -> BagNet:
     """BagNet-17: 3x3 kernels in the first three stages; see ``bagnet33``."""
-    return BagNet(3, padded)
+    return BagNet(3)
 
 
-def bagnet33(padded: bool = True) -> BagNet:
-    """BagNet-33: a 3x3 kernel in each of the four stages; both have the same tensors.
+def bagnet33() -> BagNet:
+    """BagNet-33: a 3x3 kernel in each of the four stages, with the published network's tensors.
 
-    padded: False is the published network. Its kernels have no padding: each 3x3 kernel shrinks
-    the image, its shortcut is cropped at the right and at the bottom, and the kernel looks one
-    cell further right and down than the shortcut.
-    True keeps the grid, as sparse sites need, and is what ``inflate`` takes. Kernels with stride 2
-    are padded behind only (the grid's sides must be even), so they lie as they did. Kernels with
-    stride 1 have to be centred. Before the first stage this moves the image by one pixel and
-    changes nothing else: each activation of the published network up to the end of the third
-    stage, and to the very end in BagNet-17, is there, unchanged. In BagNet-33 the 3x3 kernel of
-    the last stage gives the published values one cell further than its shortcut: that stage is a
-    ResNet-50's with centred kernels. The paper says that its inflated BagNets have exactly the
-    inflated ResNet-50's architecture.
+    The published network has no padding: each 3x3 kernel shrinks the image, its shortcut is cropped
+    at the right and at the bottom, and the kernel looks one cell further right and down than the
+    shortcut. Here padding keeps the grid, as sparse sites need. Kernels with stride 2 are padded
+    behind only (the grid's sides must be even), so they lie as they did. Kernels with stride 1 have
+    to be centred. Before the first stage this moves the image by one pixel and changes nothing
+    else: each activation of the published network up to the end of the third stage, and to the very
+    end in BagNet-17, is there, unchanged. In BagNet-33 the 3x3 kernel of the last stage gives the
+    published values one cell further than its shortcut: that stage is a ResNet-50's with centred
+    kernels. The paper says that its inflated BagNets have exactly the inflated ResNet-50's
+    architecture.
 
     ``inflate`` keeps each 1x1 kernel as 1x1x1; how the paper made 3x3x3 of it is not known.
     """
-    return BagNet(4, padded)
-
-
-def _conv(width: int, kernel: int, stride: int, padded: bool) -> nn.Conv2d:
-    """The middle convolution of a block."""
-    if kernel == 3 and stride == 2 and padded:
-        from timm.layers import Conv2dSame
-
-        return Conv2dSame(width, width, 3, stride, bias=False)
-    padding = int(padded and kernel == 3)
-    return nn.Conv2d(width, width, kernel, stride, padding, bias=False)
+    return BagNet(4)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from itertools import product
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from i2p_lib.data.scene_transforms import at_most
 from i2p_lib.data.scenes import IGNORED, Scene
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.range_view import (
-    nearest_in_pixel,
-    range_image,
-    spherical_pixels,
-    vote_of_neighbours,
-)
-from i2p_lib.sparse import SparseTensor, voxelize
+from i2p_lib.sparse import Points, SparseTensor, voxelize
 from i2p_lib.sparse.kernel_map import unique_rows
 
 Scenes = Sequence[Scene]
@@ -26,8 +22,10 @@ Device = torch.device | str
 Draw = torch.Generator | None
 Encoded = tuple[SparseTensor | Tensor, Tensor]
 
+INPUTS = 8  # blocks of a scene that are predicted at a time
 
-class Encoding(Protocol):
+
+class Encoding:
     """The way from scenes into a network and back.
 
     place_channels: channels of the network's input besides the F features of a point.
@@ -40,9 +38,11 @@ class Encoding(Protocol):
 
         generator: where something is drawn; None draws the same each time.
         """
+        raise NotImplementedError
 
     def predict(self, net: nn.Module, scene: Scene, device: Device = "cpu") -> Tensor:
         """Return scores [N, C] of the scene's own N points, in their order."""
+        raise NotImplementedError
 
 
 def cloud_of(scene: Scene, device: Device) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,7 +59,7 @@ def cloud_of(scene: Scene, device: Device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class VoxelEncoding:
+class VoxelEncoding(Encoding):
     """Voxels whose features are the means of their points' coordinates and features.
 
     voxel_size   edge in metres
@@ -67,7 +67,7 @@ class VoxelEncoding:
                  the origin (scans, whose origin is the sensor)
 
     Colours and intensities are shifted to -0.5..0.5. A voxel's target is the most frequent label
-    of its points. Each point gets the answer of the voxel that it lies in.
+    of its points. Answers are in the order of the sites; each point gets that of its voxel.
     """
 
     place_channels: ClassVar[int] = 3  # x, y, z
@@ -75,85 +75,101 @@ class VoxelEncoding:
     centre: bool = True
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
-        """See ``Encoding``; answers are in the order of the sites."""
         x, voxel, labels = self._voxels(scenes, device)
         return x, most_frequent(labels, voxel, len(x.sites))
 
     def predict(self, net: nn.Module, scene: Scene, device: Device = "cpu") -> Tensor:
-        """See ``Encoding``."""
         x, voxel, _ = self._voxels([scene], device)
         with evaluated(net):
             return net(x)[voxel]
 
     def _voxels(self, scenes: Scenes, device: Device) -> tuple[SparseTensor, Tensor, Tensor]:
         """The voxels, the row of each point's voxel among the sorted sites, and its label."""
-        clouds, rows, cells, targets = [], [], [], []
-        for sample, scene in enumerate(scenes):
-            points, features, labels = cloud_of(scene, device)
-            if self.centre:
-                points = points - points.double().mean(0).to(points.dtype)
-            clouds.append(points)
-            targets.append(labels)
-            rows.append(torch.cat([points, features - 0.5], 1))
-            cells.append(F.pad(torch.floor(points / self.voxel_size).long(), (1, 0), value=sample))
-        x = voxelize(clouds, self.voxel_size, features=torch.cat(rows))
-        return x, unique_rows(torch.cat(cells))[1], torch.cat(targets)
+        clouds, features, labels = zip(*(cloud_of(scene, device) for scene in scenes), strict=True)
+        if self.centre:
+            clouds = [points - points.double().mean(0).to(points.dtype) for points in clouds]
+        rows = torch.cat([torch.cat(clouds), torch.cat(features) - 0.5], 1)
+        cells = [F.pad(torch.floor(points / self.voxel_size).long(), (1, 0), value=sample)
+                 for sample, points in enumerate(clouds)]  # fmt: skip
+        x = voxelize(clouds, self.voxel_size, features=rows)
+        return x, unique_rows(torch.cat(cells))[1], torch.cat(labels)
+
+
+class Rows(NamedTuple):
+    """What is kept of a scene: cells [R, 3] float32, features [R, 3 + F], labels [R]; and the row
+    of each of the scene's points."""
+
+    cells: Tensor
+    features: Tensor
+    labels: Tensor
+    of_point: Tensor
 
 
 @dataclass(frozen=True)
-class RangeEncoding:
-    """The range image of a scan, seen from the origin.
+class ReleasedVoxels(Encoding):
+    """The rooms and scans of the paper's code: the first point of each cell, with its label.
 
-    height, width     pixels
-    fov_up, fov_down  elevations of the first and behind the last row, in degrees (RangeNet++'s
-                      for the 64-beam sensor of SemanticKITTI)
-    back_projection   "knn": the pixels around a point vote on its class (RangeNet++); "pixel": a
-                      point gets the answer of its own pixel
+    A cell is round(place / voxel_size). Answers are those of the scenes' rows, one for each cell;
+    a point gets its cell's. A generator caps the rows.
 
-    A pixel shows its nearest point; its target is that point's label, IGNORED where it is empty.
+    voxel_size  edge in metres
+    centre      True for rooms (``core/datasets/s3dis.py``): cells count from their mean and are
+                cut to integers behind it, so -1 < cell < 1 is one layer; a row's features are its
+                cell, from the mean, and its colours from -0.5 to 0.5. False for scans
+                (``core/datasets/semantic_kitti.py``): cells count from the lowest; features are
+                the point in metres and its intensity
+    most        training keeps at most so many rows of a scene
+
+    The network's voxels hold the means of the rows that floor((n v) / v) in float32 puts together,
+    which merges some layers of negative n (``core/models/utils.py: initial_voxelize``); its
+    logits are read at the rows.
     """
 
-    place_channels: ClassVar[int] = 4  # range, x, y, z
-    height: int = 64
-    width: int = 2048
-    fov_up: float = 3.0
-    fov_down: float = -25.0
-    back_projection: Literal["knn", "pixel"] = "knn"
+    place_channels: ClassVar[int] = 3
+    voxel_size: float = 0.05
+    centre: bool = True
+    most: int | None = None
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
-        """See ``Encoding``; answers are pixel by pixel, row by row."""
-        images, targets = [], []
-        for scene in scenes:
-            image, nearest, labels, *_ = self._projected(scene, device)
-            images.append(image)
-            targets.append(torch.where(nearest < 0, IGNORED, labels[nearest.clamp_min(0)]))
-        return torch.stack(images), torch.cat(targets)
+        kept = []
+        for rows in (self.rows(scene, device) for scene in scenes):
+            if self.most and generator is not None:
+                chosen = at_most(len(rows.cells), self.most, generator).to(rows.cells.device)
+                rows = Rows(*(part[chosen] for part in rows[:3]), rows.of_point)
+            kept.append(rows)
+        return self._voxels(kept), torch.cat([rows.labels for rows in kept])
 
     def predict(self, net: nn.Module, scene: Scene, device: Device = "cpu") -> Tensor:
-        """See ``Encoding``; votes for "knn"."""
-        image, nearest, _, row, column, distance = self._projected(scene, device)
+        rows = self.rows(scene, device)
         with evaluated(net):
-            answers = net(image[None])
-        if self.back_projection == "pixel":
-            return answers[row * self.width + column]
-        ranges = torch.where(nearest < 0, torch.inf, distance[nearest.clamp_min(0)])
-        shape = (self.height, self.width)
-        return vote_of_neighbours(answers.argmax(1).view(shape), ranges.view(shape), row, column,
-                                  distance, answers.shape[1])  # fmt: skip
+            return net(self._voxels([rows]))[rows.of_point]
 
-    def _projected(self, scene: Scene, device: Device) -> tuple[Tensor, ...]:
-        """The image, each pixel's nearest point, and each point's label, row, column and range."""
+    def rows(self, scene: Scene, device: Device = "cpu") -> Rows:
+        """Return the rows of a scene, sorted by their cells."""
         points, features, labels = cloud_of(scene, device)
-        row, column, distance = spherical_pixels(points, self.height, self.width, self.fov_up,
-                                                 self.fov_down)  # fmt: skip
-        pixel = row * self.width + column
-        nearest = nearest_in_pixel(pixel, distance, self.height * self.width)
-        image = range_image(points, features, nearest).view(-1, self.height, self.width)
-        return image, nearest, labels, row, column, distance
+        cells = torch.round(points / self.voxel_size)
+        if self.centre:  # numpy's mean adds float32 in another order than torch's
+            cells = cells - torch.from_numpy(cells.cpu().numpy().mean(0)).to(cells)
+            features = torch.cat([cells, features - 0.5], 1)
+        else:
+            cells = cells - cells.amin(0)
+            features = torch.cat([points, features], 1)
+        _, place, counts = unique_rows(F.pad(torch.floor(cells).long(), (1, 0)))
+        first = first_rows(place, len(counts))
+        return Rows(cells[first], features[first], labels[first], place)
+
+    def _voxels(self, kept: list[Rows]) -> SparseTensor:
+        """The voxels of a batch; they know the rows as the points among them."""
+        size = self.voxel_size
+        places = [(rows.cells.trunc() * size) / size for rows in kept]
+        x = voxelize(places, 1.0, features=torch.cat([rows.features for rows in kept]))
+        batch = [place.new_full((len(place),), i).long() for i, place in enumerate(places)]
+        x.sites.pyramid["points",] = Points(torch.cat(places), torch.cat(batch))
+        return x
 
 
 @dataclass(frozen=True)
-class BlockEncoding:
+class BlockEncoding(Encoding):
     """Upright columns of a scene with a square base, of equally many points each.
 
     block_size     edge of the base in metres
@@ -174,7 +190,6 @@ class BlockEncoding:
     blocks: int = 4
 
     def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
-        """See ``Encoding``; answers are block by block."""
         generator = generator or torch.Generator().manual_seed(0)
         rows, targets = [], []
         for scene in scenes:
@@ -191,23 +206,18 @@ class BlockEncoding:
                 targets.append(labels[chosen])
         return torch.stack(rows).to(device), torch.cat(targets).to(device)
 
-    def predict(
-        self, net: nn.Module, scene: Scene, device: Device = "cpu", batch: int = 8
-    ) -> Tensor:
-        """See ``Encoding``; `batch` inputs at a time."""
+    def predict(self, net: nn.Module, scene: Scene, device: Device = "cpu") -> Tensor:
         points, features, _ = cloud_of(scene, "cpu")
-        parts = self._parts(points)
-        total = None
+        parts, answers = self._parts(points), []
         with evaluated(net):
-            for first in range(0, len(parts), batch):
-                some = parts[first : first + batch]
-                rows = [_block_rows(points, features, chosen, middle) for chosen, _, middle in some]
-                scores = net(torch.stack(rows).to(device)).softmax(1)
-                fresh = torch.cat([fresh for _, fresh, _ in some]).to(device)
-                chosen = torch.cat([chosen for chosen, _, _ in some]).to(device)[fresh]
-                if total is None:
-                    total = scores.new_zeros(len(points), scores.shape[1])
-                total.index_add_(0, chosen, scores[fresh])
+            for first in range(0, len(parts), INPUTS):
+                rows = [_block_rows(points, features, chosen, middle)
+                        for chosen, _, middle in parts[first : first + INPUTS]]  # fmt: skip
+                answers.append(net(torch.stack(rows).to(device)).softmax(1))
+        chosen, fresh, _ = zip(*parts, strict=True)
+        counted = torch.cat(fresh).to(device)
+        owner, scores = torch.cat(chosen).to(device)[counted], torch.cat(answers)[counted]
+        total = scores.new_zeros(len(points), scores.shape[1]).index_add_(0, owner, scores)
         return total / total.sum(1, keepdim=True)
 
     def _parts(self, points: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -216,22 +226,19 @@ class BlockEncoding:
         half, low = self.block_size / 2, points[:, :2].amin(0)
         cell = torch.floor((points[:, :2] - low) / half).long()
         across, along = (cell.amax(0) + 1).tolist()
-        number = cell[:, 0] * along + cell[:, 1]
-        order = torch.argsort(number, stable=True)
-        ends = torch.bincount(number, minlength=across * along).cumsum(0).tolist()
-        members = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-        parts = []
-        for i in range(max(1, across - 1)):
-            for j in range(max(1, along - 1)):
-                inside = torch.cat([members[x * along + y] for x in (i, i + 1) if x < across
-                                    for y in (j, j + 1) if y < along])  # fmt: skip
-                if not len(inside):
-                    continue
-                inside = inside[torch.randperm(len(inside), generator=generator)]
-                place = torch.arange(-(-len(inside) // self.block_points) * self.block_points)
-                middle = low + half * points.new_tensor([i + 1, j + 1])
-                parts += [(inside[p % len(inside)], p < len(inside), middle)
-                          for p in place.split(self.block_points)]  # fmt: skip
+        number, order = (cell[:, 0] * along + cell[:, 1]).sort(stable=True)
+        ends = [0, *torch.bincount(number, minlength=across * along).cumsum(0).tolist()]
+        wide, deep, parts = min(2, across), min(2, along), []
+        for i, j in product(range(across - wide + 1), range(along - deep + 1)):
+            starts = [x * along + j for x in range(i, i + wide)]
+            inside = torch.cat([order[ends[k] : ends[k + deep]] for k in starts])
+            if not len(inside):
+                continue
+            inside = inside[torch.randperm(len(inside), generator=generator)]
+            place = torch.arange(-(-len(inside) // self.block_points) * self.block_points)
+            middle = low + half * points.new_tensor([i + 1, j + 1])
+            parts += [(inside[p % len(inside)], p < len(inside), middle)
+                      for p in place.split(self.block_points)]  # fmt: skip
         return parts
 
 
@@ -244,23 +251,10 @@ def _block_rows(points: Tensor, features: Tensor, chosen: Tensor, middle: Tensor
     return torch.cat([local, features[chosen] - 0.5, relative], 1)
 
 
-_ENCODINGS = {"unet": VoxelEncoding, "pointnet2_ssg": BlockEncoding, "range": RangeEncoding}
-
-
-def encoding_for(name: str, **settings: Any) -> Encoding:
-    """Return the encoding for a network of that name, see ``segmenter``.
-
-    settings: fields of ``VoxelEncoding`` ("unet:..."), ``BlockEncoding`` ("pointnet2_ssg") or
-    ``RangeEncoding`` ("range:...").
-
-    Raises:
-        ValueError: an unknown name; TypeError: a setting that the encoding does not have.
-    """
-    family = name.partition(":")[0]
-    if family not in _ENCODINGS or (":" in name) == (family == "pointnet2_ssg"):
-        raise ValueError("segmentation network: expected unet:NAME, range:NAME or pointnet2_ssg, "
-                         f"got {name!r}")
-    return _ENCODINGS[family](**settings)
+def first_rows(place: Tensor, places: int) -> Tensor:
+    """The first of the rows [N] in each place, int64 [places]; N where there is none."""
+    rows = torch.arange(len(place), device=place.device)
+    return rows.new_full((places,), len(place)).scatter_reduce(0, place, rows, "amin")
 
 
 def most_frequent(labels: Tensor, place: Tensor, places: int) -> Tensor:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import describe, point_network, shapes
+from i2p_lib.inflation.regimes import describe, shapes
+from i2p_lib.models import point_network
 from i2p_lib.models.point_ops import farthest_points, gather, nearest_points
 from i2p_lib.models.pointnet2 import pool_groups, shared_mlp
 from i2p_lib.weights.building import image_model, seeded

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.models.contract import Shapes, describe, point_network, shapes
+from i2p_lib.inflation.regimes import Shapes, describe, shapes
+from i2p_lib.models import point_network
 from i2p_lib.models.point_ops import ball_query, farthest_points, gather, interpolate
 from i2p_lib.weights.building import load_weights, seeded
 from i2p_lib.weights.cards import is_random, weight_card
@@ -97,27 +98,6 @@ class PointNet2(nn.Module):
         return self.classifier(self.head(cloud.squeeze(1)))
 
 
-def image_to_points(images: Tensor) -> Tensor:
-    """Turn images [B, 3, H, W] into clouds [B, H * W, 6]: x, y, z and the three colour channels.
-
-    Pixel centres lie in the plane z = 0, x to the right and y up; the longer side of the image
-    spans -1 to 1. Colours stay as they are given. Points are in the order of the pixels, row by
-    row; 64 x 64 pixels make 4,096 points, so resize large photos before.
-    Raises ValueError for images of another shape or of integers.
-    """
-    shape = list(images.shape)
-    if images.ndim != 4 or shape[1] != PIXEL_CHANNELS or not images.is_floating_point():
-        raise ValueError(f"expected float images [B, 3, H, W], got {images.dtype} {shape}")
-    height, width = images.shape[2:]
-    place = {"device": images.device, "dtype": images.dtype}
-    x = (2 * torch.arange(width, **place) + 1 - width) / max(height, width)
-    y = (height - 1 - 2 * torch.arange(height, **place)) / max(height, width)
-    xyz = torch.stack([x.expand(height, width), y[:, None].expand(height, width),
-                       images.new_zeros(height, width)], 2)  # fmt: skip
-    colours = images.permute(0, 2, 3, 1)
-    return torch.cat([xyz.expand(len(images), -1, -1, -1), colours], 3).flatten(1, 2)
-
-
 @point_network
 def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 0,
                   weights_dir: str | Path | None = None) -> PointNet2:  # fmt: skip
@@ -126,9 +106,10 @@ def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 
     Args:
         weights: None or "random"; "fractal_pixels", which comes with this package; or
             "imagenet1k_pixels": a file that you trained (none is public), the ``state_dict`` of
-            ``PointNet2(1000, channels=3)`` on ``image_to_points`` of photos. All its tensors
-            must be there and fit; the first layer and the classifier are replaced by new ones,
-            every other tensor is kept.
+            ``PointNet2(1000, channels=3)`` on photos as clouds of their pixels (see
+            ``image_to_points`` in ``data_scripts/_pretraining.py``). All its tensors must be
+            there and fit; the first layer and the classifier are replaced by new ones, every
+            other tensor is kept.
         seed: of the random layers; torch's global generator stays as it was.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from i2p_lib.data.scenes import IGNORED, Scene
+from i2p_lib.inflation.regimes import describe, shapes
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.contract import describe, shapes
+from i2p_lib.models.encodings import Device, Draw, Encoded, Encoding, Scenes, cloud_of, first_rows
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs, with_norm_behind
 from i2p_lib.weights.building import image_model, seeded
 
@@ -30,8 +34,7 @@ SIGMA, CUTOFF = 1.0, 1.0  # of the vote: pixels of its Gaussian, metres of a wei
 
 def range_network(image_name: str, num_classes: int, in_channels: int,
                   weights: str | None = "random", seed: int = 0,
-                  weights_dir: str | Path | None = None,
-                  wrap: int = 32) -> RangeNetwork:  # fmt: skip
+                  weights_dir: str | Path | None = None) -> RangeNetwork:  # fmt: skip
     """Return an image network that labels the pixels of range images.
 
     The first convolution is new: range, coordinates and intensity have no colours to stand for,
@@ -41,8 +44,6 @@ def range_network(image_name: str, num_classes: int, in_channels: int,
     Args:
         image_name, weights, seed, weights_dir: see ``segmenter``.
         in_channels: channels of the range image.
-        wrap: columns that are repeated from the other end on either side, since a scan is a
-            closed circle.
 
     Raises ValueError for a network without named stages or with fewer than four maps.
     """
@@ -54,19 +55,25 @@ def range_network(image_name: str, num_classes: int, in_channels: int,
         image.set_submodule(name, nn.Identity())
     with seeded(seed):
         image.set_submodule(before[0], _new_input(image.get_submodule(before[0]), in_channels))
-        net = RangeNetwork(image, stages, in_channels, num_classes, wrap)
+        net = RangeNetwork(image, stages, in_channels, num_classes)
     inputs = [f"encoder.{name}" for name in with_norm_behind(image, before[0], before)]
-    describe(net, inputs, ["decoder"], known, inputs[:1]).i2p_input = "range"
-    return net
+    return describe(net, inputs, ["decoder"], known, inputs[:1], takes="range")
 
 
 class RangeNetwork(nn.Module):
-    """Made by ``range_network``: range images [B, C, H, W] to logits [B * H * W, num_classes]."""
+    """Made by ``range_network``: range images [B, C, H, W] to logits [B * H * W, num_classes].
 
-    def __init__(self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int,
-                 num_classes: int, wrap: int):  # fmt: skip
+    ``wrap`` columns are repeated from the other end on either side, since a scan is a closed
+    circle.
+    """
+
+    wrap = 32
+
+    def __init__(
+        self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int, num_classes: int
+    ):
         super().__init__()
-        self.encoder, self.stages, self.wrap = encoder, stages, wrap
+        self.encoder, self.stages = encoder, stages
         with evaluated(encoder):
             maps = self._maps(torch.zeros(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE))
         sizes = [tuple(m.shape[2:]) for m in maps]
@@ -96,6 +103,58 @@ class RangeNetwork(nn.Module):
         return stage_outputs(self.encoder, self.stages, images)[-RESOLUTIONS:]
 
 
+@dataclass(frozen=True)
+class RangeEncoding(Encoding):
+    """The range image of a scan, seen from the origin.
+
+    height, width     pixels
+    fov_up, fov_down  elevations of the first and behind the last row, in degrees (RangeNet++'s
+                      for the 64-beam sensor of SemanticKITTI)
+    back_projection   "knn": the pixels around a point vote on its class (RangeNet++); "pixel": a
+                      point gets the answer of its own pixel
+
+    A pixel shows its nearest point; its target is that point's label, IGNORED where it is empty.
+    """
+
+    place_channels: ClassVar[int] = 4  # range, x, y, z
+    height: int = 64
+    width: int = 2048
+    fov_up: float = 3.0
+    fov_down: float = -25.0
+    back_projection: Literal["knn", "pixel"] = "knn"
+
+    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
+        """See ``Encoding``; answers are pixel by pixel, row by row."""
+        images, targets = [], []
+        for scene in scenes:
+            image, nearest, labels, *_ = self._projected(scene, device)
+            images.append(image)
+            targets.append(torch.where(nearest < 0, IGNORED, labels[nearest.clamp_min(0)]))
+        return torch.stack(images), torch.cat(targets)
+
+    def predict(self, net: nn.Module, scene: Scene, device: Device = "cpu") -> Tensor:
+        """See ``Encoding``; votes for "knn"."""
+        image, nearest, _, row, column, distance = self._projected(scene, device)
+        with evaluated(net):
+            answers = net(image[None])
+        if self.back_projection == "pixel":
+            return answers[row * self.width + column]
+        ranges = torch.where(nearest < 0, torch.inf, distance[nearest.clamp_min(0)])
+        shape = (self.height, self.width)
+        return vote_of_neighbours(answers.argmax(1).view(shape), ranges.view(shape), row, column,
+                                  distance, answers.shape[1])  # fmt: skip
+
+    def _projected(self, scene: Scene, device: Device) -> tuple[Tensor, ...]:
+        """The image, each pixel's nearest point, and each point's label, row, column and range."""
+        points, features, labels = cloud_of(scene, device)
+        row, column, distance = spherical_pixels(points, self.height, self.width, self.fov_up,
+                                                 self.fov_down)  # fmt: skip
+        pixel = row * self.width + column
+        nearest = nearest_in_pixel(pixel, distance, self.height * self.width)
+        image = range_image(points, features, nearest).view(-1, self.height, self.width)
+        return image, nearest, labels, row, column, distance
+
+
 def spherical_pixels(
     points: Tensor, height: int, width: int, fov_up: float, fov_down: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,12 +177,8 @@ def nearest_in_pixel(pixel: Tensor, distance: Tensor, pixels: int) -> Tensor:
 
     ``pixel`` [N] says in which pixel each point lies; of equally near points the first counts.
     """
-    least = distance.new_full((pixels,), torch.inf).scatter_reduce(0, pixel, distance, "amin")
-    order = torch.arange(len(pixel), device=pixel.device)
-    near = distance == least[pixel]
-    none = order.new_full((pixels,), len(pixel))
-    first = none.scatter_reduce(0, pixel[near], order[near], "amin")
-    return torch.where(first == none, -1, first)
+    order = distance.argsort(stable=True)
+    return F.pad(order, (0, 1), value=-1)[first_rows(pixel[order], pixels)]
 
 
 def range_image(points: Tensor, features: Tensor, nearest: Tensor) -> Tensor:
@@ -151,23 +206,22 @@ def vote_of_neighbours(labels: Tensor, ranges: Tensor, row: Tensor, column: Tens
     The point's own pixel counts as being at the point's own range, so it always votes.  Columns
     go round, rows do not.
     """
-    height, width = ranges.shape
-    half = window // 2
+    half, width = window // 2, ranges.shape[1]
+
+    def around(image: Tensor, beyond: float) -> Tensor:
+        """[N, window * window]: what an image has around each point's pixel."""
+        ring = F.pad(image[None, None].float(), (half, half, 0, 0), mode="circular")
+        whole = F.pad(ring, (0, 0, half, half), value=beyond)
+        return F.unfold(whole, window)[0, :, row * width + column].T
+
     steps = torch.arange(-half, half + 1, device=ranges.device)
-    down, right = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
-    rows, columns = row[:, None] + down, (column[:, None] + right) % width
-    inside = (rows >= 0) & (rows < height)
-    rows = rows.clamp(0, height - 1)
-    here = (down == 0) & (right == 0)
-    bell = torch.exp(-(down**2 + right**2) / (2 * SIGMA**2))
-    difference = (ranges[rows, columns] - distance[:, None]).abs() * (1 - bell / bell.sum())
-    difference = torch.where(inside, difference, torch.inf).masked_fill(here, 0)
-    difference, order = difference.sort(dim=1, stable=True)
-    voters = order[:, :neighbours]
-    chosen = labels[rows.gather(1, voters), columns.gather(1, voters)]
-    valid = (difference[:, :neighbours] <= CUTOFF).float()
-    votes = valid.new_zeros(len(row), num_classes)
-    return votes.scatter_add(1, chosen, valid)
+    bell = torch.exp(-torch.cartesian_prod(steps, steps).square().sum(1) / (2 * SIGMA**2))
+    difference = (around(ranges, torch.inf) - distance[:, None]).abs() * (1 - bell / bell.sum())
+    difference[:, window**2 // 2] = 0
+    difference, order = (column[:, :neighbours] for column in difference.sort(dim=1, stable=True))
+    chosen = around(labels, 0).gather(1, order).long()
+    valid = (difference <= CUTOFF).float()
+    return valid.new_zeros(len(row), num_classes).scatter_add(1, chosen, valid)
 
 
 def _new_input(old: nn.Module, in_channels: int) -> nn.Conv2d:

@@ -6,26 +6,22 @@ import re
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 from torch import Tensor, nn
 
 from i2p_lib.models.stages import he_init, residual_stage
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import TransferReport, read_tensors, transfer
+from i2p_lib.weights.loading import read_tensors, transfer
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
-ORDERS = ("minkowski", "released")
 
-_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-_KEY_MAP = tuple((re.compile(pattern + "$"), name) for pattern, name in (
-    (r"block([1-4])\.(\d)\.conv(\d)\.kernel", r"layer\1.\2.conv\3.weight"),
-    (rf"block([1-4])\.(\d)\.norm(\d)\.bn\.{_NORM}", r"layer\1.\2.bn\3.\4"),
-    (r"block([1-4])\.(\d)\.downsample\.0\.kernel", r"layer\1.\2.downsample.0.weight"),
-    (rf"block([1-4])\.(\d)\.downsample\.1\.bn\.{_NORM}", r"layer\1.\2.downsample.1.\3"),
-    (r"conv2p2s2\.kernel", "ds1.0.weight"), (rf"bn2\.bn\.{_NORM}", r"ds1.1.\1"),
-    (r"conv3p4s2\.kernel", "ds2.0.weight"), (rf"bn3\.bn\.{_NORM}", r"ds2.1.\1"),
-    (r"conv4p8s2\.kernel", "ds3.0.weight"), (rf"bn4\.bn\.{_NORM}", r"ds3.1.\1"),
-))  # fmt: skip
+_TAKEN = re.compile(r"block[1-4]\.|conv(2p2|3p4|4p8)s2\.|bn[2-4]\.")
+_RENAMED = {
+    r"^block": "layer", r"\.norm(?=\d)": ".bn", r"\.bn\.": ".", r"kernel$": "weight",
+    r"^conv2p2s2": "ds1.0", r"^conv3p4s2": "ds2.0", r"^conv4p8s2": "ds3.0",
+    r"^bn2": "ds1.1", r"^bn3": "ds2.1", r"^bn4": "ds3.1",
+}  # fmt: skip
 
 
 class Res16Encoder(nn.Module):
@@ -78,8 +74,11 @@ def pointcontrast_name(key: str) -> str | None:
     >>> pointcontrast_name("block2.0.norm1.bn.weight")
     'layer2.0.bn1.weight'
     """
-    names = (pattern.sub(name, key) for pattern, name in _KEY_MAP if pattern.match(key))
-    return next(names, None)
+    if not _TAKEN.match(key):
+        return None
+    for theirs, ours in _RENAMED.items():
+        key = re.sub(theirs, ours, key)
+    return key
 
 
 def minkowski_offsets(kernel: int) -> list[tuple[int, int, int]]:
@@ -101,10 +100,8 @@ def minkowski_offsets(kernel: int) -> list[tuple[int, int, int]]:
 def torchsparse_offsets(kernel: int) -> list[tuple[int, int, int]]:
     """Offsets (x, y, z) of the taps of a torchsparse 1.2 kernel: x fastest if odd, else z."""
     half = (kernel - 1) // 2
-    steps = range(-half, kernel - half)
-    if kernel % 2 == 0:
-        return list(product(steps, repeat=3))
-    return [(x, y, z) for z, y, x in product(steps, repeat=3)]
+    offsets = product(range(-half, kernel - half), repeat=3)
+    return [offset[::-1] if kernel % 2 else offset for offset in offsets]
 
 
 def is_pointcontrast(name: str, weights: str) -> bool:
@@ -114,7 +111,7 @@ def is_pointcontrast(name: str, weights: str) -> bool:
 
 def load_pointcontrast(
     net: nn.Module, weights: str, order: str = "minkowski", weights_dir: str | Path | None = None
-) -> TransferReport:
+) -> pd.DataFrame:
     """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
@@ -127,27 +124,27 @@ def load_pointcontrast(
             3x3x3 kernel differently, so its kernels are shuffled in space.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
 
-    Returns the report on every tensor. In ``net.i2p_report`` the filled layers now count as copied.
+    Returns the table of all tensors, see ``transfer``; in ``net.i2p_report`` what was filled now
+    counts as copied.
 
     Raises:
         FileNotFoundError: the file is not there; says what to place where.
         ValueError: unknown weights or order, a file with objects besides tensors, a network or a
             file with other tensors or shapes. Nothing has been changed then.
     """
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    if order not in ("minkowski", "released"):
+        raise ValueError(f"order must be one of minkowski, released, got {order!r}")
     card = weight_card("res16unet34", weights)
-    path, digest = verified(card, weights_dir)
+    path, _ = verified(card, weights_dir)
     found = {}
     for key, tensor in read_tensors(card, path).items():
         plain = key.removeprefix("module.")  # of data-parallel training
         value = _to_taps(tensor, order) if plain.endswith("kernel") else tensor
         found[pointcontrast_name(plain) or plain] = key, value
-    report = transfer(net, card, path, digest, found)
-    copied = report.table.loc[report.table["state"] == "copied", "name"]
-    filled = net.i2p_report["layer"].isin(copied.str.rpartition(".")[0])
-    net.i2p_report.loc[filled, "action"] = "copied"
-    return report
+    table = transfer(net, card, path, found)
+    copied = table.loc[table["state"] == "copied", "name"]
+    net.i2p_report.loc[net.i2p_report["tensor"].isin(copied), "action"] = "copied"
+    return table
 
 
 def _to_taps(kernel: Tensor, order: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks that label every point, by name."""
+"""Networks that label every point, and the encodings of scenes for them, by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,29 @@ from typing import Any
 
 from torch import nn
 
-from i2p_lib.models.encodings import encoding_for
+from i2p_lib.models.encodings import BlockEncoding, Encoding, VoxelEncoding
 from i2p_lib.models.pointnet2 import pointnet2_segmentation
-from i2p_lib.models.range_view import range_network
+from i2p_lib.models.range_view import RangeEncoding, range_network
 from i2p_lib.models.unet import unet
+
+_FAMILIES = {"unet": (VoxelEncoding, unet), "range": (RangeEncoding, range_network),
+             "pointnet2_ssg": (BlockEncoding, pointnet2_segmentation)}  # fmt: skip
+
+
+def encoding_for(name: str, **settings: Any) -> Encoding:
+    """Return the encoding for a network of that name, see ``segmenter``.
+
+    settings: fields of ``VoxelEncoding`` ("unet:..."), ``BlockEncoding`` ("pointnet2_ssg") or
+    ``RangeEncoding`` ("range:...").
+
+    Raises:
+        ValueError: an unknown name; TypeError: a setting that the encoding does not have.
+    """
+    family = name.partition(":")[0]
+    if family not in _FAMILIES or (":" in name) == (family == "pointnet2_ssg"):
+        raise ValueError("segmentation network: expected unet:NAME, range:NAME or pointnet2_ssg, "
+                         f"got {name!r}")
+    return _FAMILIES[family][0](**settings)
 
 
 def segmenter(
@@ -38,8 +57,5 @@ def segmenter(
     if num_classes < 1 or in_features < 1:
         raise ValueError("num_classes and in_features must be at least 1, "
                          f"got {num_classes} and {in_features}")
-    family, _, image_name = name.partition(":")
-    if family == "pointnet2_ssg":
-        return pointnet2_segmentation(num_classes, channels, weights, **settings)
-    build = unet if family == "unet" else range_network
-    return build(image_name, num_classes, channels, weights, **settings)
+    family, *image_name = name.split(":")
+    return _FAMILIES[family][1](*image_name, num_classes, channels, weights, **settings)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from functools import partial
 
 from torch import Tensor, nn
 
+from i2p_lib.inflation.regimes import within
 from i2p_lib.inflation.trace import trace
 from i2p_lib.sparse import SparseTensor
-
-_TORCHVISION = ("layer1", "layer2", "layer3", "layer4")
 
 
 class _Reached(Exception):
@@ -29,13 +29,10 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
     if hasattr(model, "stage4") and hasattr(model, "transition3"):
         return ("stage4",)
     listed = [entry["module"] for entry in getattr(model, "feature_info", None) or ()]
-    if not listed and all(hasattr(model, name) for name in _TORCHVISION):
-        listed = list(_TORCHVISION)
-    first = next((n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), "")
-    convolves = {name for name, layer in model.named_modules()
-                 if any(isinstance(inner, nn.Conv2d) for inner in layer.modules())}  # fmt: skip
-    names = [name for name in listed
-             if name in convolves and not f"{first}.".startswith(f"{name}.")]
+    listed = listed or [name for name, _ in model.named_children() if name.startswith("layer")]
+    convolutions = [f"{n}." for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    names = [name for name in listed if not within(convolutions[0], [name])
+             and any(within(convolution, [name]) for convolution in convolutions)]  # fmt: skip
     if not names:
         raise ValueError(f"{type(model).__name__} has no named stages: take a convolutional "
                          "network of timm that lists its features, or a ResNet of torchvision")
@@ -48,8 +45,7 @@ def around_stages(model: nn.Module, stages: tuple[str, ...]) -> tuple[list[str],
     They are in the order in which they run; a layer inside another one is not named again.
     """
     names = [step.name for step in trace(model)]
-    inside = [n for n, name in enumerate(names)
-              if name.startswith(tuple(f"{stage}." for stage in stages))]  # fmt: skip
+    inside = [n for n, name in enumerate(names) if within(name, stages)]
     return _outermost(names[: inside[0]]), _outermost(names[inside[-1] + 1 :])
 
 
@@ -60,20 +56,16 @@ def stage_outputs(net: nn.Module, stages: tuple[str, ...], x: Tensor | SparseTen
     """
     seen: dict[str, object] = {}
 
-    def keep(name: str):
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            seen[name] = output
-            if len(seen) == len(stages):
-                raise _Reached
+    def keep(name: str, module: nn.Module, inputs: tuple, output: object) -> None:
+        seen[name] = output
+        if len(seen) == len(stages):
+            raise _Reached
 
-        return hook
-
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, suppress(_Reached):
         for name in stages:
-            handle = net.get_submodule(name).register_forward_hook(keep(name))
-            hooks.callback(handle.remove)
-        with suppress(_Reached):
-            net(x)
+            layer = net.get_submodule(name)
+            hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
+        net(x)
     outputs = [seen[name] for name in stages]
     return [x for y in outputs for x in (y if isinstance(y, list | tuple) else [y])]
 
@@ -85,8 +77,7 @@ def with_norm_behind(model: nn.Module, layer: str, names: list[str]) -> list[str
 
 
 def _outermost(names: list[str]) -> list[str]:
-    return [name for name in dict.fromkeys(names)
-            if not name.startswith(tuple(f"{other}." for other in names))]
+    return [name for name in dict.fromkeys(names) if not within(name, names)]
 
 
 def residual_stage(

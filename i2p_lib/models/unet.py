@@ -17,17 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.inflation import InflationError, inflate
-from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.contract import describe, shapes
-from i2p_lib.models.stages import (
-    around_stages,
-    residual_stage,
-    stage_names,
-    stage_outputs,
-)
+from i2p_lib.inflation.regimes import describe, shapes
+from i2p_lib.inflation.trace import evaluated, tiny_clouds
+from i2p_lib.models.stages import around_stages, residual_stage, stage_names, stage_outputs
 from i2p_lib.sparse import (
     Points,
-    Sites,
     SparseBatchNorm,
     SparseConv3d,
     SparseConvTranspose3d,
@@ -72,8 +66,8 @@ def unet(image_name: str, num_classes: int, in_channels: int, weights: str | Non
         decoder = Decoder((width, *channels), [scaled(w, decoder_width) for w in WIDTHS],
                           num_classes)  # fmt: skip
     net = UNet(stem, down, encoder, stages, decoder)
-    describe(net, ["stem", "down"], ["decoder"], shapes(image, "encoder.")).i2p_input = "voxels"
-    return net
+    known = shapes(image, "encoder.")
+    return describe(net, ["stem", "down"], ["decoder"], known, takes="voxels")
 
 
 class UNet(nn.Module):
@@ -167,11 +161,8 @@ def _levels(
     encoder: nn.Module, stages: tuple[str, ...], entry: int
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The last stage of each stride and its channels, found on a tiny cloud."""
-    weight = next(encoder.parameters())
-    line = torch.arange(4)[:, None] * torch.tensor([[0, 1, 2, 3]])
-    cloud = SparseTensor(weight.new_ones(4, entry), Sites(line, 1, STRIDES[0]))
     with evaluated(encoder):
-        outputs = stage_outputs(encoder, stages, cloud)
+        outputs = stage_outputs(encoder, stages, tiny_clouds(encoder, entry, STRIDES[0]))
     last = {x.stride: (name, x.feats.shape[1]) for name, x in zip(stages, outputs, strict=False)}
     if len(outputs) != len(stages) or tuple(last) != STRIDES:
         raise InflationError(f"{type(encoder).__name__}: the U-Net needs one map for each of the "

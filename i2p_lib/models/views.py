@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.inflation.regimes import describe, shapes
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.contract import describe, point_network, shapes
+from i2p_lib.models import point_network
 from i2p_lib.models.stages import he_init, residual_stage, with_norm_behind
 from i2p_lib.weights.building import image_model, load_weights, seeded
 from i2p_lib.weights.cards import is_random
@@ -66,15 +67,16 @@ class ViewNet(nn.Module):
     Made by ``simpleview`` and ``image_on_views``; [B, P, 3] to logits [B, num_classes].
     """
 
-    def __init__(self, image: nn.Module, fusion: nn.Module, features: int, num_classes: int,
-                 size: int | None, up: str):  # fmt: skip
+    def __init__(self, image: nn.Module, fusion: nn.Module, num_classes: int, up: str):
         super().__init__()
-        self.size, self.up = size or _view_size(image), up
+        self.size, self.up = _view_size(image), up
         known = shapes(image, "image.")
-        stem = _adapt(image, self.size)
+        stem, width = _adapt(image, self.size)
         inputs = with_norm_behind(image, stem, [name for name, _ in image.named_modules()])
         self.image, self.fusion = image, fusion
-        self.classifier = nn.Linear(features, num_classes)
+        with evaluated(fusion):
+            joined = fusion(torch.zeros(len(VIEWS), width))
+        self.classifier = nn.Linear(joined.shape[1], num_classes)
         describe(self, [f"image.{name}" for name in inputs], ["classifier", "fusion"], known,
                  reshaped="replaced")  # fmt: skip
 
@@ -85,18 +87,17 @@ class ViewNet(nn.Module):
 
 
 def image_on_views(image_name: str, num_classes: int, weights: str | None = "random", seed: int = 0,
-                   weights_dir: str | Path | None = None, size: int | None = None,
-                   up: str = "z") -> ViewNet:  # fmt: skip
+                   weights_dir: str | Path | None = None, up: str = "z") -> ViewNet:  # fmt: skip
     """Any image classifier of torchvision or timm on six depth views, its 2D weights copied.
 
     The input convolution takes one depth channel, with its kernels summed over the colours. That
     gives what three equal channels of depth give. The features of the six views are concatenated
-    and meet a new linear classifier.
+    and meet a new linear classifier. The pictures have 128 pixels a side, or what a model of fixed
+    size wants.
 
     Args:
         image_name, weights, weights_dir: see ``i2p_lib.weights.image_model``.
         seed: for random weights and for the new classifier; torch's generator stays as it was.
-        size: pixels of a side; None means 128, or what a model of fixed size wants.
         up: the axis that points up in the pictures.
 
     Raises ValueError for an unknown model or axis, or a model without a first convolution on
@@ -105,14 +106,12 @@ def image_on_views(image_name: str, num_classes: int, weights: str | None = "ran
     image = image_model(image_name, weights, seed, weights_dir)
     with seeded(seed):
         fusion = nn.Sequential(nn.Unflatten(0, (-1, len(VIEWS))), nn.Flatten())
-        features = len(VIEWS) * _last_linear(image)[1].in_features
-        return ViewNet(image, fusion, features, num_classes, size, up)
+        return ViewNet(image, fusion, num_classes, up)
 
 
 @point_network
 def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
-               weights_dir: str | Path | None = None, size: int | None = None,
-               up: str = "z") -> ViewNet:  # fmt: skip
+               weights_dir: str | Path | None = None, up: str = "z") -> ViewNet:  # fmt: skip
     """SimpleView: a quarter-width ResNet-18 on six depth views (paper, Table 1).
 
     Behind the image network: BatchNorm on each view's features, dropout 0.5, concatenation, a
@@ -121,7 +120,7 @@ def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
     Args:
         weights: "random", or "imagenet1k": a file that you trained (none is public), with the
             tensors of ``resnet18_quarter()``; FileNotFoundError without it, ValueError for others.
-        seed, size, up: see ``image_on_views``.
+        seed, up: see ``image_on_views``.
     """
     with seeded(seed):
         image = resnet18_quarter()
@@ -133,7 +132,7 @@ def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
             nn.Flatten(), nn.Linear(len(VIEWS) * width, width), nn.BatchNorm1d(width), nn.ReLU(),
             nn.Dropout(0.5),
         )  # fmt: skip
-        return ViewNet(image, fusion, width, num_classes, size, up)
+        return ViewNet(image, fusion, num_classes, up)
 
 
 def resnet18_quarter() -> nn.Module:
@@ -167,20 +166,15 @@ def _view_size(image: nn.Module) -> int:
     return getattr(image, "image_size", SIZE)
 
 
-def _last_linear(image: nn.Module) -> tuple[str, nn.Linear]:
-    linears = [(n, m) for n, m in image.named_modules() if isinstance(m, nn.Linear)]
+def _adapt(image: nn.Module, size: int) -> tuple[str, int]:
+    """Give an image network one input channel and no classifier; its input layer, its features."""
+    stems, linears = ([(name, layer) for name, layer in image.named_modules()
+                       if isinstance(layer, kind)] for kind in (nn.Conv2d, nn.Linear))  # fmt: skip
     if not linears:
         raise ValueError(f"{type(image).__name__} has no linear classifier")
-    return linears[-1]
-
-
-def _adapt(image: nn.Module, size: int) -> str:
-    """Give an image network one input channel and no classifier; the input layer's name."""
-    last, linear = _last_linear(image)
-    stem, conv = next(((n, m) for n, m in image.named_modules() if isinstance(m, nn.Conv2d)),
-                      ("", None))  # fmt: skip
-    if conv is None or conv.in_channels != 3 or conv.groups != 1:
+    if not stems or stems[0][1].in_channels != 3 or stems[0][1].groups != 1:
         raise ValueError(f"{type(image).__name__}: the first convolution does not take an image")
+    (stem, conv), (last, linear) = stems[0], linears[-1]
     conv.in_channels = 1
     conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
     image.set_submodule(last, nn.Identity())
@@ -188,4 +182,4 @@ def _adapt(image: nn.Module, size: int) -> str:
         features = image(conv.weight.new_zeros(2, 1, size, size))
     if not isinstance(features, Tensor) or tuple(features.shape) != (2, linear.in_features):
         raise ValueError(f"{type(image).__name__}: {last} is not a classifier on its features")
-    return stem
+    return stem, linear.in_features

@@ -8,13 +8,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from i2p_lib.paper.items import (
-    DIFFERS,
     KEY,
-    NOT_IN_PAPER,
-    NOT_RUN,
-    OTHER_SETTING,
     PERCENT,
-    REPRODUCED,
+    Verdict,
     comparison_table,
     known_item,
     paper_values,
@@ -71,14 +67,14 @@ def verdict(
     "differs"             same setting, and farther apart
     """
     if ours is None or math.isnan(ours):
-        return f"{NOT_RUN}: needs {needs}" if needs else NOT_RUN
+        return f"{Verdict.NOT_RUN}: needs {needs}" if needs else Verdict.NOT_RUN
     if paper is None or math.isnan(paper):
-        return OTHER_SETTING if shown and not same_setting else NOT_IN_PAPER
+        return Verdict.OTHER_SETTING if shown and not same_setting else Verdict.NOT_IN_PAPER
     if not same_setting:
-        return OTHER_SETTING
+        return Verdict.OTHER_SETTING
     # The small term keeps 91.3 - 90.3 within 1.0 in binary arithmetic.
     within = abs(ours - paper) <= tolerance(paper, paper_std, ours_std, metric) + 1e-9
-    return REPRODUCED if within else DIFFERS
+    return Verdict.REPRODUCED if within else Verdict.DIFFERS
 
 
 def compare(

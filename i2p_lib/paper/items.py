@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 VALUES_FILE = Path(__file__).with_name("paper_values.csv")
+ITEMS_FILE = Path(__file__).with_name("items.yml")
 KEY = ["dataset", "model", "method", "pretraining", "shots", "metric"]
 _VALUE_COLUMNS = ["item", *KEY, "value", "std", "source", "note"]
 COMPARISON_COLUMNS = [
@@ -18,9 +22,22 @@ COMPARISON_COLUMNS = [
     "verdict",
 ]  # fmt: skip
 
-REPRODUCED, DIFFERS, OTHER_SETTING = "reproduced", "differs", "other setting"
-NOT_IN_PAPER, NOT_RUN = "not in the paper", "not run"
 PERCENT = ("top1", "miou", "top1_after_epoch_1")
+
+
+class Verdict(StrEnum):
+    """What is said of a number of ours beside the paper's; `comparison.verdict` has the rule."""
+
+    REPRODUCED = "reproduced"
+    DIFFERS = "differs"
+    OTHER_SETTING = "other setting"
+    NOT_IN_PAPER = "not in the paper"
+    NOT_RUN = "not run"
+
+    @classmethod
+    def of(cls, text: str) -> Verdict:
+        """Return the verdict of a text without its reason: "not run: needs S3DIS" is NOT_RUN."""
+        return cls(str(text).partition(":")[0])
 
 
 @dataclass(frozen=True)
@@ -38,46 +55,11 @@ class Item:
     seen: bool = True
 
 
-_MODELNET = "ModelNet40, a GPU, torchvision's ImageNet-1k ResNets"
-_ICLR, _ECCV = "ICLR 2022 submission", "ECCV 2022 (text not seen)"
-_CODE = "ECCV 2022, inferred from the released code (text not seen)"
-_OURS = "ours, not known of the paper"
-ITEMS: Mapping[str, Item] = {
-    item.id: item
-    for item in (
-        Item("fig1", "From an image network to a point-cloud network", f"{_ICLR}, Fig. 1",
-             "00_method", "nothing: a drawing"),
-        Item("fig2a", "FIP-IO and FIP-IO+BN by pretraining data", f"{_ICLR}, Fig. 2 left",
-             "01_transfer", "ModelNet40, a GPU, ResNet50 from five image sets"),
-        Item("fig2b", "FIP-IO and FIP-IO+BN by network", f"{_ICLR}, Fig. 2 right",
-             "01_transfer", _MODELNET),
-        Item("table1", "ModelNet40 with all weights finetuned", f"{_ICLR}, Table 1",
-             "02_benchmarks", f"{_MODELNET}; ImageNet-21k weights; two networks whose image "
-             "weights were never released"),
-        Item("table2", "Segmentation of rooms and streets", f"{_ICLR}, Table 2",
-             "07_segmentation", "S3DIS, SemanticKITTI, days on several GPUs"),
-        Item("table3", "Few-shot ModelNet40", f"{_ICLR}, Table 3", "03_few_shot", _MODELNET),
-        Item("fig3", "Epochs to 90 % accuracy", f"{_ICLR}, Fig. 3", "04_training_speedup",
-             f"{_MODELNET}, at least 122 epochs"),
-        Item("table4", "Texture or shape", f"{_ICLR}, Table 4", "08_discussion",
-             "ModelNet40, a GPU, Stylized-ImageNet ResNet50, BagNet17 and BagNet33"),
-        Item("fig4", "Network dissection", f"{_ICLR}, Fig. 4", "05_neural_collapse",
-             "ModelNet40, Broden, ResNet50"),
-        Item("table5", "Distance between image and point features", f"{_ICLR}, Table 5",
-             "05_neural_collapse", "ModelNet40, ImageNet-1k images, torchvision's ResNet18"),
-        Item("collapse", "Neural collapse", _ECCV, "05_neural_collapse", _MODELNET, False),
-        Item("source_collapse", "Collapse of the image network on its images", _OURS,
-             "08_discussion", "resnet18's fractal weights", False),
-        Item("forecast", "Collapse before training as a forecast of accuracy", _OURS,
-             "08_discussion", _MODELNET, False),
-        Item("few_shot_bound", "Few-shot error and what collapse bounds it by", _OURS,
-             "08_discussion", _MODELNET, False),
-        Item("pointcontrast", "Comparison with PointContrast", _CODE, "03_few_shot",
-             "ModelNet40, PointContrast's weights, the authors' 2D twin (never released)", False),
-        Item("semi_supervised", "Semi-supervised learning", _CODE, "03_few_shot",
-             "ModelNet40, the authors' 2D twin (never released)", False),
-    )
-}  # fmt: skip
+@cache
+def paper_items() -> Mapping[str, Item]:
+    """Return the paper's items by their ids, in its order."""
+    facts = yaml.safe_load(ITEMS_FILE.read_text(encoding="utf-8"))
+    return {name: Item(name, **about) for name, about in facts.items()}
 
 
 def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
@@ -105,7 +87,7 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
     wrong |= {f"{name} is empty": table[name].str.strip().eq("")
               for name in table.drop(columns=[*given, "note"])}  # fmt: skip
     wrong["neither a value nor a note"] = given["value"].eq("") & table["note"].eq("")
-    wrong["unknown item"] = ~table["item"].isin(ITEMS)
+    wrong["unknown item"] = ~table["item"].isin(paper_items())
     wrong["the same key a second time"] = table.duplicated(["item", *KEY])
     for what, lines in wrong.items():
         if lines.any():
@@ -116,9 +98,9 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
 
 def known_item(item: str) -> Item:
     """Return the item of that id; ValueError with all ids where there is none."""
-    if item not in ITEMS:
-        raise ValueError(f"unknown item {item!r}; expected one of {list(ITEMS)}")
-    return ITEMS[item]
+    if item not in (known := paper_items()):
+        raise ValueError(f"unknown item {item!r}; expected one of {list(known)}")
+    return known[item]
 
 
 def comparison_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

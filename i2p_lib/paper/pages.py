@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from i2p_lib.markup import breakable, cell, chip, fold, html_table
-from i2p_lib.paper.items import NOT_IN_PAPER, PERCENT
-from i2p_lib.paper.record import check_columns, verdict_kind
+from i2p_lib.paper.items import PERCENT, Verdict
+from i2p_lib.paper.record import check_columns
 
 _NUMBERS = ("shots", "paper", "ours", "seeds", "difference")
 FOLDED_FROM = 8  # more rows than these that the paper lacks are folded away
@@ -30,8 +30,8 @@ def comparison_html(comparison: pd.DataFrame) -> str:
     check_columns(comparison)
     if comparison.empty:
         return "<p>No run of this profile, and no number of the paper that could be seen.</p>"
-    known = comparison[comparison["verdict"] != NOT_IN_PAPER]
-    further = comparison[comparison["verdict"] == NOT_IN_PAPER]
+    known = comparison[comparison["verdict"] != Verdict.NOT_IN_PAPER]
+    further = comparison[comparison["verdict"] == Verdict.NOT_IN_PAPER]
     shown = [f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>"]
     if len(further) <= FOLDED_FROM:
         return "\n".join([*shown, _table(comparison)])
@@ -44,7 +44,7 @@ def _table(comparison: pd.DataFrame) -> str:
     marks = {text: f"<sup>{letter}</sup>" for letter, text in zip(
         "abcdefgh", sorted(set(comparison["source"]) - {*_PRINTED}), strict=False)}
     columns = _cells(comparison.to_dict("records"), marks)
-    known = comparison[comparison["verdict"] != NOT_IN_PAPER]
+    known = comparison[comparison["verdict"] != Verdict.NOT_IN_PAPER]
     common = {"data": known["dataset"].unique(), "metric": comparison["metric"].unique()}
     if known.empty:  # nothing that our setting could differ from; data and model say it all
         del columns["our setting"]
@@ -72,7 +72,7 @@ def _cells(rows: list[dict], marks: dict[str, str]) -> dict[str, list[str]]:
         "seeds": [str(r["seeds"] or "") for r in rows],
         "difference": [_signed(r["difference"], r["metric"]) for r in rows],
         "our setting": [_setting(r) for r in rows],
-        "verdict": [chip(verdict_kind(r["verdict"])) for r in rows],
+        "verdict": [chip(Verdict.of(r["verdict"])) for r in rows],
     }
 
 

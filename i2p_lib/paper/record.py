@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from i2p_lib.paper.items import (
-    COMPARISON_COLUMNS,
-    DIFFERS,
-    NOT_IN_PAPER,
-    NOT_RUN,
-    OTHER_SETTING,
-    REPRODUCED,
-    comparison_table,
-    known_item,
-)
+from i2p_lib.paper.items import COMPARISON_COLUMNS, Verdict, comparison_table, known_item
 
-VERDICTS = (REPRODUCED, DIFFERS, OTHER_SETTING, NOT_IN_PAPER, NOT_RUN)
 MIME = "application/vnd.image2point.comparison+json"
 
 
@@ -42,18 +33,10 @@ class Recorded:
         verdict_counts(self.table)
 
 
-def verdict_kind(text: str) -> str:
-    """Return the verdict without its reason: "not run: needs S3DIS" -> "not run"."""
-    kind = str(text).partition(":")[0]
-    if kind not in VERDICTS:
-        raise ValueError(f"unknown verdict {text!r}; expected one of {list(VERDICTS)}")
-    return kind
-
-
-def verdict_counts(comparison: pd.DataFrame) -> dict[str, int]:
-    """Return how many rows of a comparison have each verdict, in the order of `VERDICTS`."""
-    kinds = [verdict_kind(text) for text in comparison["verdict"]]
-    return {kind: kinds.count(kind) for kind in VERDICTS if kind in kinds}
+def verdict_counts(comparison: pd.DataFrame) -> dict[Verdict, int]:
+    """Return how many rows of a comparison have each verdict, in the order of `Verdict`."""
+    kinds = Counter(map(Verdict.of, comparison["verdict"]))
+    return {kind: kinds[kind] for kind in Verdict if kinds[kind]}
 
 
 def attach(

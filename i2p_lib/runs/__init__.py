@@ -1,19 +1,12 @@
 """Runs: what is trained, how it is kept, and how it is found again."""
 
+from i2p_lib.runs.needs import status
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.store import DamagedRun
-from i2p_lib.runs.tables import (
-    RunResult,
-    finished,
-    histories,
-    probes,
-    protocols,
-    results,
-    status,
-)
+from i2p_lib.runs.tables import RunResult, finished, results
 from i2p_lib.runs.training import RunError, run, run_all, train_missing
 
 __all__ = [
-    "DamagedRun", "RunError", "RunResult", "RunSpec", "finished", "histories", "probes",
-    "protocols", "results", "run", "run_all", "status", "train_missing",
+    "DamagedRun", "RunError", "RunResult", "RunSpec", "finished", "results", "run", "run_all",
+    "status", "train_missing",
 ]  # fmt: skip

@@ -11,10 +11,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +26,7 @@ from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
 from i2p_lib.runs.execute import one_thread, resolve_device
-from i2p_lib.runs.spec import ENCODING, NETWORK, AnySpec, RunSpec, SegmentSpec, spec_from
+from i2p_lib.runs.spec import OWN, AnySpec, RunSpec, SegmentSpec, spec_from
 from i2p_lib.sources import closure
 from i2p_lib.train.segment import Segment, build_encoding
 from i2p_lib.train.task import Task, generator
@@ -37,10 +35,9 @@ CHECKED_SETUPS = 3
 # A pass is a third forward, a third for the gradients of activations, a third for those of weights.
 FROZEN_SHARE = 2 / 3
 STEPS = "steps.json"
-MEASURED = {"seconds_per_item", "seconds_to_measure", "saved_per_item", "parameter_bytes"}
-SETUP = ("model", "recipe", "voxel_size", "points", "amp",
-         *sum((*ENCODING.values(), *NETWORK.values()), ()))  # fmt: skip
-"""The settings that the time of a step depends on, beside the data."""
+SETUP = ("data", "scenes", "model", "recipe", "protocol", "voxel_size", "points", "amp",
+         *sum(OWN.values(), ()))  # fmt: skip
+"""The settings that the time of a step depends on."""
 
 STAND_IN = "home_objects"  # for clouds that are not here
 
@@ -58,24 +55,27 @@ class Cost(NamedTuple):
 
 @dataclass
 class CostModel:
-    """Estimates for one device.  factor, low and high: past runs over their measured steps."""
+    """Estimates for one device.  ratios: what past runs took, over what their steps said."""
 
     device: str
     root: Path
-    factor: float = 1.0
-    low: float = math.nan
-    high: float = math.nan
-    checked: int = 0
+    ratios: list[float] = field(default_factory=list)
     _steps: dict[str, dict] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, device: str, root: str | Path | None = None, calibrate: bool = True) -> CostModel:
         """Open the model of a device ("cpu", "cuda" or "auto"), checked against the store."""
-        root = store.store_root(root)
-        model = cls(resolve_device(device), root, _steps=_measured_before(root / STEPS))
+        model = cls(resolve_device(device), store.store_root(root))
+        with suppress(ValueError, TypeError):  # what is damaged is measured again
+            model._steps |= store.read_json(model.root / STEPS) or {}
         if calibrate:
             model._calibrate()
         return model
+
+    @property
+    def factor(self) -> float:
+        """What estimates are multiplied by."""
+        return statistics.median(self.ratios or [1.0])
 
     def machine(self) -> str:
         """Return the name of the processor or GPU that the estimates are for."""
@@ -83,15 +83,12 @@ class CostModel:
 
     def error(self) -> str:
         """Say in one sentence how far the estimates may be off."""
-        if self.checked:
-            return (
-                f"{self.checked} finished runs took {self.factor:.2f} times what their steps said "
-                f"({self.low:.2f} to {self.high:.2f}), and the estimates are multiplied by that"
-            )
-        return (
-            "no finished run in the store to check against; it rests on one measured step of "
-            "each network, so take it as an order of magnitude"
-        )
+        if not self.ratios:
+            return ("no finished run in the store to check against; it rests on one measured step "
+                    "of each network, so take it as an order of magnitude")
+        low, high = min(self.ratios), max(self.ratios)
+        return (f"{len(self.ratios)} finished runs took {self.factor:.2f} times what their steps "
+                f"said ({low:.2f} to {high:.2f}), and the estimates are multiplied by that")
 
     def cost(self, spec: AnySpec) -> Cost:
         """Return what a run will cost; NaN where its network or its size is unknown."""
@@ -109,36 +106,33 @@ class CostModel:
     def _step(self, spec: AnySpec) -> dict:
         """Return what a step of a run's setup costs on this machine, measured now or before."""
         most = spec.batch_size if self.device == "cuda" else 2  # a CPU's time grows with them
-        about = setup(spec) | {"items": (items := min(most, spec.batch_size)), "code": _code()}
-        about |= {"machine": self.machine(), "torch": torch.__version__}
+        plain = simplified(spec, min(most, spec.batch_size))
+        about = {"spec": plain.key_fields(), "here": bool(_counted(spec.on)),
+                 "machine": self.machine(), "torch": torch.__version__,
+                 "code": store.key_of(closure([RunSpec.TASK, SegmentSpec.TASK]))}  # fmt: skip
         key = store.key_of(about)[:16]
         if key not in self._steps:
-            self._steps[key] = about | measure_step(spec, items, torch.device(self.device))
+            self._steps[key] = about | measure_step(plain, torch.device(self.device))
             store.write_json(self.root / STEPS, self._steps)
         return self._steps[key]
 
     def _calibrate(self) -> None:
         """Compare the newest finished runs of this device, of a few setups, with their steps."""
-        groups: dict[str, list] = {}
-        for spec, seconds in _finished(self.root, self.device):
-            groups.setdefault(json.dumps(setup(spec)), []).append((spec, seconds))
-        ratios = [
-            seconds / _training_seconds(self._step(spec), spec)
-            for runs in list(groups.values())[:CHECKED_SETUPS]
-            for spec, seconds in runs
-        ]
-        if ratios:
-            self.factor = statistics.median(ratios)
-            self.low, self.high, self.checked = min(ratios), max(ratios), len(ratios)
-
-
-def _measured_before(file: Path) -> dict[str, dict]:
-    """Return the steps that a file keeps; what is damaged is left out and measured again."""
-    try:
-        steps = store.read_json(file) or {}
-        return {key: step for key, step in steps.items() if step.keys() >= MEASURED}
-    except (store.DamagedRun, AttributeError):  # no JSON, or not of this form
-        return {}
+        done, setups = [], []
+        for folder, parts in store.stored_runs(self.root):
+            state = store.read_json(folder / "state.json") or {}
+            about = state.get("state"), state.get("device"), state.get("processes", 1)
+            if about == ("done", self.device, 1):  # several processes' seconds tell nothing of one
+                done.append((state["finished"], folder, parts["spec"]))
+        for _, folder, text in sorted(done, reverse=True):
+            with suppress(ValueError):  # settings or data that are no longer known here
+                spec = spec_from(json.loads(text), str(folder))
+                plain = simplified(spec, 2)
+                if sizes(spec) and plain not in setups and len(setups) < CHECKED_SETUPS:
+                    setups.append(plain)
+                if plain in setups:
+                    seconds = store.read_json(folder / "metrics.json")["seconds_training"]
+                    self.ratios.append(seconds / _training_seconds(self._step(spec), spec))
 
 
 def _training_seconds(step: dict, spec: AnySpec) -> float:
@@ -147,24 +141,22 @@ def _training_seconds(step: dict, spec: AnySpec) -> float:
     return step["seconds_per_item"] * share * spec.epochs * sizes(spec)["train"]
 
 
-def setup(spec: AnySpec) -> dict:
-    """Return what the time of a run's step depends on, as JSON can hold it."""
-    settings = {name: getattr(spec, name) for name in SETUP if hasattr(spec, name)}
-    return settings | {"data": spec.on if _here(spec.on) else f"stand-in of {spec.on}"}
+def simplified(spec: AnySpec, items: int) -> AnySpec:
+    """Return a run with the same step on so many items, whose random weights all train."""
+    kept = {name: value for name, value in spec if name in SETUP}
+    return type(spec)(**kept, weights="random", augment="none",
+                      batch_size=items, train_limit=items, test_limit=1)  # fmt: skip
 
 
-def _load(data: str, split: str) -> Sequence:
-    """Return the scenes of a split, or the labels of its clouds; scenes are read when used."""
-    if data in scene_names():
-        return load_scenes(data, split)
-    return load_dataset(data, split).labels
-
-
-def _here(data: str) -> bool:
+def _counted(data: str) -> dict[str, int]:
+    """Return how many clouds or scenes each split of the files has; {} where they are not here."""
+    scenes = data in scene_names()
     try:
-        return len(_load(data, "train")) > 0
+        found = {name: len(load_scenes(data, name) if scenes else load_dataset(data, name).labels)
+                 for name in SPLITS}  # fmt: skip
     except FileNotFoundError:
-        return False
+        return {}
+    return found if found["train"] else {}
 
 
 def sizes(spec: AnySpec) -> dict[str, int]:
@@ -172,9 +164,7 @@ def sizes(spec: AnySpec) -> dict[str, int]:
 
     Of data that are not here, the published numbers; ValueError where there are none.
     """
-    if _here(data := spec.on):
-        files = {name: len(_load(data, name)) for name in SPLITS}
-    else:
+    if not (files := _counted(data := spec.on)):
         scenes = data in scene_names()
         known = scene_card(data).sizes if scenes else dataset_card(data).splits
         if not known:
@@ -190,14 +180,14 @@ def sizes(spec: AnySpec) -> dict[str, int]:
     return {"test": 0} | used
 
 
-def _example(spec: AnySpec, items: int, device: torch.device) -> Task:
-    """Return the task of a run on so many items of its data or, where they are not here, others."""
-    here = _here(spec.on)
+def _example(spec: AnySpec, device: torch.device) -> Task:
+    """Return the task of a run on items of its data or, where those are not here, on others."""
+    here = bool(_counted(spec.on))
     if spec.on not in scene_names():
         card = dataset_card(spec.on if here else STAND_IN)
         spec = spec.but(data=card.name, points=min(spec.points, card.points))
     elif not here:
-        scenes, names = [stand_in(spec.on)] * items, scene_card(spec.on).class_names
+        scenes, names = [stand_in(spec.on)] * spec.batch_size, scene_card(spec.on).class_names
         return Segment(spec, {"train": scenes}, names, build_encoding(spec), None, device)
     return spec.module.task_of(spec, device)
 
@@ -210,9 +200,7 @@ def stand_in(name: str) -> Scene:
     card, random = scene_card(name), np.random.default_rng(0)
     count = card.typical_points
     if card.around_sensor:
-        turn, distance = random.uniform(0, 2 * np.pi, count), random.uniform(2, 50, count)
-        height = random.uniform(-1.8, -1.6, count)
-        points = np.stack([distance * np.cos(turn), distance * np.sin(turn), height], 1)
+        points = random.normal((0, 0, -1.7), (15, 15, 0.05), (count, 3))
     else:
         points = random.uniform(-1, 1, (count, 3))
         points *= np.array((3.5, 3.0, 1.5)) / np.abs(points).max(1, keepdims=True)
@@ -228,20 +216,16 @@ def items_measured(spec: AnySpec) -> int:
     return epochs * count["val"] + count["test"]
 
 
-def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
-    """Train one batch of so many items twice; return the second pass' cost (`MEASURED`).
+def measure_step(spec: AnySpec, device: torch.device) -> dict:
+    """Train one batch of a `simplified` run twice; return the second pass' cost.
 
     seconds_per_item (all layers trained), seconds_to_measure (forward alone), saved_per_item
     (bytes of activations), and parameter_bytes of what each regime trains.
     On a CPU the processor's own time is taken, so that other programs do not count.
     """
-    wanted = {"weights": "random", "regime": "all", "augment": "none", "train_limit": items,
-              "test_limit": 1, "teacher": None, "distill": None, "temperature": None,
-              "shots": None, "episode": None}  # fmt: skip
-    plain = spec.but(**{name: wanted[name] for name in wanted.keys() & type(spec).model_fields})
-    task = _example(plain, items, device)
+    task = _example(spec, device)
     items = len(task.splits["train"])
-    net = plain.module.build_network(plain, len(task.class_names)).to(device).train()
+    net = spec.module.build_network(spec, len(task.class_names)).to(device).train()
     random = generator(0, "cost")
     batch = task.batch(torch.arange(items), random)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -275,26 +259,3 @@ def measure_step(spec: AnySpec, items: int, device: torch.device) -> dict:
         "saved_per_item": sum(n for place, n in saved.items() if place not in own) / items,
         "parameter_bytes": weights,
     }
-
-
-def _finished(root: Path, device: str) -> list[tuple[AnySpec, float]]:
-    """Return (spec, seconds of training) of the store's finished runs on a device, newest first."""
-    found = []
-    for folder, parts in store.stored_runs(root):
-        state = store.read_json(folder / "state.json") or {}
-        about = state.get("state"), state.get("device"), state.get("processes", 1)
-        with suppress(ValueError):  # settings or data that are no longer known here
-            if about != ("done", device, 1):  # several processes' seconds tell nothing of one
-                continue
-            spec = spec_from(json.loads(parts["spec"]), str(folder))
-            sizes(spec)
-            metrics = store.read_json(folder / "metrics.json")
-            found.append((state["finished"], spec, metrics["seconds_training"]))
-    found.sort(key=lambda item: item[0], reverse=True)
-    return [(spec, seconds) for _, spec, seconds in found]
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """Return a hash of the sources that decide how long a step takes."""
-    return store.key_of(closure([RunSpec.TASK, SegmentSpec.TASK]))

@@ -21,12 +21,10 @@ from i2p_lib.runs.tables import RunResult
 from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import use_backend
 from i2p_lib.train import team as distributed
-from i2p_lib.train.loop import Hook, State, finish, start, train
+from i2p_lib.train.loop import Hook, State, finish, learned_tensors, start, train
 from i2p_lib.train.task import Kept
 
 CHECKPOINT_SECONDS = 20.0
-CHECKPOINT = "checkpoint.safetensors"
-RESULTS = ("spec.json", "parts.json", "history.csv", "metrics.json", "model.safetensors")
 CPU = torch.device("cpu")
 _STARTED = time.time()
 
@@ -34,11 +32,11 @@ _STARTED = time.time()
 def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -> None:
     """Train one run into its folder in this process, on one thread, unless it is done.
 
-    Its teacher is trained first where it is not done.  Waits where another process trains the same
-    run.  A failure is kept in state.json with its traceback, and raised.
+    Its teachers are trained first where they are not done.  Waits where another process trains the
+    same run.  A failure is kept in state.json with its traceback, and raised.
     Processes that train together all call this; the main one alone locks and writes.
     """
-    if teacher := entry.teacher():
+    for teacher in entry.teachers():
         train_entry(teacher, device)
     device, main = resolve_device(device), distributed.rank() == 0
     with entry.lock() if main else contextlib.nullcontext():
@@ -65,7 +63,7 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
 
 def _resume_or_start(entry: Entry, device: torch.device) -> State:
     """Go on or start in every process, the main one first, which drops a broken checkpoint."""
-    checkpoint = entry.folder / CHECKPOINT
+    checkpoint = entry.folder / store.CHECKPOINT
     with distributed.main_first():
         state, text = _start(entry, device), "start"
         if checkpoint.exists():
@@ -94,8 +92,8 @@ def begin(spec: AnySpec, device: torch.device = CPU) -> State:
 def _start(entry: Entry, device: torch.device) -> State:
     """Start a run; a student begins as a copy of its teacher."""
     state = begin(entry.spec, device)
-    if teacher := entry.teacher():
-        state.task.teacher = RunResult.load(teacher).network().to(device)
+    if teachers := entry.teachers():
+        state.task.teacher = RunResult.load(teachers[-1]).network().to(device)
         state.net.load_state_dict(state.task.teacher.state_dict())
     return state
 
@@ -109,8 +107,9 @@ def _writing_hook(entry: Entry) -> Hook:
         if state.epoch == 0:
             return
         store.write_csv(entry.folder / "history.csv", state.history)
-        if state.epoch < state.spec.epochs and time.monotonic() - last >= CHECKPOINT_SECONDS:
-            store.write_checkpoint(entry.folder / CHECKPOINT, state)
+        ended = state.epoch == state.task.settings.epochs
+        if not ended and time.monotonic() - last >= CHECKPOINT_SECONDS:
+            store.write_checkpoint(entry.folder / store.CHECKPOINT, state)
             last = time.monotonic()
 
     return hook
@@ -119,20 +118,19 @@ def _writing_hook(entry: Entry) -> Hook:
 def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
     """Write what a run keeps and its network, and last of all say that the run is done."""
     folder = entry.folder
-    tensors = kept.tensors | {"model": store.learned_tensors(net)}
     store.write_json(folder / "metrics.json", kept.metrics)
-    for name, (rows, columns) in kept.tables.items():
-        store.write_csv(folder / f"{name}.csv", rows, columns)
-    for name, named in tensors.items():
+    for name, table in kept.tables.items():
+        store.write_csv(folder / f"{name}.csv", table)
+    for name, named in (kept.tensors | {"model": learned_tensors(net)}).items():
         store.write_tensors(folder / f"{name}.safetensors", named)
-    names = (*(f"{name}.csv" for name in kept.tables), *(f"{name}.safetensors" for name in tensors))
     files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in dict.fromkeys([*RESULTS, *names])
+        path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.glob("[!.]*"))  # without what a killed process was writing
+        if path.name not in store.UNSTABLE
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
     store.write_json(folder / "state.json", about)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / store.CHECKPOINT).unlink(missing_ok=True)
     scores = {name: value for name, value in kept.metrics.items() if name.startswith("val_")}
     entry.log("done: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 

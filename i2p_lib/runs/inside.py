@@ -18,19 +18,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from i2p_lib.analysis import features
-from i2p_lib.analysis.features import Pair, Seen
 from i2p_lib.analysis.methods import method_label
 from i2p_lib.analysis.taps import stage_names, taps
-from i2p_lib.data.pictures import Pictures
-from i2p_lib.models import is_point_model
 from i2p_lib.runs.execute import one_thread, resolve_device
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.sparse import SparseTensor
 from i2p_lib.train import clouds
 from i2p_lib.train.loop import batches
-from i2p_lib.train.task import generator
 from i2p_lib.weights import image_model
 
 WORKERS = 2  # runs looked at side by side, each on one thread
@@ -86,7 +81,7 @@ class Opened:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return ({layer: [N, C]}, logits [N, K]) of clouds: the stages, then the penultimate."""
         with taps(net, stage_names(net)) as seen:
-            logits = clouds.evaluate(net, split, self.spec).logits.numpy()
+            logits = clouds.evaluate(net, split.points, self.spec).numpy()
         return {name: torch.cat(parts).numpy() for name, parts in seen.items()}, logits
 
     def about(self) -> dict:
@@ -113,39 +108,3 @@ def run_rows(
     """Return the rows that `work` gives of each run as one table, each beside its run's name."""
     parts = each_run(found, lambda run: [run.about() | row for row in work(run)], device)
     return pd.DataFrame([row for part in parts for row in part])
-
-
-def look_inside(
-    found: Sequence[RunResult], pictures: Pictures, device: str = "cpu"
-) -> list[Pair]:
-    """Run each finished network on its test clouds, and its image network on pictures.
-
-    Of several networks the first one's runs are taken; moving statistics are left out.
-    Returns an empty list where no run is of an inflated network.
-    """
-    inflated = [r for r in found if not is_point_model(r.spec.model) and r.spec.regime != "io+ms"]
-    chosen = [r for r in inflated if r.spec.model == inflated[0].spec.model]
-
-    def source(result: RunResult) -> tuple:
-        return result.spec.weights, result.spec.seed if result.spec.weights == "random" else None
-
-    def layers(net: nn.Module) -> tuple[list[str], str]:
-        return features.backbone_convolutions(net), features.unit_layer(net)
-
-    def see_pictures(run: Opened) -> Seen:
-        net, model = run.network(), run.image_network()
-        views = features.image_batches(model, pictures.views, run.place)
-        random = generator(0, "pictures")
-        return features.observe(model, views, len(pictures), *layers(net), random)
-
-    def see_clouds(run: Opened) -> Pair:
-        net, test, about = run.network(), run.splits.test, run.about()
-        inputs, random = run.inputs(net, test.points), generator(0, "clouds")
-        with run.precision():
-            cloud = features.observe(net, inputs, len(test), *layers(net), random)
-        image, labels = images[source(run.result)], test.labels.numpy()
-        return Pair(about["key"], about["method"], about["seed"], image, cloud, labels)
-
-    sources = {source(r): r for r in chosen}
-    images = dict(zip(sources, each_run(list(sources.values()), see_pictures, device), strict=True))
-    return each_run(chosen, see_clouds, device)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from i2p_lib.runs import tables
-from i2p_lib.runs.needs import available, prepare, reason, skipped_text
+from i2p_lib.runs.needs import available, prepare, reason, skipped_text, status
 from i2p_lib.runs.profiles import Profile, load_profile
-from i2p_lib.runs.tables import RunResult, status
+from i2p_lib.runs.tables import RunResult
 from i2p_lib.runs.training import train_missing
 
 
@@ -66,11 +66,11 @@ class Lab:
 
     def histories(self, experiment: str) -> pd.DataFrame:
         """Return one row per run and epoch of an experiment."""
-        return tables.histories(self.results(experiment))
+        return tables.joined(self.results(experiment), lambda run: run.history)
 
     def probes(self, experiment: str) -> pd.DataFrame:
         """Return one row per run, epoch, split, layer and metric of an experiment."""
-        return tables.probes(self.results(experiment))
+        return tables.joined(self.results(experiment), RunResult.probes)
 
     def skipped(self, experiment: str) -> pd.DataFrame:
         """Return the runs of an experiment that cannot be trained here, and what they need."""

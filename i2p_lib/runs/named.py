@@ -26,6 +26,9 @@ def _weights_digest(model: str, weights: str) -> str:
     return weights_hash(image_name(model), weights)
 
 
+KINDS = {"data": "data set", "scenes": "scenes"}  # what people call the setting `Named.DATA`
+
+
 class Named(Settings):
     """What every named run adds to its task's settings: a network, its image weights, its data.
 
@@ -41,11 +44,12 @@ class Named(Settings):
                                "torchsparse", as that rule draws them; None: they stay
 
     TASK names the module that builds the task and the network of such a run (`task_of`,
-    `build_network`); its import closure is part of the run's key.  TEAMS tells whether several
-    processes can train it together.
+    `build_network`); its import closure is part of the run's key.  DATA names the setting that
+    says on what it is trained.  TEAMS tells whether several processes can train it together.
     """
 
     TASK: ClassVar[str]
+    DATA: ClassVar[str]
     TEAMS: ClassVar[bool] = True
 
     model: str
@@ -96,17 +100,13 @@ class Named(Settings):
 
     @property
     def on(self) -> str:
-        """What the run is trained on, by name."""
-        raise NotImplementedError
+        """The name of the clouds or scenes that the run is trained on."""
+        return getattr(self, self.DATA)
 
     @property
     def image_model(self) -> str:
         """The model under whose name the weights are carded."""
         return self.model
-
-    def data_input(self) -> tuple[str, Callable[[], str]]:
-        """Return the data's name for people, and how to hash them (see `inputs`)."""
-        raise NotImplementedError
 
     def inputs(self) -> dict[str, tuple[str, Callable[[], str]]]:
         """Return {key part: (name for people, how to hash it)} of the run's data and weights.
@@ -114,18 +114,18 @@ class Named(Settings):
         Hashing raises FileNotFoundError for what is not here, ValueError for what is unknown.
         """
         model, weights = self.image_model, self.weights
-        digest = f"{weights} weights of {model}", lambda: _weights_digest(model, weights)
-        parts = {"data": self.data_input(), "weights": digest}
+        parts = {
+            "data": (f"{KINDS[self.DATA]} {self.on}", self.data_digest),
+            "weights": (f"{weights} weights of {model}", lambda: _weights_digest(model, weights)),
+        }
         if self.norms not in (None, "torchsparse"):
-            parts["norms"] = (
-                f"{self.norms} weights of {model}",
-                lambda: _weights_digest(model, self.norms),
-            )
+            size = lambda: _weights_digest(model, self.norms)  # noqa: E731
+            parts["norms"] = f"{self.norms} weights of {model}", size
         return parts
 
     def chain(self) -> list[Self]:
         """Return the runs that this one needs, teachers first, itself last."""
-        return [self]
+        return [*(self.teacher.chain() if self.teacher else []), self]
 
     def row(self) -> dict[str, Any]:
         """Return the settings as one flat table row."""

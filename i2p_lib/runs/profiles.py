@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, distinct, kind_of, spec_from
+from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
 from i2p_lib.runs.store import project_root
 from i2p_lib.train.settings import explain, unknown_key
 
@@ -42,39 +42,37 @@ _Loader.add_implicit_resolver(
 )
 
 
-class _File(BaseModel):
-    """What a profile's file may say; the settings of its runs are checked where runs are built."""
+class Profile(BaseModel):
+    """A profile's file, checked; its `experiments` are the runs that its blocks stand for.
 
-    model_config = ConfigDict(strict=True)
+    chapters: notebook stem -> experiment names.  device and workers say how to train and are no
+    part of any spec.  images is a folder of photographs for chapter 5, in the file a path from the
+    profile's own folder; None: those that the book's dependencies bring.
+    """
 
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    path: Path
     description: str = ""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     workers: int | None = Field(None, ge=1)
-    images: str | None = None
+    images: Annotated[Path | None, Field(strict=False)] = None
     defaults: dict[str, Any] = {}
     scene_defaults: dict[str, Any] = {}
-    experiments: dict[str, Annotated[list[dict[str, Any]], Field(min_length=1)]]
+    blocks: Annotated[
+        dict[str, Annotated[list[dict[str, Any]], Field(min_length=1)]], Field(alias="experiments")
+    ]
     chapters: dict[str, list[str]] = {}
 
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.stem
 
-@dataclass(frozen=True)
-class Profile:
-    """A validated profile.
-
-    experiments: name -> specs, in the file's order.  chapters: notebook stem -> experiment names.
-    device and workers say how to train and are no part of any spec.  images is a folder of
-    photographs for chapter 5, a relative path from the profile's own folder; None: those that the
-    book's dependencies bring.
-    """
-
-    name: str
-    path: Path
-    description: str
-    experiments: Mapping[str, tuple[AnySpec, ...]]
-    chapters: Mapping[str, tuple[str, ...]]
-    device: str = "cpu"
-    workers: int | None = None
-    images: Path | None = None
+    @cached_property
+    def experiments(self) -> dict[str, tuple[AnySpec, ...]]:
+        """The specs of each experiment, in the file's order."""
+        return {name: _experiment(self, name) for name in self.blocks}
 
     @property
     def address(self) -> str:
@@ -94,7 +92,7 @@ class Profile:
         names = self.experiments
         if chapter is not None:
             names = self._pick(self.chapters, chapter, "chapter")
-        return distinct(spec for name in names for spec in self.experiments[name])
+        return list(dict.fromkeys(spec for name in names for spec in self.experiments[name]))
 
     def _pick(self, known: Mapping[str, tuple], name: str, what: str) -> tuple:
         if name not in known:
@@ -121,28 +119,25 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = _find(name_or_path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _refuse_unknown(content or {}, _File, "key", str(path))
-        file = _File.model_validate(content)
+        fields = Profile.model_fields.items()
+        known = [field.alias or name for name, field in fields if name != "path"]
+        _refuse_unknown(content or {}, known, "key", str(path))
+        profile = Profile.model_validate((content or {}) | {"path": path})
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}") from error
     for kind, name in KINDS.items():
-        _refuse_unknown(getattr(file, name), kind, "setting", f"{path}: {name}")
-    experiments = {
-        name: _experiment(blocks, file, f"{path}: experiments.{name}")
-        for name, blocks in file.experiments.items()
-    }
-    for stem, names in file.chapters.items():
+        _refuse_unknown(getattr(profile, name), kind.model_fields, "setting", f"{path}: {name}")
+    experiments = profile.experiments  # built now, so that each mistake is said before any work
+    for stem, names in profile.chapters.items():
         if odd := [name for name in names if name not in experiments]:
             wrong = unknown_key(odd[0], experiments, "experiment")
             raise ValueError(f"{path}: chapters.{stem}: {wrong}")
-    folder = None if file.images is None else path.parent / Path(file.images).expanduser()
-    if folder is not None and not folder.is_dir():
-        raise ValueError(f"{path}: images must be a folder of photographs, got {file.images!r}")
-    chapters = {stem: tuple(names) for stem, names in file.chapters.items()}
-    return Profile(path.stem, path, file.description, experiments, chapters, file.device,
-                   file.workers, folder)  # fmt: skip
+    folder = profile.images and path.parent / profile.images.expanduser()
+    if folder and not folder.is_dir():
+        raise ValueError(f"{path}: images must be a folder of photographs, got '{profile.images}'")
+    return profile.model_copy(update={"images": folder})
 
 
 def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -172,18 +167,17 @@ def _find(name_or_path: str | Path) -> Path:
     return path.resolve()
 
 
-def _experiment(blocks: list[dict[str, Any]], file: _File, where: str) -> tuple[AnySpec, ...]:
+def _experiment(profile: Profile, name: str) -> tuple[AnySpec, ...]:
     """Return the specs of an experiment; a block that names `scenes` is one of segmentations."""
     specs = []
-    for number, block in enumerate(blocks, start=1):
-        place, kind = f"{where}, block {number}", kind_of(block)
-        _refuse_unknown(block, kind, "setting", place)
-        for key in (key for key, value in block.items() if value == []):
-            raise ValueError(f"{place}: {key} is an empty list, so the block has no runs")
+    for number, block in enumerate(profile.blocks[name], start=1):
+        place, kind = f"{profile.path}: experiments.{name}, block {number}", kind_of(block)
+        if empty := [key for key, value in block.items() if value == []]:
+            raise ValueError(f"{place}: {empty[0]} is an empty list, so the block has no runs")
         for settings in grid(block):
-            whole = getattr(file, KINDS[kind]) | settings
+            whole = getattr(profile, KINDS[kind]) | settings
             specs.append(spec_from(_with_teacher(whole, f"{place}: teacher"), place))
-    return tuple(distinct(specs))
+    return tuple(dict.fromkeys(specs))
 
 
 def _with_teacher(settings: dict, place: str) -> dict:
@@ -195,7 +189,7 @@ def _with_teacher(settings: dict, place: str) -> dict:
     return settings | {"teacher": spec_from(shared | settings["teacher"], place)}
 
 
-def _refuse_unknown(given: Mapping, known: type[BaseModel], what: str, where: str) -> None:
+def _refuse_unknown(given: Iterable[Any], known: Iterable[str], what: str, where: str) -> None:
     for key in given:
-        if key not in known.model_fields:
-            raise ValueError(f"{where}: {unknown_key(str(key), known.model_fields, what)}")
+        if key not in known:
+            raise ValueError(f"{where}: {unknown_key(str(key), known, what)}")

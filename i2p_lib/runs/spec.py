@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import dataset_card, dataset_hash
-from i2p_lib.data.scenes import scene_hash
+from i2p_lib.data.scenes import scene_card, scene_hash
 from i2p_lib.runs.named import Named
 from i2p_lib.train.settings import ClassifySettings, SegmentSettings, explain
 
@@ -37,6 +37,7 @@ class RunSpec(Named, ClassifySettings):
     """
 
     TASK: ClassVar[str] = "i2p_lib.train.classify"
+    DATA: ClassVar[str] = "data"
 
     data: str = "home_objects"
     model: str = "efficientnet_lite0"
@@ -68,24 +69,14 @@ class RunSpec(Named, ClassifySettings):
             )
         return self
 
-    @property
-    def on(self) -> str:
-        """The name of the clouds or scenes."""
-        return self.data
-
     def validated(self, epoch: int) -> bool:
         """Tell whether scores are measured after an epoch; few-shot: after the last one."""
         few = self.shots is not None and self.rules.validate_on == "val"
         return epoch == self.epochs if few else super().validated(epoch)
 
-    def data_input(self) -> tuple[str, Callable[[], str]]:
-        """Return the name and the hash of the clouds or scenes, see `Named`."""
-        name = self.data
-        return f"data set {name}", lambda: f"{dataset_hash(name)} {dataset_card(name).up} up"
-
-    def chain(self) -> list[Self]:
-        """Return the teachers, first of all theirs, and the run itself."""
-        return [*(self.teacher.chain() if self.teacher else []), self]
+    def data_digest(self) -> str:
+        """Return what identifies the clouds' content and how they stand."""
+        return f"{dataset_hash(self.data)} {dataset_card(self.data).up} up"
 
     def row(self) -> dict[str, Any]:
         """Return the settings as one flat table row."""
@@ -102,13 +93,12 @@ class RunSpec(Named, ClassifySettings):
         return "" if self.shots is None else f" {self.shots}-shot (episode {self.episode})"
 
 
-ENCODING = {
-    "unet": ("voxel_size",),
+OWN = {
+    "unet": ("voxel_size", "decoder_width"),
     "pointnet2_ssg": ("block_size", "block_points", "blocks"),
     "range": ("height", "width", "back_projection"),
 }
-NETWORK = {"unet": ("decoder_width",), "pointnet2_ssg": (), "range": ()}
-"""Family of networks -> the settings of its encoding and of the network itself (`segmenter`)."""
+"""Family of segmentation networks -> the settings that it alone reads."""
 
 
 class SegmentSpec(Named, SegmentSettings):
@@ -119,7 +109,7 @@ class SegmentSpec(Named, SegmentSettings):
     scenes                     name of the labelled scenes, see `scene_names`
     model                      "unet:NAME" (an inflated image network on voxels), "pointnet2_ssg"
                                (points) or "range:NAME" (an image network on range images)
-    protocol                   as in `RunSpec`; a voxel always has the mean of its points
+    protocol                   as in `RunSpec`; what it decides about scenes is read by U-Nets alone
     voxel_size                 of a U-Net: edge of a voxel in metres
     decoder_width              of a U-Net: factor on the paper's channels of stem and decoder
     block_size, block_points   of PointNet++: edge of a block in metres, points drawn of each
@@ -133,6 +123,7 @@ class SegmentSpec(Named, SegmentSettings):
     """
 
     TASK: ClassVar[str] = "i2p_lib.train.segment"
+    DATA: ClassVar[str] = "scenes"
     TEAMS: ClassVar[bool] = False
     teacher: ClassVar[None] = None
 
@@ -150,22 +141,16 @@ class SegmentSpec(Named, SegmentSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for family in ENCODING.keys() - {self.family}:
-            odd = [*self._set(ENCODING[family]), *self._set(NETWORK[family])]
-            if odd:
+        for family, names in OWN.items():
+            if family != self.family and (odd := self._set(*names)):
                 raise ValueError(f"{', '.join(odd)} belongs to {family}, not to {self.model}")
         if self.family != "unet" and (self.axis != "z" or not self.normalize):
             raise ValueError(f"axis and normalize are read by unet alone, not by {self.model}")
         return self
 
     @property
-    def on(self) -> str:
-        """The name of the clouds or scenes."""
-        return self.scenes
-
-    @property
     def family(self) -> str:
-        """The kind of network: a key of `ENCODING`."""
+        """The kind of network: a key of `OWN`."""
         return self.model.partition(":")[0]
 
     @property
@@ -181,28 +166,27 @@ class SegmentSpec(Named, SegmentSettings):
     @property
     def encoding_settings(self) -> dict[str, Any]:
         """What the spec sets of its encoding."""
-        return self._set(ENCODING[self.family])
+        return self._set(*(name for name in OWN[self.family] if name != "decoder_width"))
 
     @property
     def network_settings(self) -> dict[str, Any]:
         """What the spec sets of its network; the inflation of a U-Net's encoder is part of it."""
-        inflation = {"axis": self.axis, "normalize": self.normalize}
-        return self._set(NETWORK[self.family]) | (inflation if self.family == "unet" else {})
+        return self._set("decoder_width", "axis", "normalize") if self.inflated else {}
 
-    def _set(self, names: tuple[str, ...]) -> dict[str, Any]:
+    def _set(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def data_input(self) -> tuple[str, Callable[[], str]]:
-        """Return the name and the hash of the clouds or scenes, see `Named`."""
-        return f"scenes {self.scenes}", lambda: scene_hash(self.scenes)
+    def data_digest(self) -> str:
+        """Return what identifies the scenes' content and their treatment."""
+        return f"{scene_hash(self.scenes)} {scene_card(self.scenes).treatment}"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on whose import closure the run's result rests, see `Named`."""
+        return (*super().modules, scene_card(self.scenes).reader.__name__)
 
 
 AnySpec = RunSpec | SegmentSpec
-
-
-def distinct(specs: Iterable[AnySpec]) -> list[AnySpec]:
-    """Return specs in their order, equal ones once."""
-    return list({spec.key_fields(): spec for spec in specs}.values())
 
 
 def kind_of(settings: Mapping[str, Any]) -> type[AnySpec]:

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
-from i2p_lib.files import atomic_write, sha256
+from i2p_lib.files import atomic_write, sha256, write_text
 from i2p_lib.runs.spec import AnySpec
 from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
 
-NOTED = ("epoch", "history", "probes")  # what a checkpoint holds of a run beside its tensors
+CHECKPOINT = "checkpoint.pt"
+UNSTABLE = ("state.json", "log.txt", CHECKPOINT)  # what may change after a run is done
 
 
 class DamagedRun(ValueError):
@@ -54,8 +55,8 @@ def key_parts(spec: AnySpec) -> dict[str, str]:
     }
 
 
-def key_of(parts: dict[str, Any]) -> str:
-    """Return the key of what has these parts, such as a run's: 64 hexadecimal digits."""
+def key_of(parts: Any) -> str:
+    """Return the key of what has these parts (what JSON can write): 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,10 +76,9 @@ class Entry:
         key = key_of(parts)
         return cls(spec, parts, key, store_root(store) / key[:16])
 
-    def teacher(self) -> Entry | None:
-        """Return the teacher's place in the same store; None where the spec names none."""
-        teacher = self.spec.teacher
-        return None if teacher is None else Entry.of(teacher, self.folder.parent)
+    def teachers(self) -> list[Entry]:
+        """Return the places of the run's teachers in the same store, its own the last."""
+        return [Entry.of(spec, self.folder.parent) for spec in self.spec.chain()[:-1]]
 
     def changed(self, parts: dict[str, str]) -> str:
         """Return the names of the key's parts in which a run with other `parts` differs."""
@@ -140,14 +140,13 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
-    with atomic_write(path) as temp:
-        temp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) -> None:
+def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
     """Write rows as CSV whole or not at all; floats keep all their digits."""
     with atomic_write(path) as temp:
-        pd.DataFrame(rows, columns=columns).to_csv(temp, index=False)
+        pd.DataFrame(rows).to_csv(temp, index=False)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
@@ -174,26 +173,24 @@ def unpack(entry: Entry, files: dict[str, bytes]) -> None:
             with atomic_write(entry.folder / name) as temp:
                 temp.write_bytes(files[name])
         entry.done()
-        (entry.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        (entry.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
     """Put learned tensors into a freshly built network; both must name the same tensors."""
-    expected = set(learned_tensors(net))
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))[:3]
+    if odd := learned_tensors(net).keys() ^ tensors.keys():
+        odd = sorted(odd)[:3]
         raise DamagedRun(f"{origin} does not fit this network; they differ in {odd} ...")
     net.load_state_dict(tensors, strict=False)
 
 
 def write_checkpoint(path: Path, state: State) -> None:
     """Write all that going on needs as one file: tensors, epoch, history and probes."""
-    tensors = {f"net.{k}": v for k, v in learned_tensors(state.net).items()}
-    tensors |= {f"best.{k}": v for k, v in state.best.items()}
-    for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"opt.{index}.{name}": v for name, v in values.items() if v is not None}
-    note = {name: getattr(state, name) for name in NOTED if hasattr(state, name)}
-    write_tensors(path, tensors, note)
+    note = {name: getattr(state, name) for name in ("epoch", "history", "probes")}
+    tensors = {"net": learned_tensors(state.net), "best": state.best}
+    tensors["optimizer"] = state.optimizer.state_dict()
+    with atomic_write(path) as temp:
+        torch.save({"note": json.dumps(note)} | tensors, temp)
 
 
 def read_checkpoint(path: Path, state: State) -> None:
@@ -202,23 +199,15 @@ def read_checkpoint(path: Path, state: State) -> None:
     Raises DamagedRun where the file cannot be read or belongs to another network.
     """
     try:
-        with safe_open(path, "pt") as file:
-            note = json.loads(file.metadata()["note"])
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise DamagedRun(f"{path} cannot be read: {error}") from error
-    kinds: dict[str, dict[str, Tensor]] = {"net": {}, "opt": {}, "best": {}}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        kinds[kind][rest] = tensor
-    load_learned(state.net, kinds["net"], path)
-    state.best |= kinds["best"]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in kinds["opt"].items():
-        index, slot = name.split(".")
-        moments.setdefault(int(index), {})[slot] = tensor
-    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
-    for name, value in note.items():
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what is no checkpoint fails in many ways
+        raise DamagedRun(f"{path} is no whole checkpoint ({type(error).__name__})") from error
+    load_learned(state.net, saved["net"], path)
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.best = saved["best"]
+    for name, value in json.loads(saved["note"]).items():
         setattr(state, name, value)
 
 

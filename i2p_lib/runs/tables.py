@@ -1,9 +1,9 @@
-"""Runs as tables: what the store holds of one run, tidy frames of many, and their states."""
+"""Runs as tables: what the store holds of one run, and tidy frames of many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,9 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
-from i2p_lib.analysis.methods import method_label
-from i2p_lib.analysis.segmentation import class_iou
-from i2p_lib.runs.needs import missing_inputs, reason
+from i2p_lib.runs.needs import status
 from i2p_lib.runs.spec import AnySpec, RunSpec
-from i2p_lib.runs.store import DamagedRun, Entry, last_line, load_learned, read_json, stored_runs
-from i2p_lib.train.settings import PROTOCOLS
+from i2p_lib.runs.store import Entry, load_learned, read_json
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,6 @@ class RunResult:
         return net.eval()
 
 
-def protocols() -> pd.DataFrame:
-    """Return what each protocol decides: one row per decision, one column per protocol."""
-    return pd.DataFrame({name: asdict(rules) for name, rules in PROTOCOLS.items()})
-
-
 def results(runs: Sequence[RunResult]) -> pd.DataFrame:
     """Return one row per run: its settings and its metrics; of no runs, the settings' columns."""
     if not runs:
@@ -83,80 +75,16 @@ def results(runs: Sequence[RunResult]) -> pd.DataFrame:
     return pd.DataFrame([r.spec.row() | r.metrics | {"key": r.key[:16]} for r in runs])
 
 
-def histories(runs: Sequence[RunResult]) -> pd.DataFrame:
-    """Return one row per run and epoch: the run's settings beside its history."""
-    return _joined(runs, lambda run: run.history)
-
-
-def probes(runs: Sequence[RunResult]) -> pd.DataFrame:
-    """Return one row per run, epoch, split, layer and metric, beside the run's settings."""
-    return _joined(runs, RunResult.probes)
-
-
-def _joined(
+def joined(
     runs: Sequence[RunResult], table_of: Callable[[RunResult], pd.DataFrame]
 ) -> pd.DataFrame:
-    """Return the runs' tables below each other, with what the table itself lacks of settings."""
+    """Return a table of each run below each other, with what it lacks of the run's settings."""
     parts = []
     for run in runs:
         table, row = table_of(run), run.spec.row() | {"key": run.key[:16]}
         row["max_lr"] = row.pop("lr")
         parts.append(table.assign(**{n: v for n, v in row.items() if n not in table.columns}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def class_table(runs: Sequence[RunResult]) -> pd.DataFrame:
-    """Return one row per segmentation run and class: settings, method, class, iou and points.
-
-    iou is NaN for a class that no point of the measured scenes has; points counts its points.
-    """
-    about, parts = ["scenes", "model", "weights", "seed"], []
-    for run in runs:
-        counts = run.confusion()
-        values = {"class": counts.columns, "iou": class_iou(counts.to_numpy()),
-                  "points": counts.sum(axis=1).to_numpy()}  # fmt: skip
-        row = {name: getattr(run.spec, name) for name in about}
-        row["method"] = method_label(run.spec.weights, run.spec.regime)
-        parts.append(pd.DataFrame(row | values))
-    empty = pd.DataFrame(columns=[*about, "method", "class", "iou", "points"])
-    return pd.concat(parts, ignore_index=True) if parts else empty
-
-
-def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.DataFrame:
-    """Return one row per spec: run, state (done, running, failed, stale or missing), why, key.
-
-    A run whose data or weights are not on this machine is missing; why says how to get them.
-    """
-    found = sorted(stored_runs(store), key=lambda item: item[0].stat().st_mtime)
-    older = {parts["spec"]: parts for _, parts in found}  # the newest of each spec
-    rows = []
-    for spec in specs:
-        if needs := missing_inputs(spec):
-            key, state, why = "", "missing", reason(needs)
-        else:
-            entry = Entry.of(spec, store)
-            key, (state, why) = entry.key[:16], _state_of(entry, older)
-        rows.append({"run": spec.label(), "state": state, "why": why, "key": key})
-    return pd.DataFrame(rows, columns=["run", "state", "why", "key"])
-
-
-def _state_of(entry: Entry, older: dict[str, dict[str, str]]) -> tuple[str, str]:
-    try:
-        if entry.done():
-            return "done", ""
-    except DamagedRun as error:
-        return "failed", str(error)
-    if entry.locked():
-        return "running", ""
-    state = entry.state()
-    if state.get("state") == "failed":
-        return "failed", last_line(state["traceback"])
-    if state:
-        return "missing", "interrupted; goes on from its checkpoint where there is one"
-    before = older.get(entry.parts["spec"])
-    if before is None:
-        return "missing", "never run"
-    return "stale", f"changed since: {entry.changed(before)}"
 
 
 def finished(specs: Sequence[AnySpec]) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -88,7 +87,7 @@ def train_missing(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
-    unique = {one.key: one for entry in entries for one in _chain(entry)}
+    unique = {one.key: one for entry in entries for one in (*entry.teachers(), entry)}
     missing = {key: entry for key, entry in unique.items() if not entry.done()}
     if distributed.size() > 1:
         if scheduler is not None:
@@ -102,17 +101,10 @@ def train_missing(
         most = workers or (cores() if costs.device == "cpu" else min(4, cores()))
         work = partial(cluster.work, client) if scheduler else partial(pool.work, workers=most)
         with _bar(sum(cost.values()), progress) as bar:
-            crew = _Crew(missing, cost, device, bar)
-            crew.work(work)
-    if crew.failures:
-        raise RunError(crew.failures, len(unique))
+            failures = _train_apart(missing, cost, device, work, bar)
+    if failures:
+        raise RunError([(missing[key].spec, text) for key, text in failures.items()], len(unique))
     return len(missing)
-
-
-def _chain(entry: Entry) -> list[Entry]:
-    """Return the entry and, before it, the teachers that it needs."""
-    teacher = entry.teacher()
-    return [*(_chain(teacher) if teacher else []), entry]
 
 
 def _train_together(
@@ -153,59 +145,43 @@ def _train_here(todo: Sequence[Entry], progress: bool, device: str) -> None:
             bar.update(before + entry.spec.epochs - bar.n)
 
 
-@dataclass
-class _Crew:
-    """One call's missing runs: their cost in seconds, how far each is, and which of them failed."""
+def _train_apart(
+    missing: dict[str, Entry], cost: dict[str, float], device: str, work: Callable, bar: tqdm
+) -> dict[str, str]:
+    """Let `work` train runs, each teacher before its students; return {key: why it failed}.
 
-    missing: dict[str, Entry]
-    cost: dict[str, float]
-    device: str
-    bar: tqdm
-    failures: list[tuple[AnySpec, str]] = field(default_factory=list)
-    reached: dict[str, float] = field(default_factory=dict)
-    ended: int = 0
+    work(jobs, on_event=...) as `pool.work` does it.  cost: seconds, by which the bar weighs runs.
+    """
+    depth = {key: len(entry.spec.chain()) for key, entry in missing.items()}
+    keys = sorted(missing, key=lambda key: (depth[key], -cost[key]))
+    reached, failures = dict.fromkeys(keys, 0.0), {}
+    bar.set_description_str(f"0/{len(keys)} runs")
 
-    def work(self, work: Callable) -> None:
-        """Let `work` train all, one generation after another: a teacher is as deep as its chain.
+    def reach(entry: Entry, epoch: int) -> None:
+        reached[entry.key] = epoch / entry.spec.epochs
+        ended = sum(share == 1 for share in reached.values())
+        bar.set_description_str(f"{ended}/{len(keys)} runs", refresh=False)
+        now = sum(cost[key] * share for key, share in reached.items())
+        bar.update(min(now, bar.total) - bar.n)  # sums of floats overshoot
 
-        work(jobs, on_event=...) as `pool.work` does it.
-        """
-        depth = {key: len(entry.spec.chain()) for key, entry in self.missing.items()}
-        keys = sorted(self.missing, key=lambda key: (depth[key], -self.cost[key]))
-        self.bar.set_description_str(f"0/{len(keys)} runs")
-        for _, group in groupby(keys, depth.get):
-            work([_job(self.missing[key], self.device) for key in group if not self._orphaned(key)],
-                 on_event=self._on_event)  # fmt: skip
+    def on_event(job: pool.Job, event: pool.Event) -> None:
+        entry = missing[job["key"]]
+        if event["event"] == "failed":
+            failures[entry.key] = event["traceback"]
+            if entry.state().get("state") != "failed":  # its worker died
+                mark_failed(entry, event["traceback"])
+        reach(entry, event.get("epoch", entry.spec.epochs))
 
-    def _orphaned(self, key: str) -> bool:
-        """Tell whether a run's teacher failed in this call, and count it as failed if so."""
-        teacher = self.missing[key].spec.teacher
-        if teacher is None or all(spec != teacher for spec, _ in self.failures):
-            return False
-        self._end(key, f"not tried: its teacher failed ({teacher.label()})")
-        return True
-
-    def _on_event(self, job: pool.Job, event: pool.Event) -> None:
-        key = job["key"]
-        if event["event"] == "epoch":
-            self._advance(key, event["epoch"])
-            return
-        failed = event["event"] == "failed"
-        if failed and self.missing[key].state().get("state") != "failed":  # its worker died
-            mark_failed(self.missing[key], event["traceback"])
-        self._end(key, event["traceback"] if failed else None)
-
-    def _end(self, key: str, failure: str | None) -> None:
-        if failure is not None:
-            self.failures.append((self.missing[key].spec, failure))
-        self.ended += 1
-        self._advance(key, self.missing[key].spec.epochs)
-        self.bar.set_description_str(f"{self.ended}/{len(self.missing)} runs", refresh=False)
-
-    def _advance(self, key: str, epoch: int) -> None:
-        self.reached[key] = self.cost[key] * epoch / self.missing[key].spec.epochs
-        now = min(sum(self.reached.values()), self.bar.total)  # sums of floats overshoot
-        self.bar.update(now - self.bar.n)
+    for _, group in groupby(keys, depth.get):
+        jobs = []
+        for entry in map(missing.get, group):
+            if failed := [one for one in entry.teachers() if one.key in failures]:
+                failures[entry.key] = f"not tried: its teacher failed ({failed[-1].spec.label()})"
+                reach(entry, entry.spec.epochs)
+            else:
+                jobs.append(_job(entry, device))
+        work(jobs, on_event=on_event)
+    return failures
 
 
 def _job(entry: Entry, device: str) -> pool.Job:

@@ -1,7 +1,4 @@
-"""The worker process behind `run_all`: trains the runs that its stdin names, one at a time.
-
-It imports torch only with its first job, so that a parent's end is noticed from the beginning.
-"""
+"""The worker process behind `run_all`: trains the runs that its stdin names, one at a time."""
 
 from __future__ import annotations
 
@@ -16,6 +13,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+
+from i2p_lib.runs.execute import train_entry
+from i2p_lib.runs.spec import spec_from
+from i2p_lib.runs.store import Entry
 
 
 def main() -> None:
@@ -49,10 +50,6 @@ def main() -> None:
 
 
 def _serve(job: dict, tell: Callable[..., None]) -> None:
-    from i2p_lib.runs.execute import train_entry
-    from i2p_lib.runs.spec import spec_from
-    from i2p_lib.runs.store import Entry
-
     entry = Entry.of(spec_from(job["spec"], "job"), job["store"])
     if entry.key != job["key"]:
         other = entry.changed(job["parts"])

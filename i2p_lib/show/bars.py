@@ -65,7 +65,7 @@ def shots(runs: pd.DataFrame, chance: float | None = None) -> Figure:
 def class_bars(classes: pd.DataFrame) -> Figure:
     """Draw IoU per class: a panel per scenes and network, a bar per method, a dot per seed.
 
-    classes: what `runs.tables.class_table` returns; classes without a point are left out.
+    classes: a row per run and class, with its iou; classes without a point are left out.
     """
     panels = list(classes.dropna(subset="iou").groupby(["scenes", "model"], sort=False))
     figure, axes = plt.subplots(max(1, len(panels)), 1, squeeze=False, layout="constrained",

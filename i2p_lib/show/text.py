@@ -5,6 +5,7 @@ Every text that is put into HTML is escaped here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -46,6 +47,13 @@ def difference(one: str, other: str, gap: Estimate, runs: tuple[int, int]) -> st
         said = f"{one} and {other} cannot be told apart"
     return (f"{said}: {100 * gap.value:+.1f} points (95 % interval "
             f"{spanned(100 * gap.low, 100 * gap.high)}; {runs[0]} and {runs[1]} runs).")
+
+
+def times(ratio: Estimate) -> str:
+    """Return a speed-up (`metrics.speedup`) as "2.14x (1.90 to 2.40)", or what is known of it."""
+    if math.isfinite(ratio.value):
+        return f"{ratio.value:.2f}x ({spanned(ratio.low, ratio.high, '.2f')})"
+    return f"more than {ratio.low:.2f}x" if ratio.high == math.inf else "target not reached"
 
 
 def ranked(values: Mapping[str, float], style: str = ".2f") -> str:

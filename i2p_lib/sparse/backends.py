@@ -30,7 +30,7 @@ class Use:
     computed: int = 0
     on_torch: Counter[str] = field(default_factory=Counter)
 
-    def engine(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Backend:
+    def engine(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Torch:
         """Return and count the engine that computes a convolution."""
         if self.backend is None:
             return TORCH
@@ -65,10 +65,10 @@ def use_backend(name: str | None = None) -> Iterator[Use]:
     >>> use.on_torch
     Counter()
     """
-    name = name or os.environ.get("I2P_BACKEND") or "torch"
-    if name != "torch" and name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; known are torch, {', '.join(BACKENDS)}")
-    backend = BACKENDS.get(name)
+    name, known = name or os.environ.get("I2P_BACKEND") or "torch", {"torch": None} | BACKENDS
+    if name not in known:
+        raise ValueError(f"unknown backend {name!r}; known are {', '.join(known)}")
+    backend = known[name]
     if backend is not None and (problem := backend.problem()):
         raise RuntimeError(f"the backend {name} cannot be used here: {problem}; or use torch")
     use = Use(backend)
@@ -94,7 +94,7 @@ class Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap, engine: Backend) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, kmap: KernelMap, engine: Torch) -> Tensor:
         """See the class."""
         ctx.save_for_backward(x, weight)
         ctx.kmap, ctx.engine = kmap, engine

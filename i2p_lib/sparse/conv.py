@@ -52,11 +52,10 @@ class _SparseKernel(nn.Module):
         self.depthwise = groups > 1 and groups == in_channels == out_channels
         sides = [] if groups == 1 else [groups]
         sides += [] if self.depthwise else [in_channels // groups, out_channels // groups]
-        self.weight = nn.Parameter(torch.empty(taps, *sides))
+        fan = taps * out_channels // groups  # He, by the fan-out, as torchvision and timm do
+        weight = torch.empty(taps, *sides).normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        with torch.no_grad():  # He, by the fan-out, as torchvision and timm initialise
-            fan = taps * out_channels // groups
-            self.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
 
     def _apply_kernel(self, feats: Tensor, kmap: KernelMap) -> Tensor:
         weight = self.weight.to(feats.dtype)
@@ -83,24 +82,24 @@ class SparseConv3d(_SparseKernel):
 
     def forward(self, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
         """[N, C_in] features to [M, C_out] features; ValueError on a channel mismatch."""
+        pointwise = math.prod(self.kernel_size) == 1 and self.stride == 1 and self.groups == 1
         if isinstance(x, Tensor):
-            return self._pointwise(x)
+            if not pointwise or x.ndim != 4 or tuple(x.shape[2:]) != (1, 1):
+                raise ValueError(f"a dense tensor reaches this sparse layer ({self.extra_repr()}); "
+                                 "only a full kernel of size 1 takes one, of shape [B, C, 1, 1]; "
+                                 f"got {list(x.shape)}")
+            return self._linear(x.flatten(1))[:, :, None, None]
         if x.feats.shape[1] != self.in_channels:
             raise ValueError(f"expected {self.in_channels} input channels, got {x.feats.shape[1]}")
-        if math.prod(self.kernel_size) == 1 and self.stride == 1 and self.groups == 1:
-            bias = None if self.bias is None else self.bias.to(x.dtype)
-            return x.replace(nn.functional.linear(x.feats, self.weight[0].T.to(x.dtype), bias))
+        if pointwise:
+            return x.replace(self._linear(x.feats))
         kmap = x.sites.kernel_map(self.kernel_size, self.stride, self.padding, self.dilation)
         feats = self._apply_kernel(x.feats, kmap)
         return SparseTensor(feats, x.sites.downsample(self.stride))
 
-    def _pointwise(self, x: Tensor) -> Tensor:
-        pooled = x.ndim == 4 and tuple(x.shape[2:]) == (1, 1)
-        if math.prod(self.kernel_size) > 1 or self.groups > 1 or not pooled:
-            raise ValueError(f"a dense tensor reaches this sparse layer ({self.extra_repr()}); "
-                             "only a full kernel of size 1 takes one, of shape [B, C, 1, 1]; got "
-                             f"{list(x.shape)}")
-        return nn.functional.linear(x.flatten(1), self.weight[0].T, self.bias)[:, :, None, None]
+    def _linear(self, rows: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(rows.dtype)
+        return nn.functional.linear(rows, self.weight[0].T.to(rows.dtype), bias)
 
 
 class SparseConvTranspose3d(_SparseKernel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from types import FunctionType, ModuleType
 
@@ -23,28 +23,72 @@ Gradients = tuple[Tensor | None, Tensor | None]
 CHANNELS_16_BIT = 8  # 16-bit kernels on a GPU read so many channels at a time
 
 
-class Backend:
-    """An engine: convolutions, and their gradients for input and weight.
+class Torch:
+    """The default engine: compiled loops on a CPU, torch's operations elsewhere.
 
     ``weight`` is [K, G, C_in / G, C_out / G], or [K, C] for a depthwise layer.
+    A CPU computes 16-bit formats in float32, which is faster there than the products of torch.
     """
-
-    name: str
-    install: str
-    formats: tuple[torch.dtype, ...] = (torch.float32, torch.float16)
-
-    def version(self) -> str:
-        """Return the engine's version; raise ImportError with the reason where it is unusable."""
-
-    def devices(self) -> tuple[str, ...]:
-        """Return the types of device that this build of the engine computes on."""
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
         """Return [n_out, C_out] of `x` [n_in, C_in] and `weight`."""
+        engine, wide = _for_device(x)
+        return engine.multiply(x.to(wide), weight.to(wide), kmap).to(x.dtype)
 
     def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
                  needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
         """Return the gradients of `x` and `weight` for `grad` [n_out, C_out], those it `needs`."""
+        grad_x = grad_weight = None
+        if needs[0]:
+            turned = weight if weight.ndim == 2 else weight.mT
+            grad_x = self.forward(grad, turned, kmap.transposed())
+        if needs[1]:
+            engine, wide = _for_device(x)
+            made = engine.weight_gradient(x.to(wide), grad.to(wide), weight, kmap)
+            grad_weight = made.to(weight.dtype)
+        return grad_x, grad_weight
+
+
+def _for_device(x: Tensor) -> tuple[ModuleType, torch.dtype]:
+    """The functions for the device of `x`, and the number format that they work in."""
+    if x.device.type == "cpu":
+        from i2p_lib.sparse import cpu  # compiles, so that importing the package stays quick
+
+        return cpu, torch.promote_types(x.dtype, torch.float32)
+    return gathered, x.dtype
+
+
+class Backend(Torch):
+    """Another engine, from a package that may be installed, and what it lacks."""
+
+    name: str
+    install: str
+    packages: dict[str, str]  # the first that is installed computes; what its version begins with
+    formats: tuple[torch.dtype, ...] = (torch.float32, torch.float16)
+
+    @cached_property
+    def package(self) -> str:
+        """The name of the package that is installed; ImportError where none is."""
+        for name in filter(find_spec, self.packages):
+            return name
+        raise ImportError("not installed")
+
+    def module(self, inside: str = "") -> ModuleType:
+        """Import the package, or a module inside it that begins with a dot."""
+        return importlib.import_module(self.package + inside)
+
+    def version(self) -> str:
+        """Return the engine's version; raise ImportError with the reason where it is unusable."""
+        wanted = self.packages[self.package]
+        if self.devices() == ("cuda",) and not torch.cuda.is_available():
+            raise ImportError(f"{self.package} needs a CUDA device")  # importing it would only fail
+        version = self.module().__version__
+        if not version.startswith(wanted):
+            raise ImportError(f"expected {self.package} {wanted}, got {version}")
+        return version
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the types of device that this build of the engine computes on."""
 
     def problem(self) -> str | None:
         """Return why the engine cannot be used here and what helps, or None where it can."""
@@ -68,40 +112,6 @@ class Backend:
         return None if any(kmap.sizes) else "no pairs"
 
 
-class Torch(Backend):
-    """The default, which lacks nothing: compiled loops on a CPU, torch's operations elsewhere.
-
-    A CPU computes 16-bit formats in float32, which is faster there than the products of torch.
-    """
-
-    name = "torch"
-
-    def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        engine, wide = _for_device(x)
-        return engine.multiply(x.to(wide), weight.to(wide), kmap).to(x.dtype)
-
-    def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
-                 needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
-        grad_x = grad_weight = None
-        if needs[0]:
-            turned = weight if weight.ndim == 2 else weight.mT
-            grad_x = self.forward(grad, turned, kmap.transposed())
-        if needs[1]:
-            engine, wide = _for_device(x)
-            made = engine.weight_gradient(x.to(wide), grad.to(wide), weight, kmap)
-            grad_weight = made.to(weight.dtype)
-        return grad_x, grad_weight
-
-
-def _for_device(x: Tensor) -> tuple[ModuleType, torch.dtype]:
-    """The functions for the device of `x`, and the number format that they work in."""
-    if x.device.type == "cpu":
-        from i2p_lib.sparse import cpu  # compiles, so that importing the package stays quick
-
-        return cpu, torch.promote_types(x.dtype, torch.float32)
-    return gathered, x.dtype
-
-
 class Spconv(Backend):
     """spconv 2.3 (CPU or CUDA) or spconv-triton (CUDA), by their lists of pairs per tap.
 
@@ -109,113 +119,87 @@ class Spconv(Backend):
     """
 
     name = "spconv"
+    packages = {"spconv": "2.3", "spconv_triton": ""}
     install = "pip install spconv on a CPU; spconv-cu126 or spconv-triton on a GPU"
 
-    def version(self) -> str:
-        package = _spconv()
-        if package.__name__ == "spconv" and not package.__version__.startswith("2.3"):
-            raise ImportError(f"expected spconv 2.3, got {package.__version__}")
-        if self.devices() == ("cuda",) and not torch.cuda.is_available():
-            raise ImportError(f"{package.__name__} needs a CUDA device")
-        return package.__version__
-
     def devices(self) -> tuple[str, ...]:
-        if _spconv().__name__ == "spconv_triton":
+        if self.package == "spconv_triton":
             return ("cuda",)
-        return ("cpu",) if _spconv(".cppconstants").CPU_ONLY_BUILD else ("cpu", "cuda")
+        return ("cpu",) if self.module(".cppconstants").CPU_ONLY_BUILD else ("cpu", "cuda")
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        filters = weight[:, 0].permute(2, 0, 1).contiguous()
-        pairs, counts, submanifold = once(kmap.lists, "spconv", lambda: _padded_pairs(kmap))
-        convolve = _spconv(".pytorch.ops").indice_conv
-        return convolve(x, filters, pairs, counts, kmap.n_out, False, submanifold)
+        filters, pairs, counts, submanifold = self._own(weight, kmap)
+        return self.module(".pytorch.ops").indice_conv(
+            x, filters, pairs, counts, kmap.n_out, False, submanifold)  # fmt: skip
 
     def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
                  needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
-        filters = weight[:, 0].permute(2, 0, 1).contiguous()
-        pairs, counts, submanifold = once(kmap.lists, "spconv", lambda: _padded_pairs(kmap))
-        function = _spconv_backward(x.is_cuda)
-        grad_x, grad_filters = function(x, filters, grad, pairs, counts, False, submanifold)
+        filters, *lists, submanifold = self._own(weight, kmap)
+        original = self.module(".pytorch.ops").indice_conv_backward
+        function = original if x.is_cuda else _without_stream(original)
+        grad_x, grad_filters = function(x, filters, grad, *lists, False, submanifold)
         return grad_x, grad_filters.permute(1, 2, 0)[:, None]
 
+    def _own(self, weight: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Weights, pairs, pairs per tap (on the CPU), and whether the map is submanifold.
+
+        In a submanifold map the middle tap is the identity and the taps are mirrored about it.
+        """
+
+        def padded() -> tuple[Tensor, Tensor]:
+            rows = (rows.split(kmap.sizes) for rows in (kmap.rows_in, kmap.rows_out))
+            pairs = [pad_sequence(r, batch_first=True, padding_value=-1) for r in rows]
+            return torch.stack(pairs).int(), torch.tensor(kmap.sizes, dtype=torch.int32)
+
+        filters = weight[:, 0].permute(2, 0, 1).contiguous()
+        return filters, *once(kmap.lists, self.name, padded), kmap.identity == len(weight) // 2
+
 
 @cache
-def _spconv(inside: str = "") -> ModuleType:
-    for name in ("spconv", "spconv_triton"):
-        if find_spec(name):
-            return importlib.import_module(name + inside)
-    raise ImportError("not installed")
-
-
-@cache
-def _spconv_backward(on_cuda: bool) -> Callable:
-    """spconv's backward, which asks for a CUDA stream even on the CPU: there a copy that sees 0.
+def _without_stream(function: Callable) -> Callable:
+    """A copy of a function of spconv that sees 0 for a CUDA stream, which it asks for on CPUs too.
 
     The copy has its own global names, so that spconv itself stays as it is.
     """
-    original = _spconv(".pytorch.ops").indice_conv_backward
-    if on_cuda:
-        return original
-    names = original.__globals__ | {"get_current_stream": lambda: 0}
-    return FunctionType(original.__code__, names, original.__name__, original.__defaults__)
-
-
-def _padded_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor, bool]:
-    """spconv's form of a map: pairs, pairs per tap (on the CPU), and whether it is submanifold.
-
-    In a submanifold map the middle tap is the identity and the taps are mirrored about it.
-    """
-    rows = (rows.split(kmap.sizes) for rows in (kmap.rows_in, kmap.rows_out))
-    pairs = torch.stack([pad_sequence(r, batch_first=True, padding_value=-1) for r in rows])
-    counts = torch.tensor(kmap.sizes, dtype=torch.int32)
-    return pairs.int(), counts, kmap.identity == len(kmap.sizes) // 2
+    names = function.__globals__ | {"get_current_stream": lambda: 0}
+    return FunctionType(function.__code__, names, function.__name__, function.__defaults__)
 
 
 class TorchSparse(Backend):
     """torchsparse 2.1 by its gather-scatter kernels: int32 [P, 2] pairs, tap after tap, on CUDA."""
 
     name = "torchsparse"
+    packages = {"torchsparse": "2.1"}
     install = "build mit-han-lab/torchsparse v2.1.0 from source, on a machine with CUDA"
-
-    def version(self) -> str:
-        if find_spec("torchsparse") is None:
-            raise ImportError("not installed")
-        if not torch.cuda.is_available():
-            raise ImportError("needs a CUDA device")  # its import would fail without saying so
-        version = importlib.import_module("torchsparse").__version__
-        if not version.startswith("2.1"):
-            raise ImportError(f"expected torchsparse 2.1, got {version}")
-        return version
 
     def devices(self) -> tuple[str, ...]:
         return ("cuda",)
 
     def forward(self, x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
-        pairs, counts = once(kmap.lists, "torchsparse", lambda: _listed_pairs(kmap))
+        weight, pairs, counts = self._own(weight, kmap)
         unused = x.new_empty(0)
         # It takes the middle of an odd number of taps for the identity wherever there are as many
         # outputs as inputs. Where that is wrong, a spare output row keeps the two numbers apart.
         odd = len(weight) % 2 == 1 and kmap.n_in == kmap.n_out
         spare = int(odd and (kmap.identity != len(weight) // 2 or len(weight) == 1))
-        out = importlib.import_module("torchsparse.backend").conv_forward_gather_scatter_cuda(
-            x, weight[:, 0].contiguous(), pairs, counts, unused, unused, kmap.n_out + spare,
-            0.0, 0, 0, False, unused)  # fmt: skip
+        out = self.module(".backend").conv_forward_gather_scatter_cuda(
+            x, weight, pairs, counts, unused, unused, kmap.n_out + spare, 0.0, 0, 0, False, unused)
         return out[: kmap.n_out]
 
     def backward(self, x: Tensor, weight: Tensor, grad: Tensor, kmap: KernelMap,
                  needs: tuple[bool, bool]) -> Gradients:  # fmt: skip
-        pairs, counts = once(kmap.lists, "torchsparse", lambda: _listed_pairs(kmap))
-        weight = weight[:, 0].contiguous()
+        weight, pairs, counts = self._own(weight, kmap)
         grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
-        importlib.import_module("torchsparse.backend").conv_backward_gather_scatter_cuda(
+        self.module(".backend").conv_backward_gather_scatter_cuda(
             x, grad_x, grad, weight, grad_weight, pairs, counts, False)  # fmt: skip
         return grad_x, grad_weight[:, None]
 
-
-def _listed_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor]:
-    """torchsparse's form of a map: (input row, output row) pairs, and pairs per tap on the CPU."""
-    pairs = torch.stack([kmap.rows_in, kmap.rows_out], 1).int()
-    return pairs, torch.tensor(kmap.sizes, dtype=torch.int32)
+    def _own(self, weight: Tensor, kmap: KernelMap) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights [K, C_in, C_out], (input row, output row) pairs, pairs per tap on the CPU."""
+        pairs, counts = once(kmap.lists, self.name, lambda: (
+            torch.stack([kmap.rows_in, kmap.rows_out], 1).int(),
+            torch.tensor(kmap.sizes, dtype=torch.int32)))  # fmt: skip
+        return weight[:, 0].contiguous(), pairs, counts
 
 
 BACKENDS: dict[str, Backend] = {engine.name: engine for engine in (Spconv(), TorchSparse())}

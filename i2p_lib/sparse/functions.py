@@ -45,100 +45,93 @@ def _of_features(function: Callable) -> Callable:
     return meaning
 
 
-def _either_way(operation: Callable) -> Callable:
+def _commuting(operation: Callable) -> Callable:
     return lambda a, b: operation(a, b) if isinstance(a, SparseTensor) else operation(b, a)
 
 
 def _joined(function: Callable) -> Callable:
     def meaning(tensors: Sequence[SparseTensor], dim: int = 0) -> SparseTensor:
         first, *rest = tensors
-        _over_channels(first, dim)
-        return first.replace(function([first.feats, *(partner(first, t) for t in rest)], 1))
+        feats = [first.feats, *(partner(first, tensor) for tensor in rest)]
+        return first.replace(function(feats, first.feature_axis(dim)))
 
     return meaning
 
 
+def _parted(function: Callable) -> Callable:
+    def meaning(x: SparseTensor, chunks: int | Sequence[int], dim: int = 0) -> tuple:
+        return tuple(map(x.replace, function(x.feats, chunks, x.feature_axis(dim))))
+
+    return meaning
+
+
+def _reduced(function: Callable) -> Callable:
+    def meaning(x: SparseTensor, dim: int | Sequence[int], keepdim: bool = False) -> SparseTensor:
+        axes = [x.feature_axis(axis) for axis in _several(dim)]
+        if x.feats.ndim - len(axes) < 2 and not keepdim:
+            raise ValueError("only groups of channels (dim 1 of 5) can go; the channels of each "
+                             f"site must stay as one (keepdim=True); got dim {dim}")
+        return x.replace(function(x.feats, axes, keepdim=keepdim))
+
+    return meaning
+
+
+def _several(dim: int | Sequence[int]) -> Sequence[int]:
+    return dim if isinstance(dim, Sequence) else (dim,)
+
+
 MEANINGS.update({f: _of_features(f) for f in (*FEATURE_WISE, *OF_THE_LAST_AXIS)})
-MEANINGS[torch.mean] = SparseTensor.mean
 MEANINGS[Tensor.dim] = lambda x: x.ndim
 MEANINGS[Tensor.size] = lambda x, dim=None: x.shape if dim is None else x.shape[dim]
 MEANINGS[Tensor.new_empty] = lambda x, *args, **kwargs: x.feats.new_empty(*args, **kwargs)
 means(torch.div, Tensor.div, Tensor.div_)(operator.truediv)
-means(torch.add, Tensor.add, Tensor.add_, Tensor.__add__)(_either_way(operator.add))
-means(torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)(
-    _either_way(operator.mul))
+means(torch.add, Tensor.add, Tensor.add_, Tensor.__add__)(_commuting(operator.add))
+means(torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)(_commuting(operator.mul))
 means(torch.cat, torch.concat)(_joined(torch.cat))
 means(torch.stack)(_joined(torch.stack))
+means(torch.chunk, Tensor.chunk)(_parted(torch.chunk))
+means(torch.split, Tensor.split)(_parted(torch.split))
+means(torch.sum, Tensor.sum)(_reduced(torch.sum))
+means(torch.var)(_reduced(torch.var))
 
 
-@means(torch.chunk, Tensor.chunk)
-def _chunk(x: SparseTensor, chunks: int, dim: int = 0) -> tuple[SparseTensor, ...]:
-    _over_channels(x, dim)
-    return tuple(x.replace(part) for part in x.feats.chunk(chunks, 1))
-
-
-@means(torch.split, Tensor.split)
-def _split(x: SparseTensor, sizes: int | Sequence[int], dim: int = 0) -> tuple[SparseTensor, ...]:
-    _over_channels(x, dim)
-    return tuple(x.replace(part) for part in x.feats.split(sizes, 1))
-
-
-@means(torch.sum, Tensor.sum)
-def _sum(x: SparseTensor, dim: int | None = None) -> SparseTensor:
-    """Over groups of channels of equal size."""
-    if x.ndim != 5 or dim != 1:
-        raise ValueError(f"only groups of channels (dim 1 of 5) can be summed, got dim {dim}")
-    return x.replace(x.feats.sum(1))
+@means(torch.mean, Tensor.mean)
+def _mean(x: SparseTensor, dim: int | Sequence[int], keepdim: bool = False):
+    """Over height and width (global average pooling, a dense tensor), or over channels."""
+    if x.ndim != 4 or {axis % 4 for axis in _several(dim)} != set(x.space):
+        return _reduced(torch.mean)(x, dim, keepdim)
+    pooled = x.global_mean()
+    if not keepdim:
+        return pooled
+    return pooled[:, None, None] if x.channels_last else pooled[:, :, None, None]
 
 
 @means(Tensor.__getitem__)
 def _slice(x: SparseTensor, index) -> SparseTensor:
     """Some of the channels; samples, height and width stay whole."""
     samples, channels, *space = index if isinstance(index, tuple) else (index, slice(None))
-    _channels_first(x)
     whole = all(part in (slice(None), ...) for part in (samples, *space))
-    if not whole or not isinstance(channels, slice):
-        raise ValueError(f"only channels can be cut out of a sparse tensor, got [{index}]")
+    if x.channels_last or not whole or not isinstance(channels, slice):
+        raise ValueError("only channels can be cut out of a sparse tensor, where they come first; "
+                         f"got [{index}] of {x.shape}")
     return x.replace(x.feats[:, channels])
-
-
-@means(torch.var)
-def _var(x: SparseTensor, dim, keepdim: bool = False) -> SparseTensor:
-    """Of the channels of each site, as a single channel."""
-    (axis,) = dim if isinstance(dim, tuple | list) else (dim,)
-    _over_channels(x, axis)
-    if not keepdim:
-        raise ValueError("the variance over channels must keep its axis")
-    return x.replace(x.feats.var(1, keepdim=True))
-
-
-def _over_channels(x: SparseTensor, dim: int) -> None:
-    place = 3 if x.channels_last else 1
-    if dim % x.ndim != place:
-        raise ValueError(f"sparse tensors join and part over channels (dim {place}), got dim {dim}")
-
-
-def _channels_first(x: SparseTensor) -> None:
-    if x.channels_last:
-        raise ValueError("this has a meaning on sparse tensors with the channels first only")
 
 
 @means(torch.reshape, Tensor.view, Tensor.reshape)
 def _view(x: SparseTensor, *shape) -> SparseTensor:
     """Another grouping of the channels; samples, height and width must stay where they are."""
-    _channels_first(x)
     shape = tuple(shape[0]) if len(shape) == 1 else shape
-    if shape[0] not in (-1, x.batch_size) or shape[-2:] != (EXTENT, EXTENT):
-        raise ValueError(f"only the channels of a sparse tensor can be regrouped, got view{shape}")
+    whole = shape[0] in (-1, x.batch_size) and shape[-2:] == (EXTENT, EXTENT)
+    if x.channels_last or not whole:
+        raise ValueError("only the channels of a sparse tensor can be regrouped, where they come "
+                         f"first; got {shape} of {x.shape}")
     return x.replace(x.feats.reshape(len(x.feats), *shape[1:-2]))
 
 
 @means(torch.transpose, Tensor.transpose)
 def _transpose(x: SparseTensor, first: int, second: int) -> SparseTensor:
-    _channels_first(x)
-    if not all(0 < dim < x.ndim - 2 for dim in (first, second)):
-        raise ValueError(f"only channel groups can change places, got dims {first} and {second}")
-    return x.replace(x.feats.transpose(first, second))
+    """Groups of channels change places."""
+    return x.replace(x.feats.transpose(x.feature_axis(first), x.feature_axis(second)))
 
 
 @means(torch.permute, Tensor.permute)
@@ -188,7 +181,10 @@ def _enlarge(x: SparseTensor, size=None, scale_factor=None, mode="nearest", **_)
                          f"than the input; got mode {mode!r}, size {size}, factor {scale_factor} "
                          f"at stride {x.stride}")
     fine = x.sites.level(x.stride // factor)
-    return SparseTensor(x.feats.index_select(0, fine.parents(factor)), fine)
+    inside = fine.kernel_map((factor,) * 3, factor)
+    cells = torch.empty_like(fine.batch)
+    cells[inside.rows_in] = inside.rows_out
+    return SparseTensor(x.feats.index_select(0, cells), fine)
 
 
 @means(F.max_pool2d)

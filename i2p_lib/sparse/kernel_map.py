@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import product
 from types import ModuleType
 from typing import TypeVar
 
@@ -16,7 +15,6 @@ from torch import Tensor
 Triple = tuple[int, int, int]
 Made = TypeVar("Made")
 
-TABLE_CELLS = 2**25  # largest direct lookup table, in int32 cells (128 MiB)
 BIT_CELLS = 2**30  # largest grid with a bit per cell (192 MiB with the running counts)
 CELLS_PER_ROW = 2**14  # emptier grids than this are better sorted than walked through
 KEY_LIMIT = 2**62  # keys are int64; one bit is kept free for the added offsets
@@ -33,8 +31,8 @@ def once(store: dict, key: Hashable, make: Callable[[], Made]) -> Made:
 @cache
 def kernel_offsets(kernel: Triple, padding: Triple, dilation: int) -> Tensor:
     """Offsets [K, 3] of the taps from ``stride * output``, in row-major (x, y, z) order."""
-    axes = [[(i - p) * dilation for i in range(k)] for k, p in zip(kernel, padding, strict=True)]
-    return torch.tensor(list(product(*axes)), dtype=torch.int64)
+    axes = zip(kernel, padding, strict=True)
+    return torch.cartesian_prod(*((torch.arange(k) - p) * dilation for k, p in axes))
 
 
 def grid_padding(kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -93,32 +91,30 @@ def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride
     """
     offsets = kernel_offsets(kernel, padding, dilation)
     if extruded is not None:
-        offsets = offsets.clone()
-        offsets[:, extruded] = 0
+        offsets = offsets.index_fill(1, torch.tensor(extruded), 0)
     same = sites_in is sites_out and stride == 1
+    every = sites_in
+    if not same:
+        every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
+    keys, extent = _numbered(every, int(offsets.abs().max()))
+    keys_in, keys_out = keys[: len(sites_in)], keys[len(keys) - len(sites_out) :]
     centred = all(2 * p == (k - 1) for k, p in zip(kernel, padding, strict=True))
-    mirror = same and centred and extruded is None and len(offsets) > 1
+    mirror = same and centred and extruded is None
     searched = offsets[: len(offsets) // 2] if mirror else offsets
-
-    reach = int(offsets.abs().max())
-    keys_in, cells, keys_out, weights = _keys(sites_in, sites_out, stride, reach)
-    deltas = (searched * searched.new_tensor(weights)).sum(1).to(sites_in.device)
-    if occupancy := _occupancy(keys_in, cells):
-        rows_in, rows_out, sizes = occupancy.find_pairs(keys_in, cells, keys_out, deltas, mirror)
+    weights = searched.new_tensor([extent[2] * extent[3], extent[3], 1])
+    deltas = (searched * weights).sum(1).to(sites_in.device)
+    if occupancy := _occupancy(keys_in, extent):
+        pairs = occupancy.find_pairs(keys_in, math.prod(extent), keys_out, deltas)
     else:
-        taps, rows_in, rows_out = _search(_lookup(keys_in, cells), keys_out, deltas)
-        sizes = torch.bincount(taps, minlength=len(searched)).tolist()
-        if mirror:
-            rows_in, rows_out, sizes = _mirror(rows_in, rows_out, sizes, len(sites_in))
+        pairs = _search(keys_in, keys_out, deltas)
+    rows_in, rows_out, sizes = _mirrored(*pairs, len(sites_in)) if mirror else pairs
     identity = len(offsets) // 2 if mirror else None
-    if len(offsets) == 1 and same and not offsets.any():
-        identity = 0
     return KernelMap(rows_in, rows_out, tuple(sizes), len(sites_in), len(sites_out), identity)
 
 
-def _occupancy(rows: Tensor, cells: int) -> ModuleType | None:
-    """The compiled functions over one bit per cell, where they suit these rows of a grid."""
-    if rows.device.type != "cpu" or cells > min(BIT_CELLS, CELLS_PER_ROW * len(rows)):
+def _occupancy(keys: Tensor, extent: list[int]) -> ModuleType | None:
+    """The compiled functions over one bit per cell, where they suit these cells of a grid."""
+    if keys.device.type != "cpu" or math.prod(extent) > min(BIT_CELLS, CELLS_PER_ROW * len(keys)):
         return None
     from i2p_lib.sparse import occupancy  # compiles, so that importing the package stays quick
 
@@ -127,33 +123,33 @@ def _occupancy(rows: Tensor, cells: int) -> ModuleType | None:
 
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
-    if not len(coords):
-        return coords, coords[:, 0], coords[:, 0]
-    columns = coords.T.contiguous()
-    low, extent = _extent(columns, 0)
-    cells = math.prod(extent)
-    if cells >= KEY_LIMIT:
-        return torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
-    if occupancy := _occupancy(coords, cells):
-        return occupancy.unique_rows(coords, low, extent)
-    keys = _numbered(columns, low, extent)
-    keys, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    rows = torch.stack(torch.unravel_index(keys, tuple(extent)), 1)
-    return rows + rows.new_tensor(low), place, counts
+    keys, extent = _numbered(coords, 0)
+    if occupancy := _occupancy(keys, extent):
+        place = occupancy.places(keys, math.prod(extent))
+    else:
+        place = keys.unique(return_inverse=True)[1]
+    counts = torch.bincount(place)
+    rows = coords.new_empty(len(counts), coords.shape[1])
+    rows[place] = coords
+    return rows, place, counts
 
 
-def _search(find, keys_out: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Look up every (tap, output) and keep the hits, ordered by tap, then by output row."""
+def _search(keys_in: Tensor, keys_out: Tensor,
+            deltas: Tensor) -> tuple[Tensor, Tensor, list[int]]:  # fmt: skip
+    """As ``occupancy.find_pairs``, in a sorted list: for a GPU, and for nearly empty grids."""
+    ordered, rows = keys_in.sort()
     step = max(1, LOOKUPS // max(1, len(keys_out)))
     found = []
-    for start in range(0, len(deltas), step):
-        rows = find(deltas[start : start + step, None] + keys_out[None, :])
-        taps, rows_out = torch.nonzero(rows >= 0, as_tuple=True)
-        found.append((taps + start, rows[taps, rows_out].long(), rows_out))
-    return tuple(torch.cat(column) for column in zip(*found, strict=True))
+    for n, some in enumerate(deltas.split(step)):
+        keys = some[:, None] + keys_out
+        place = torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)
+        taps, rows_out = torch.nonzero(ordered[place] == keys, as_tuple=True)
+        found.append((taps + n * step, rows[place[taps, rows_out]], rows_out))
+    taps, rows_in, rows_out = (torch.cat(column) for column in zip(*found, strict=True))
+    return rows_in, rows_out, torch.bincount(taps, minlength=len(deltas)).tolist()
 
 
-def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
+def _mirrored(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
     """Complete a submanifold map: tap ``K - 1 - k`` has the pairs of tap ``k``, exchanged."""
     every = torch.arange(n, device=rows_in.device)
     both = ((rows_in, rows_out), (rows_out, rows_in))
@@ -161,33 +157,27 @@ def _mirror(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
             [*sizes, n, *sizes[::-1]])
 
 
-def _keys(sites_in: Tensor, sites_out: Tensor, stride: int, reach: int):
-    """Keys of the inputs, how many there are with a margin, of the outputs, weights of x, y, z."""
-    every = sites_in
-    if sites_in is not sites_out or stride > 1:
-        every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
-    if not len(every):
-        return every[:, 0], 0, every[:, 0], (1, 1, 1)
-    columns = every.T.contiguous()
+def _numbered(coords: Tensor, reach: int) -> tuple[Tensor, list[int]]:
+    """Number the cells of a grid around coordinates [N, 4], in the order of batch, x, y and z.
+
+    Returns the number of each row, and how many cells the grid has on each axis: all that lie
+    within ``reach`` cells of a row along x, y and z.
+    """
+    if not len(coords):
+        return coords[:, 0], [0, 1, 1, 1]
+    columns = coords.T.contiguous()
     low, extent = _extent(columns, reach)
     if math.prod(extent) >= KEY_LIMIT:
         columns = torch.stack([_squeeze(column, reach) for column in columns])
         low, extent = _extent(columns, reach)
-    cells = math.prod(extent)
-    if cells >= KEY_LIMIT:
-        raise ValueError(f"the coordinates span {cells:.3g} cells, more than {KEY_LIMIT:.3g} that "
-                         "can be numbered: use a larger voxel size or a smaller batch")
-    keys = _numbered(columns, low, extent)
-    weights = extent[2] * extent[3], extent[3], 1
-    return keys[: len(sites_in)], cells, keys[-len(sites_out) :], weights
-
-
-def _numbered(columns: Tensor, low: list[int], extent: list[int]) -> Tensor:
-    """The number of each cell, [N], of integer columns [4, N] in a grid."""
+    if math.prod(extent) >= KEY_LIMIT:
+        raise ValueError(f"the coordinates span {math.prod(extent):.3g} cells, more than "
+                         f"{KEY_LIMIT:.3g} that can be numbered: use a larger voxel size or a "
+                         "smaller batch")
     keys = columns[0] - low[0]
     for column, first, size in zip(columns[1:], low[1:], extent[1:], strict=True):
         keys = keys * size + (column - first)
-    return keys
+    return keys, extent
 
 
 def _extent(columns: Tensor, reach: int) -> tuple[list[int], list[int]]:
@@ -203,18 +193,3 @@ def _squeeze(values: Tensor, reach: int) -> Tensor:
     unique, place = values.unique(return_inverse=True)
     gaps = unique.diff(prepend=unique[:1]).clamp(max=reach + 1)
     return gaps.cumsum(0)[place]
-
-
-def _lookup(keys_in: Tensor, cells: int) -> Callable[[Tensor], Tensor]:
-    """The row of each key, -1 where no site is: from a table, or by search in a large grid."""
-    if cells <= TABLE_CELLS:
-        table = torch.full((cells,), -1, dtype=torch.int32, device=keys_in.device)
-        table[keys_in] = torch.arange(len(keys_in), dtype=torch.int32, device=keys_in.device)
-        return table.__getitem__
-    ordered, rows = keys_in.sort()
-
-    def find(keys: Tensor) -> Tensor:
-        place = torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)
-        return torch.where(ordered[place] == keys, rows[place], -1)
-
-    return find

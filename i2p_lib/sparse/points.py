@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2p_lib.sparse.kernel_map import build_kernel_map, kernel_offsets, once
+from i2p_lib.sparse.kernel_map import build_kernel_map, kernel_offsets
 from i2p_lib.sparse.sites import Sites
 from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
@@ -56,9 +56,8 @@ class Points:
 
     def _corners(self, sites: Sites) -> tuple[Tensor, Tensor]:
         """The rows of the 8 corners of each point's cell, the lowest first, and their weights."""
-        return once(self.corners, sites.stride, lambda: self._find_corners(sites))
-
-    def _find_corners(self, sites: Sites) -> tuple[Tensor, Tensor]:
+        if sites.stride in self.corners:
+            return self.corners[sites.stride]
         cells = torch.floor(self.places / sites.stride)
         coords = torch.cat([self.batch[:, None], cells.long()], 1)
         pairs = build_kernel_map(sites.coords, coords, CUBE)
@@ -68,4 +67,5 @@ class Points:
         rows, weights = torch.zeros_like(corners).long(), torch.zeros_like(corners)
         for tap, rows_in, rows_out in pairs.taps():
             rows[rows_out, tap], weights[rows_out, tap] = rows_in, corners[rows_out, tap]
-        return rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
+        self.corners[sites.stride] = rows, weights / (weights.sum(1, keepdim=True) + 1e-8)
+        return self.corners[sites.stride]

@@ -59,21 +59,21 @@ class _WindowPool(nn.Module):
     extra_repr = described("kernel_size", "stride", "padding")
 
 
+def _window_means(x: Tensor, kmap: KernelMap) -> Tensor:
+    sizes = torch.bincount(kmap.rows_out, minlength=kmap.n_out)
+    return mean_rows(x[kmap.rows_in], kmap.rows_out, sizes).to(x.dtype)
+
+
 class SparseMaxPool3d(_WindowPool):
     """Maximum over the occupied sites of each window."""
 
-    def pooled(self, feats: Tensor, kmap: KernelMap) -> Tensor:
-        """Features of the output rows of a map, [M, C]."""
-        return _MaxPool.apply(feats, kmap)
+    pooled = staticmethod(_MaxPool.apply)
 
 
 class SparseAvgPool3d(_WindowPool):
     """Mean over the occupied sites of each window; empty cells do not count."""
 
-    def pooled(self, feats: Tensor, kmap: KernelMap) -> Tensor:
-        """Features of the output rows of a map, [M, C]."""
-        sizes = torch.bincount(kmap.rows_out, minlength=kmap.n_out)
-        return mean_rows(feats[kmap.rows_in], kmap.rows_out, sizes).to(feats.dtype)
+    pooled = staticmethod(_window_means)
 
 
 class SparseGlobalPool(nn.AdaptiveAvgPool2d):

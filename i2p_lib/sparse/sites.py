@@ -54,21 +54,14 @@ class Sites:
 
     def downsample(self, factor: int) -> Sites:
         """The level ``unique(floor(c / factor))`` of all strided layers, whatever their kernel."""
-        if factor == 1:
-            return self
         stride = self.stride * factor
-        if ("sites", stride) not in self.pyramid:
-            sizes = self.coords.new_tensor([1, *[factor] * 3])
-            coarse = unique_rows(self.coords.div(sizes, rounding_mode="floor"))[0]
-            Sites(coarse, self.batch_size, stride, self.extruded, self.pyramid)
-        return self.pyramid[("sites", stride)]
 
-    def parents(self, factor: int) -> Tensor:
-        """The row of the cell ``factor`` times as large in which each site lies, int64 [N]."""
-        pairs = self.kernel_map((factor,) * 3, factor)
-        cell = torch.empty_like(self.batch)
-        cell[pairs.rows_in] = pairs.rows_out
-        return cell
+        def coarse() -> Sites:
+            sizes = self.coords.new_tensor([1, *[factor] * 3])
+            cells = unique_rows(self.coords.div(sizes, rounding_mode="floor"))[0]
+            return Sites(cells, self.batch_size, stride, self.extruded, self.pyramid)
+
+        return once(self.pyramid, ("sites", stride), coarse)
 
     def kernel_map(self, kernel: Triple, stride: int = 1, padding: Triple = (0, 0, 0),
                    dilation: int = 1) -> KernelMap:  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 
@@ -65,6 +65,7 @@ class SparseTensor:
     batch_size = property(attrgetter("sites.batch_size"), doc="Samples, empty ones included.")
     device = property(attrgetter("feats.device"), doc="Where the features live.")
     dtype = property(attrgetter("feats.dtype"), doc="Number format of the features.")
+    ndim = property(lambda self: len(self.shape), doc="Number of entries of ``shape``.")
 
     @property
     def shape(self) -> tuple:
@@ -73,14 +74,20 @@ class SparseTensor:
         return (self.batch_size, *(space + channels if self.channels_last else channels + space))
 
     @property
-    def ndim(self) -> int:
-        """Number of entries of ``shape``."""
-        return len(self.shape)
-
-    @property
     def space(self) -> tuple[int, int]:
         """The axes of ``shape`` that are height and width."""
         return (1, 2) if self.channels_last else (self.ndim - 2, self.ndim - 1)
+
+    def feature_axis(self, dim: int) -> int:
+        """The axis of ``feats`` that an axis of ``shape`` is.
+
+        Raises ValueError for those of samples, height and width.
+        """
+        axis = dim % self.ndim
+        if axis in (0, *self.space):
+            raise ValueError("sparse tensors are joined, parted and reduced over channels, and not "
+                             f"over samples, height and width {(0, *self.space)}; got dim {dim}")
+        return axis - 2 * self.channels_last
 
     def replace(self, feats: Tensor) -> SparseTensor:
         """The same sites with other features."""
@@ -88,35 +95,12 @@ class SparseTensor:
 
     def to(self, target: torch.device | torch.dtype | str) -> SparseTensor:
         """Convert the features' dtype, or move everything to a device."""
-        sites = self.sites if isinstance(target, torch.dtype) else self.sites.to(target)
-        return SparseTensor(self.feats.to(target), sites, channels_last=self.channels_last)
+        feats = self.feats.to(target)
+        return SparseTensor(feats, self.sites.to(feats.device), channels_last=self.channels_last)
 
     def global_mean(self) -> Tensor:
         """Mean over each sample's sites [B, C], zeros without sites; float32 for 16-bit formats."""
         return mean_rows(self.feats, self.sites.batch, self.sites.counts)
-
-    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Tensor | SparseTensor:
-        """Mean over height and width (global average pooling), or over the channels of each site.
-
-        Raises ValueError for other axes, and for that of the channels where it is not kept.
-        """
-        axes = {d % self.ndim for d in (dim if isinstance(dim, tuple | list) else (dim,))}
-        if self.ndim == 4 and axes == set(self.space):
-            pooled = self.global_mean()
-            return pooled.reshape(_spread(self, pooled.shape)) if keepdim else pooled
-        if self.ndim == 4 and keepdim and not axes & {0, *self.space}:
-            return self.replace(self.feats.mean(1, keepdim=True))
-        raise ValueError(f"only the mean over height and width, {self.space}, exists, or that over "
-                         f"channels which keeps the axis; got {dim}, keepdim={keepdim}")
-
-    def dense(self) -> tuple[Tensor, Tensor]:
-        """The volume [B, C, X, Y, Z] that holds all sites (zeros elsewhere) and its origin [3]."""
-        low, high = self.coords[:, 1:].amin(0), self.coords[:, 1:].amax(0)
-        shape = (high - low + 1).tolist()
-        volume = self.feats.new_zeros(self.batch_size, *shape, self.feats.shape[1])
-        batch, x, y, z = (self.coords - torch.cat([low.new_zeros(1), low])).unbind(1)
-        volume = volume.index_put((batch, x, y, z), self.feats)
-        return volume.permute(0, 4, 1, 2, 3), low
 
     __add__ = __radd__ = __iadd__ = _with_partner(operator.add)
     __mul__ = __rmul__ = __imul__ = _with_partner(operator.mul)
@@ -161,18 +145,13 @@ def partner(tensor: SparseTensor, other: SparseTensor | Tensor | float) -> Tenso
             raise ValueError(f"the channels are in other groups or places: {tensor} and {other}")
         return other.feats
     if isinstance(other, Tensor) and other.ndim > 0:
-        shape = (1,) * (tensor.ndim - other.ndim) + tuple(other.shape)
-        rows = tuple(n for axis, n in enumerate(shape) if axis not in tensor.space)
-        if _spread(tensor, rows) != shape or rows[0] not in (1, tensor.batch_size):
-            wanted = ", ".join(map(str, _spread(tensor, ("B", "C"))))
+        shape = [1] * (tensor.ndim - other.ndim) + list(other.shape)
+        space = [shape.pop(axis) for axis in sorted(tensor.space, reverse=True)]
+        fits = space == [1, 1] and len(shape) == tensor.feats.ndim
+        if not fits or shape[0] not in (1, tensor.batch_size):
+            wanted = "B, 1, 1, C" if tensor.channels_last else "B, C, 1, 1"
             raise ValueError(f"a dense partner must be [{wanted}] with B = {tensor.batch_size} or "
                              f"1, got {list(other.shape)}")
-        rows = other.reshape(rows)
+        rows = other.reshape(shape)
         return rows if len(rows) == 1 else rows.index_select(0, tensor.sites.batch)
     return other
-
-
-def _spread(tensor: SparseTensor, rows: tuple) -> tuple:
-    """The shape of samples and channels, with a height and width of 1 where the tensor has them."""
-    channels = tuple(rows[1:])
-    return (rows[0], *((1, 1, *channels) if tensor.channels_last else (*channels, 1, 1)))

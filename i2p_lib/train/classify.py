@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from i2p_lib.analysis.collapse import layer_reports
+from i2p_lib.analysis.taps import PENULTIMATE, classifier_weight, stage_names
 from i2p_lib.data import augment, dataset_card
 from i2p_lib.inflation import inflate, initialize, match_norms
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models import is_point_model, point_model
 from i2p_lib.models.res16 import is_pointcontrast, load_pointcontrast
 from i2p_lib.sparse import SparseTensor
-from i2p_lib.train.clouds import CPU, Split, Splits, evaluate, load_splits, logits_of, net_input
-from i2p_lib.train.probe import final_features, probe
+from i2p_lib.train.clouds import CPU, Splits, evaluate, features, load_splits, logits_of, net_input
 from i2p_lib.train.settings import ClassifySettings
 from i2p_lib.train.task import Kept, NamedRun, draw_weights, generator
 from i2p_lib.weights import image_model
@@ -25,26 +26,34 @@ from i2p_lib.weights import image_model
 if TYPE_CHECKING:
     from i2p_lib.train.loop import State
 
-PROBE_COLUMNS = ("epoch", "split", "layer", "metric", "value")
+
+def probe(state: State) -> None:
+    """At the settings' probe epochs, measure the collapse of every stage on train and test.
+
+    Classes with a single cloud have no variance and are left out; a split without two larger
+    classes (one shot) gives no rows.
+    """
+    for name in ("train", "test") if state.epoch in state.task.settings.probe_epochs else ():
+        split = state.task.splits[name]
+        net, settings = state.net, state.task.settings
+        layers, logits = features(net, split.points, settings, stage_names(net))
+        found = layer_reports(layers, split.labels, classifier_weight(net), logits)
+        where = {"epoch": state.epoch, "split": name}
+        state.probes += [where | row for row in found.to_dict("records")]
 
 
 class Classify:
     """One class for each cloud, see `Task`.
 
     splits: on the device that trains.  teacher: a network whose answers are learned instead of
-    labels, where the settings say `distill`.
+    labels, where the settings say `distill`; a student is given it before it trains.
     """
 
-    score, least = "top1", 2
+    score, least, hooks = "top1", 2, (probe,)
+    teacher: nn.Module | None = None
 
-    def __init__(
-        self, settings: ClassifySettings, splits: Splits, teacher: nn.Module | None = None
-    ) -> None:
-        self.settings, self.class_names, self.teacher = settings, splits.class_names, teacher
-        self.splits: Mapping[str, Split] = {
-            name: split for name in ("train", "val", "test")
-            if (split := getattr(splits, name)) is not None
-        }  # fmt: skip
+    def __init__(self, settings: ClassifySettings, splits: Splits) -> None:
+        self.settings, self.splits, self.class_names = settings, splits.used, splits.class_names
 
     def batch(self, items: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return augmented points [B, P, 3] and labels [B]."""
@@ -77,32 +86,32 @@ class Classify:
 
     def measure(self, net: nn.Module, split: str) -> dict[str, float]:
         """Return the mean loss and the accuracy of a split."""
-        scores = evaluate(net, self.splits[split], self.settings)
-        return {"loss": scores.loss, "top1": scores.top1}
+        points, labels = self.splits[split].points, self.splits[split].labels
+        logits = evaluate(net, points, self.settings)
+        right = (logits.argmax(1) == labels).double()
+        return {"loss": float(cross_entropy(logits, labels)), "top1": float(right.mean())}
 
     def named(self, items: Tensor) -> str:
         """Return the numbers of clouds among the training split."""
         return f"training clouds {', '.join(map(str, items.tolist()))}"
 
-    def hooks(self) -> Sequence[Any]:
-        """Return the probe of the settings' probe epochs."""
-        return [probe]
-
     def finish(self, state: State) -> Kept:
         """Return accuracies, probes, and the features and logits of train and test."""
-        kept = final_features(state)
-        right = {
-            name: (kept[f"{name}_logits"].argmax(1) == kept[f"{name}_labels"]).double()
-            for name in ("train", "test") if name in self.splits
-        }  # fmt: skip
-        metrics = {"train_top1": float(right["train"].mean())}
-        if "test" in right:
-            labels = kept["test_labels"]
-            per_class = [right["test"][labels == c].mean() for c in labels.unique()]
-            metrics["top1"] = float(right["test"].mean())
-            metrics["mean_class_accuracy"] = float(torch.stack(per_class).mean())
-        features = {name: _compact(values) for name, values in kept.items()}
-        return Kept(metrics, {"probes": (state.probes, PROBE_COLUMNS)}, {"features": features})
+        kept, metrics = {}, {}
+        for name, split in self.splits.items():
+            if name == "val":
+                continue
+            layers, logits = features(state.net, split.points, self.settings, [])
+            right, labels = (logits.argmax(1) == split.labels).double(), split.labels
+            metrics["train_top1" if name == "train" else "top1"] = float(right.mean())
+            if name == "test":
+                per_class = [right[labels == c].mean() for c in labels.unique()]
+                metrics["mean_class_accuracy"] = float(torch.stack(per_class).mean())
+            kept[f"{name}_features"] = _compact(layers[PENULTIMATE])
+            kept |= {f"{name}_logits": _compact(logits), f"{name}_labels": labels.clone()}
+        columns = ["epoch", "split", "layer", "metric", "value"]
+        probes = pd.DataFrame(state.probes, columns=columns)
+        return Kept(metrics, {"probes": probes}, {"features": kept})
 
 
 def distillation_loss(
@@ -135,8 +144,6 @@ def teacher_answers(teacher: nn.Module, x: object, settings: ClassifySettings) -
 
 def _compact(values: Tensor) -> Tensor:
     """Return floats as float16, or as they are where one is too large for it."""
-    if not values.is_floating_point():
-        return values
     half = values.half()
     return half if torch.isfinite(half).all() else values
 

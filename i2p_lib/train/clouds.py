@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from i2p_lib.analysis.taps import taps
 from i2p_lib.data import few_shot_episode, load_dataset
+from i2p_lib.inflation.trace import evaluated
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.train import team
 from i2p_lib.train.settings import PROTOCOLS, ClassifySettings
@@ -45,27 +47,19 @@ class Splits:
     test: Split | None
     class_names: tuple[str, ...]
 
-    def to(self, device: torch.device) -> Splits:
+    @property
+    def used(self) -> dict[str, Split]:
+        """The splits that there are, by their names."""
+        every = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in every.items() if split is not None}
+
+    def to(self, device: str | torch.device) -> Splits:
         """Return the same splits with their points on a device."""
-        train, val, test = (
-            split and replace(split, points=split.points.to(device))
-            for split in (self.train, self.val, self.test)
-        )
-        return Splits(train, val, test, self.class_names)
+        moved = {k: replace(v, points=v.points.to(device)) for k, v in self.used.items()}
+        return replace(self, **moved)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """An evaluation: mean cross entropy (no smoothing), accuracy in 0..1, logits [N, classes]."""
-
-    loss: float
-    top1: float
-    logits: Tensor
-
-
-def net_input(
-    net: nn.Module, points: Tensor, settings: ClassifySettings
-) -> SparseTensor | Tensor:
+def net_input(net: nn.Module, points: Tensor, settings: ClassifySettings) -> SparseTensor | Tensor:
     """Return what a network takes of a batch [B, P, 3]: the points, or voxels made of them.
 
     What a voxel has of its points, and where voxels lie, is the protocol's.
@@ -84,25 +78,26 @@ def logits_of(net: nn.Module, x: SparseTensor | Tensor, settings: ClassifySettin
         return net(x).float()
 
 
-@torch.no_grad()
-def evaluate(net: nn.Module, split: Split, settings: ClassifySettings) -> Scores:
-    """Measure a network in eval mode on a split without augmentation, and leave its mode alone.
+def evaluate(net: nn.Module, points: Tensor, settings: ClassifySettings) -> Tensor:
+    """Return logits [N, classes] of clouds [N, P, 3] as they are, the network in eval mode.
 
-    Network and split lie on one device.  Processes that train together share out the batches, and
-    all get the whole answer.
+    Its mode is left alone.  Network and clouds lie on one device, the answer on the CPU.  Processes
+    that train together share out the batches, and all get the whole answer.
     """
-    was_training = net.training
-    net.eval()
-    try:
-        logits = [
-            logits_of(net, net_input(net, split.points[part], settings), settings).cpu()
-            for part in team.shard(torch.arange(len(split)).split(settings.batch_size))
-        ]
-    finally:
-        net.train(was_training)
-    every = team.gather(logits)
-    right = (every.argmax(1) == split.labels).double().mean()
-    return Scores(float(cross_entropy(every, split.labels)), float(right), every)
+    with evaluated(net):
+        return team.gather([
+            logits_of(net, net_input(net, points[part], settings), settings).cpu()
+            for part in team.shard(torch.arange(len(points)).split(settings.batch_size))
+        ])  # fmt: skip
+
+
+def features(
+    net: nn.Module, points: Tensor, settings: ClassifySettings, stages: list[str]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return ({layer: [N, C]}, logits [N, classes]) of clouds in eval mode, in one pass."""
+    with taps(net, stages) as seen:
+        logits = evaluate(net, points, settings)
+    return {name: team.gather(parts) for name, parts in seen.items()}, logits
 
 
 def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
@@ -110,13 +105,8 @@ def stratified_first(labels: Tensor, limit: int | None) -> Tensor:
 
     labels: [N] int64.  All items where `limit` is None or not below N.
     """
-    if limit is None or limit >= len(labels):
-        return torch.arange(len(labels))
-    rank = torch.empty_like(labels)
-    for label in labels.unique():
-        mine = labels == label
-        rank[mine] = torch.arange(int(mine.sum()))
-    return torch.argsort(rank, stable=True)[:limit].sort().values
+    turn = pd.Series(labels.numpy()).groupby(labels.numpy()).cumcount()
+    return torch.argsort(torch.tensor(turn.to_numpy()), stable=True)[:limit].sort().values
 
 
 def point_clouds(

@@ -60,8 +60,7 @@ def fit(
     >>> i2p.fit(net, clouds, epochs=1, voxel_size=0.2).history["val_top1"]  # doctest: +SKIP
     """
     chosen = ClassifySettings(**settings)
-    place = torch.device(device)
-    task = Classify(chosen, clouds.to(place))
+    task = Classify(chosen, clouds.to(device))
     with tqdm(total=chosen.epochs, desc="epochs", disable=not progress) as bar:
 
         def show(state: State) -> None:
@@ -69,6 +68,6 @@ def fit(
             bar.set_postfix({k: f"{v:.3f}" for row in state.history[-1:] for k, v in row.items()
                              if k in ("train_loss", "val_top1")})  # fmt: skip
 
-        state = train(start(task, net.to(place)), [show, *hooks])
+        state = train(start(task, net.to(device)), [show, *hooks])
     kept = finish(state)
     return Fitted(net.eval(), pd.DataFrame(state.history), kept.metrics)

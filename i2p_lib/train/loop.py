@@ -42,11 +42,6 @@ class State:
     probes: list[dict] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def spec(self) -> Settings:
-        """How it is trained."""
-        return self.task.settings
-
 
 Hook = Callable[[State], None]
 
@@ -64,8 +59,8 @@ def train(state: State, hooks: Sequence[Hook] = ()) -> State:
     it is the test split, its scores are under both names.
     Raises Diverged after an epoch in which a loss was not finite.
     """
-    task, settings = state.task, state.spec
-    hooks = [*task.hooks(), *hooks]
+    task, settings = state.task, state.task.settings
+    hooks = [*task.hooks, *hooks]
     if state.epoch == 0:
         for hook in hooks:
             hook(state)
@@ -102,25 +97,26 @@ def _train_epoch(state: State, replica: nn.Module, epoch: int) -> dict[str, floa
     net.train()
     device = next(net.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed_for(state.spec.seed, "dropout", epoch, *team.salt))
+        torch.manual_seed(seed_for(state.task.settings.seed, "dropout", epoch, *team.salt))
         for step, lr, items, batch, random in steps(task, epoch):
             x, targets = task.encode(net, batch, team.share(len(items)), random)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             state.optimizer.zero_grad(set_to_none=True)
             loss, counted = task.loss(replica, x, targets)
-            loss = team.weighted(loss)
+            loss = loss * team.weight
             loss.backward()
             state.optimizer.step()
             done.append((step, lr, items, loss.detach()))
             for name, value in counted.items():
-                counts[name] = counts.get(name, 0) + value * team.counts
-    count, totals = len(task.splits["train"]), team.total(*counts.values())
+                counts[name] = counts.get(name, 0) + value * (team.weight > 0)
+    count = len(task.splits["train"])
+    totals = together.total(torch.tensor(list(map(float, counts.values())), dtype=torch.float64))
     return {
         "train_loss": _summed(done, epoch, state) / count,
         "lr": lr,
         "seconds": time.perf_counter() - began,
-        **{name: float(value) / count for name, value in zip(counts, totals, strict=True)},
+        **dict(zip(counts, (totals / count).tolist(), strict=True)),
     }
 
 
@@ -164,8 +160,8 @@ def batches(indices: Tensor, size: int, least: int = 2) -> Sequence[Tensor]:
 
 def _summed(done: list[tuple[int, float, Tensor, Tensor]], epoch: int, state: State) -> float:
     """Sum the losses of an epoch's steps, (step, lr, items, mean loss); Diverged names one."""
-    values, total = state.team.mean(torch.stack([loss for *_, loss in done])).tolist(), 0
-    for (step, lr, items, _), value in zip(done, values, strict=True):
+    means, total = together.total(torch.stack([loss for *_, loss in done])) / together.size(), 0
+    for (step, lr, items, _), value in zip(done, means.tolist(), strict=True):
         if not math.isfinite(value):
             raise Diverged(
                 f"the loss became {value} in epoch {epoch}, step {step}, at a learning rate "

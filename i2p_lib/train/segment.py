@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,9 @@ from i2p_lib.analysis import segmentation
 from i2p_lib.data.scene_transforms import SceneAugment, augment_scene
 from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
-from i2p_lib.models.encodings import Encoding, encoding_for
-from i2p_lib.models.released_voxels import ReleasedVoxels
-from i2p_lib.models.segmenters import segmenter
-from i2p_lib.train.settings import SegmentSettings
+from i2p_lib.models.encodings import Encoding, ReleasedVoxels
+from i2p_lib.models.segmenters import encoding_for, segmenter
+from i2p_lib.train.settings import PROTOCOLS, Protocol, SegmentSettings
 from i2p_lib.train.task import Kept, NamedRun, draw_weights
 
 if TYPE_CHECKING:
@@ -30,34 +30,27 @@ CPU = torch.device("cpu")
 KEPT_SCENES, KEPT_POINTS = 3, 20_000
 
 
+@dataclass
 class Segment:
     """A class for every point of a scene, see `Task`.
 
-    scenes: the splits "train", "val" and, where the run may read it, "test"; a scene is read when
-    it is used, and only those of one batch are in memory.
+    splits: "train", "val" and, where the run may read it, "test"; a scene is read when it is used,
+    and only those of one batch are in memory.
     augment: what training changes; None leaves scenes alone.
-    counted: with a number, points of later classes are not counted and an absent class has IoU 1,
-    as in the released code.
+    counted: only the points of so many classes are counted.
+    absent: the rule of the mIoU for classes without points, see `mean_iou`.
     """
 
-    score, least = "miou", 1
+    score, least, hooks = "miou", 1, ()
 
-    def __init__(
-        self,
-        settings: SegmentSettings,
-        scenes: dict[str, Sequence[Scene]],
-        class_names: Sequence[str],
-        encoding: Encoding,
-        augment: SceneAugment | None = None,
-        device: torch.device = CPU,
-        counted: int | None = None,
-    ) -> None:
-        for name, split in scenes.items():
-            if not len(split):
-                raise ValueError(f"no scene in the split that is used as {name}")
-        self.settings, self.splits, self.class_names = settings, scenes, tuple(class_names)
-        self.encoding, self.augment, self.device = encoding, augment, device
-        self.counted, self.absent = counted, "skipped" if counted is None else "perfect"
+    settings: SegmentSettings
+    splits: Mapping[str, Sequence[Scene]]
+    class_names: Sequence[str]
+    encoding: Encoding
+    augment: SceneAugment | None = None
+    device: torch.device = CPU
+    counted: float = math.inf
+    absent: Literal["skipped", "perfect"] = "skipped"
 
     def batch(self, items: Tensor, random: torch.Generator) -> list[Scene]:
         """Return augmented scenes."""
@@ -87,10 +80,6 @@ class Segment:
         """Return the names of scenes."""
         return ", ".join(self.splits["train"][item].name for item in items.tolist())
 
-    def hooks(self) -> Sequence[Any]:
-        """Return no hook: scenes are not probed."""
-        return []
-
     def finish(self, state: State) -> Kept:
         """Return the measures of the test split, its confusion matrix and a few of its scenes.
 
@@ -107,31 +96,19 @@ class Segment:
             }
         counts = pd.DataFrame(confusion, columns=self.class_names)
         shown = self.kept_scenes(state.net, limited(self.splits[split], KEPT_SCENES))
-        return Kept(metrics, {"confusion": (counts, None)}, {"scenes": shown})
+        return Kept(metrics, {"confusion": counts}, {"scenes": shown})
 
     def classes_of(self, net: nn.Module, scene: Scene) -> np.ndarray:
-        """Return the predicted class of each of the scene's own points, int64 [N].
-
-        Raises ValueError where the network's answer does not cover the scene.
-        """
-        scores = self.encoding.predict(net, scene, self.device)
-        if scores.ndim != 2 or len(scores) != len(scene.points):
-            raise ValueError(
-                f"{scene.name}: expected scores [{len(scene.points)}, classes], "
-                f"got {list(scores.shape)}"
-            )
-        return scores.argmax(1).cpu().numpy()
+        """Return the predicted class of each of the scene's own points, int64 [N]."""
+        return self.encoding.predict(net, scene, self.device).argmax(1).cpu().numpy()
 
     def confusion(self, net: nn.Module, scenes: Sequence[Scene]) -> np.ndarray:
         """Return one matrix of counts [classes, classes] over all original points of scenes."""
         classes = len(self.class_names)
         total = np.zeros((classes, classes), np.int64)
         for scene in scenes:
-            found = self.classes_of(net, scene)
-            labels = scene.labels
-            if self.counted is not None:
-                labels = np.where(labels < self.counted, labels, IGNORED)
-            total += segmentation.confusion_of(found, labels, classes)
+            labels = np.where(scene.labels < self.counted, scene.labels, IGNORED)
+            total += segmentation.confusion_of(self.classes_of(net, scene), labels, classes)
         return total
 
     def kept_scenes(self, net: nn.Module, scenes: Sequence[Scene]) -> dict[str, Tensor]:
@@ -172,9 +149,7 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def limited(scenes: Sequence[Scene], limit: int | None) -> Sequence[Scene]:
     """Return at most so many scenes, taken evenly from the whole sequence."""
-    if limit is None or limit >= len(scenes):
-        return scenes
-    return Subset(scenes, evenly(len(scenes), limit).tolist())
+    return Subset(scenes, evenly(len(scenes), limit or len(scenes)).tolist())
 
 
 def evenly(count: int, most: int) -> np.ndarray:
@@ -182,26 +157,19 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-def splits_of(spec: NamedRun) -> dict[str, Sequence[Scene]]:
-    """Return the scenes that a run trains on, validates on and is tested on, read when used."""
-    limits = {"train": spec.train_limit, "val": spec.test_limit, "test": spec.test_limit}
-    files = spec.rules.splits().items()
-    return {name: limited(load_scenes(spec.scenes, file, released=is_released(spec)), limits[name])
-            for name, file in files}  # fmt: skip
-
-
-def is_released(spec: NamedRun) -> bool:
-    """Tell whether a run takes its scenes as the original does: those of the original's U-Net."""
-    return spec.family == "unet" and spec.rules.grid == "round"
+def scene_rules(spec: NamedRun) -> Protocol:
+    """Return what decides how a run takes its scenes; the original's way is its U-Net's alone."""
+    return spec.rules if spec.family == "unet" else PROTOCOLS["clean"]
 
 
 def build_encoding(spec: NamedRun) -> Encoding:
     """Return the encoding of a spec; voxels count from the scene's middle, or from its sensor."""
-    settings, card = spec.encoding_settings, scene_card(spec.scenes)
+    settings, card, rules = spec.encoding_settings, scene_card(spec.scenes), scene_rules(spec)
     if spec.family == "unet":
         settings["centre"] = not card.around_sensor
-    if is_released(spec):
-        return ReleasedVoxels(most=card.augment.most, **settings)
+    if rules.grid == "round":
+        most = card.augment.most if rules.cap == "voxels" else None
+        return ReleasedVoxels(most=most, **settings)
     return encoding_for(spec.model, **settings)
 
 
@@ -222,10 +190,16 @@ def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
 
 def task_of(spec: NamedRun, device: torch.device = CPU) -> Segment:
     """Return the task of a named run.  Raises ValueError where a split of it has no scene."""
-    card, splits = scene_card(spec.scenes), splits_of(spec)
+    card, rules, splits = scene_card(spec.scenes), scene_rules(spec), {}
+    encoding = build_encoding(spec)
     augment = None if spec.augment == "none" else card.augment
-    names, counted = card.class_names, None
-    if is_released(spec):  # its cap is on voxels, see `ReleasedVoxels`
-        names, counted = card.released_names, len(card.class_names)
-        augment = augment and replace(augment, most=None)
-    return Segment(spec, splits, names, build_encoding(spec), augment, device, counted)
+    if augment and getattr(encoding, "most", None):  # the cap is on its voxels
+        augment = replace(augment, most=None)
+    released = rules.labels == "released"
+    names = card.released_names if released else card.class_names
+    for name, file in spec.rules.splits().items():
+        limit = spec.train_limit if name == "train" else spec.test_limit
+        splits[name] = limited(load_scenes(spec.scenes, file, released=released), limit)
+        if not len(splits[name]):
+            raise ValueError(f"no scene in the split that is used as {name}")
+    return Segment(spec, splits, names, encoding, augment, device, card.classes, rules.absent)

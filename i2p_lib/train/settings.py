@@ -25,11 +25,16 @@ from i2p_lib.data import PAPER_AUGMENT, Augment
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a protocol decides: which data are read when, and which epoch is reported.
+    """What a protocol decides; by default what should be done.
 
     voxel        "mean" of a voxel's points (the paper's text) or its "first" point (its code)
     grid         where voxels lie: "floor" counts from the origin; "round" to the nearest, from the
-                 lowest of each cloud
+                 lowest of each cloud; of a U-Net's scenes it is all of `ReleasedVoxels`
+    cap          a U-Net trains on at most so many "points" of a scene or, where grid is "round",
+                 "voxels"
+    labels       of a U-Net's scenes: those of the "set", or of the "released" code (stairs are
+                 trained, and test ends at the cube, see `load_scenes`)
+    absent       a class without points is "skipped" in a U-Net's mIoU, or "perfect": its IoU is 1
     init         what scratch starts from: "he", or torchsparse's rule; see `initialize`
     decay        weight decay on the "weights" alone, or on "everything" that is trained
     end          poly and warmup_cosine end with the "run" or "later", see `learning_rate`
@@ -44,18 +49,21 @@ class Protocol:
     checkpoint   the reported epoch: the "last", or the one that is "best on test"
     """
 
-    voxel: Literal["mean", "first"]
-    grid: Literal["floor", "round"]
-    init: Literal["he", "torchsparse"]
-    decay: Literal["weights", "everything"]
-    end: Literal["run", "later"]
-    draws: Literal["generator", "numpy"]
-    teacher: Literal["exact", "cut"]
-    taps: Literal["minkowski", "released"]
-    train_on: Literal["train", "trainval"]
-    validate_on: Literal["val", "test"]
-    test: Literal["once", "every epoch", "never"]
-    checkpoint: Literal["last", "best on test"]
+    voxel: Literal["mean", "first"] = "mean"
+    grid: Literal["floor", "round"] = "floor"
+    cap: Literal["points", "voxels"] = "points"
+    labels: Literal["set", "released"] = "set"
+    absent: Literal["skipped", "perfect"] = "skipped"
+    init: Literal["he", "torchsparse"] = "he"
+    decay: Literal["weights", "everything"] = "weights"
+    end: Literal["run", "later"] = "run"
+    draws: Literal["generator", "numpy"] = "generator"
+    teacher: Literal["exact", "cut"] = "exact"
+    taps: Literal["minkowski", "released"] = "minkowski"
+    train_on: Literal["train", "trainval"] = "train"
+    validate_on: Literal["val", "test"] = "val"
+    test: Literal["once", "every epoch", "never"] = "once"
+    checkpoint: Literal["last", "best on test"] = "last"
 
     def splits(self) -> dict[str, str]:
         """Return {what a split is used as: the split of the files}, without test if never read."""
@@ -63,13 +71,15 @@ class Protocol:
         return {name: file for name, file in used.items() if name != "test" or self.test != "never"}
 
 
-_CLEAN = Protocol("mean", "floor", "he", "weights", "run", "generator", "exact", "minkowski",
-                  "train", "val", "once", "last")  # fmt: skip
 PROTOCOLS: Mapping[str, Protocol] = {
-    "clean": _CLEAN,
-    "released": Protocol("first", "round", "torchsparse", "everything", "later", "numpy", "cut",
-                         "released", "trainval", "test", "every epoch", "best on test"),
-    "tuning": dataclasses.replace(_CLEAN, test="never"),
+    "clean": Protocol(),
+    "released": Protocol(
+        voxel="first", grid="round", cap="voxels", labels="released", absent="perfect",
+        init="torchsparse", decay="everything", end="later", draws="numpy", teacher="cut",
+        taps="released", train_on="trainval", validate_on="test", test="every epoch",
+        checkpoint="best on test",
+    ),
+    "tuning": Protocol(test="never"),
 }  # fmt: skip
 """clean: as it should be done; released: as the original code does it (it validates on the test
 split and keeps the epoch that is best there); tuning: clean, but blind to the test split."""
@@ -87,8 +97,7 @@ def _to_augment(value: Any) -> Any:
     if isinstance(value, Augment):
         return value
     if isinstance(value, str):
-        if value not in AUGMENT_PRESETS:
-            raise ValueError(unknown_key(value, tuple(AUGMENT_PRESETS), "augmentation"))
+        _refuse_unknown([value], AUGMENT_PRESETS, "augmentation")
         return AUGMENT_PRESETS[value]
     if isinstance(value, dict):
         _refuse_unknown(value, Augment.__dataclass_fields__, "augmentation setting")
@@ -233,10 +242,9 @@ class ClassifySettings(Settings):
 
     def augment_name(self) -> str:
         """Return the preset's name, or the settings as JSON where no preset is equal."""
-        for name, preset in AUGMENT_PRESETS.items():
-            if preset == self.augment:
-                return name
-        return json.dumps(dataclasses.asdict(self.augment), sort_keys=True)
+        names = {preset: name for name, preset in AUGMENT_PRESETS.items()}
+        own = json.dumps(dataclasses.asdict(self.augment), sort_keys=True)
+        return names.get(self.augment, own)
 
 
 class SegmentSettings(Settings):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -19,12 +20,12 @@ from i2p_lib.train.settings import Settings
 class Kept:
     """What a finished run keeps beside its history and network.
 
-    metrics: one number per name.  tables: {file stem: rows or a frame}, kept as CSV.
+    metrics: one number per name.  tables: {file stem: table}, kept as CSV.
     tensors: {file stem: {name: tensor}}.
     """
 
     metrics: dict[str, Any]
-    tables: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
@@ -36,6 +37,7 @@ class Task(Protocol):
     splits        {"train", "val" and, where the protocol reads it, "test": a sized split}
     score         name of the score that a checkpoint is chosen by, such as "top1"
     least         the fewest items that a batch may have; a smaller last one joins the one before
+    hooks         what the task itself wants called after every epoch
     """
 
     settings: Settings
@@ -43,6 +45,7 @@ class Task(Protocol):
     splits: Mapping[str, Any]
     score: str
     least: int
+    hooks: Sequence[Callable[[Any], None]]
 
     def batch(self, items: Tensor, random: torch.Generator) -> Any:
         """Return the training items of those numbers [B], augmented by draws from `random`."""
@@ -58,9 +61,6 @@ class Task(Protocol):
 
     def named(self, items: Tensor) -> str:
         """Return what those training items [B] are called, for messages."""
-
-    def hooks(self) -> Sequence[Any]:
-        """Return the hooks that the task itself wants called after every epoch."""
 
     def finish(self, state: Any) -> Kept:
         """Return the task's own share of what a finished run keeps."""

@@ -1,4 +1,4 @@
-"""One training by several processes: joining them, their shares of the work, what they add up.
+"""One training by several processes: joining them, their shares, and sums and norms over all.
 
 torchrun starts the processes, `torch.distributed` holds their group.  A process alone is a team of
 one, for which every function here gives back what it got.
@@ -10,17 +10,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from i2p_lib.train.global_norm import use_global_statistics
+from i2p_lib.sparse import SparseBatchNorm, SparseTensor
 from i2p_lib.train.settings import Settings
 
-COMMAND = "torchrun --nproc-per-node N -m i2p_lib.cli run ..."
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SparseBatchNorm)
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def joined(device: str) -> Iterator[None]:
     if absent := [name for name in names if name not in os.environ]:
         raise ValueError(
             f"WORLD_SIZE asks for {os.environ['WORLD_SIZE']} processes, but {', '.join(absent)} "
-            f"is not set: start them with {COMMAND}, or unset WORLD_SIZE"
+            "is not set: start them with torchrun --nproc-per-node N -m i2p_lib.cli run ..., "
+            "or unset WORLD_SIZE"
         )
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -54,34 +56,41 @@ def joined(device: str) -> Iterator[None]:
 
 def rank() -> int:
     """Return the number of this process; 0 is the main one, which alone writes."""
-    return dist.get_rank() if _many() else 0
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def size() -> int:
     """Return how many processes train together."""
-    return dist.get_world_size() if _many() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _many() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def total(values: Tensor) -> Tensor:
+    """Return the sums of values over the processes, in float64 and where the group works."""
+    if size() == 1:
+        return values.double()
+    sums = values.to("cuda" if dist.get_backend() == "nccl" else "cpu", torch.float64, copy=True)
+    dist.all_reduce(sums)
+    return sums
 
 
-def _place() -> torch.device:
-    """Return the device on which the group's collectives work."""
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+def gather(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows [N, C] of all processes in order, given this one's parts [n_i, C]."""
+    if size() == 1:
+        return torch.cat(list(parts))
+    own = torch.cat(list(parts)).float().cpu() if parts else torch.zeros(0, 0)
+    shapes = torch.zeros(size(), 2, dtype=torch.float64)
+    shapes[rank()] = torch.tensor([len(own), own[:1].numel()])
+    counts, widths = total(shapes).long().T.tolist()
+    whole, first = torch.zeros(sum(counts), max(widths)), sum(counts[: rank()])
+    whole[first : first + len(own), : own[:1].numel()] = own
+    return total(whole).float().cpu()  # every row is added to zeros, so it stays as it is
 
 
 def agreed(value: Any) -> Any:
     """Return the main process's value in every process: what JSON can hold, never a pickle."""
-    if size() == 1:
-        return value
-    text = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8).to(_place())
-    length = torch.tensor(len(text), device=_place())
-    dist.broadcast(length, 0)
-    if rank() > 0:
-        text = torch.empty(int(length), dtype=torch.uint8, device=_place())
-    dist.broadcast(text, 0)
-    return json.loads(text.cpu().numpy().tobytes())
+    text = json.dumps(value).encode() if rank() == 0 else b""
+    column = torch.tensor([[byte] for byte in text])
+    return json.loads(bytes(gather([column]).flatten().byte().tolist()))
 
 
 @contextmanager
@@ -96,27 +105,8 @@ def main_first() -> Iterator[None]:
 
 def shard(items: Sequence) -> Sequence:
     """Return this process's share of a sequence: neighbours, in order; it may be empty."""
-    return items[_span(len(items))]
-
-
-def _span(count: int) -> slice:
-    return slice(count * rank() // size(), count * (rank() + 1) // size())
-
-
-def gather(parts: Sequence[Tensor]) -> Tensor:
-    """Return the rows [N, C] of all processes in order, given this one's parts [n_i, C]."""
-    if size() == 1:
-        return torch.cat(list(parts))
-    shape = [sum(map(len, parts)), parts[0].shape[1] if parts else 0]
-    shapes = [torch.zeros(2, dtype=torch.int64, device=_place()) for _ in range(size())]
-    dist.all_gather(shapes, torch.tensor(shape, device=_place()))
-    counts = [int(rows) for rows, _ in shapes]
-    whole = torch.zeros(sum(counts), max(int(width) for _, width in shapes), device=_place())
-    if parts:
-        first = sum(counts[: rank()])
-        whole[first : first + shape[0]] = torch.cat(list(parts)).to(_place())
-    dist.all_reduce(whole)  # every row is added to zeros, so it stays as it is
-    return whole.cpu()
+    count = len(items)
+    return items[count * rank() // size() : count * (rank() + 1) // size()]
 
 
 def refuse_small_batches(specs: Iterable[Settings], processes: int) -> None:
@@ -129,28 +119,21 @@ def refuse_small_batches(specs: Iterable[Settings], processes: int) -> None:
             )
 
 
-@dataclass
 class Team:
     """This process among those that train one network: its share of each step.
 
     All draw the same batches and augmentations, then take their clouds of each.  A mean loss over
-    `share` counts by `weight`; a process without a cloud in a small last batch computes one all
-    the same, because the others wait for it, and counts 0.
+    `share` times `weight` has that of the whole batch as its mean over the processes.  One without
+    a cloud in a small last batch computes one all the same, because the others wait for it; its
+    weight is 0.
     """
 
-    rank: int = field(default_factory=rank)
-    size: int = field(default_factory=size)
-    weight: float = 1.0
-
-    @property
-    def counts(self) -> bool:
-        """Whether this process has clouds of the current batch."""
-        return self.weight > 0
+    weight = 1.0
 
     @property
     def salt(self) -> tuple[int, ...]:
         """What tells the random numbers of this process's dropout from those of the others."""
-        return () if self.size == 1 else (self.rank, self.size)
+        return () if size() == 1 else (rank(), size())
 
     def replica(self, net: nn.Module) -> nn.Module:
         """Return `net` to be called in training steps.
@@ -158,35 +141,74 @@ class Team:
         In a team its backward pass averages gradients over the processes, and its batch norms
         take their statistics over the whole batch from now on.
         """
-        if self.size == 1:
+        if size() == 1:
             return net
-        use_global_statistics(net, lambda: self.counts)
+        use_global_statistics(net, self)
         replica = nn.parallel.DistributedDataParallel(net)
         replica.broadcast_buffers = False  # the statistics are equal everywhere
         return replica
 
     def share(self, count: int) -> slice:
         """Return which of a batch's `count` clouds are this process's."""
-        mine = _span(count)
-        self.weight = (mine.stop - mine.start) * self.size / count
-        return mine if self.counts else slice(0, 1)
+        mine = shard(range(count))
+        self.weight = len(mine) * size() / count
+        return slice(mine.start, mine.stop) if mine else slice(0, 1)
 
-    def weighted(self, loss: Tensor) -> Tensor:
-        """Return a loss whose mean over the processes is that of the whole batch."""
-        return loss if self.size == 1 else loss * self.weight
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of values over the processes."""
-        if self.size == 1:
-            return values
-        values = values.double() / self.size
-        dist.all_reduce(values)
-        return values
+def use_global_statistics(net: nn.Module, team: Team) -> None:
+    """Let every batch norm of `net`, in training, take mean and variance over all processes.
 
-    def total(self, *counts: float) -> list[float]:
-        """Return the sums of some counts over the processes."""
-        if self.size == 1:
-            return list(counts)
-        sums = torch.tensor(list(map(float, counts)), dtype=torch.float64, device=_place())
-        dist.all_reduce(sums)
-        return sums.tolist()
+    Parameters, buffers, hooks and frozen statistics stay as they are.
+    Raises ValueError for a batch norm that computes something of its own.
+    """
+    for name, layer in net.named_modules():
+        if not isinstance(layer, _BatchNorm):
+            continue
+        usual = layer.affine and layer.track_running_stats and layer.momentum
+        if type(layer) not in NORMS or not usual:
+            raise ValueError(
+                f"{name}: {layer} cannot be shared by several processes: train this network in one"
+            )
+        layer.forward = partial(_forward, layer, team)
+
+
+def _forward(layer: _BatchNorm, team: Team, x: SparseTensor | Tensor) -> SparseTensor | Tensor:
+    """Normalise by the statistics of all rows, 16-bit features in float32."""
+    if not layer.training or getattr(layer, "frozen_stats", False):
+        return type(layer).forward(layer, x)
+    feats = x.feats if isinstance(x, SparseTensor) else x
+    wide = torch.promote_types(feats.dtype, torch.float32)
+    mean, var, rows = statistics(feats.to(wide), counts=team.weight > 0)
+    with torch.no_grad():
+        layer.num_batches_tracked.add_(1)
+        layer.running_mean.lerp_(mean.to(wide), layer.momentum)
+        layer.running_var.lerp_((var * rows / (rows - 1)).to(wide), layer.momentum)
+    scale = layer.weight * (var + layer.eps).rsqrt()
+    shift = layer.bias - mean * scale
+    scale, shift = (v.to(wide).view(1, -1, *[1] * (feats.ndim - 2)) for v in (scale, shift))
+    out = (feats * scale + shift).to(feats.dtype)
+    return layer.activation(x.replace(out)) if isinstance(x, SparseTensor) else out
+
+
+def statistics(x: Tensor, counts: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance of each channel, and its rows, over all processes: [C] in float64.
+
+    x: [N, C, ...], this process's rows.  counts: whether they belong to the batch.
+    """
+    var, mean = (own.double() for own in torch.var_mean(x, (0, *range(2, x.ndim)), correction=0))
+    rows = torch.full_like(mean, x.numel() / len(mean) * counts)
+    own = torch.stack([rows, rows * mean, rows * (var + mean.square())])
+    rows, first, second = _Total.apply(own)
+    return first / rows, second / rows - (first / rows).square(), rows
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, and that of its gradients on the way back."""
+
+    @staticmethod
+    def forward(ctx, own: Tensor) -> Tensor:
+        return total(own)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return total(grad)

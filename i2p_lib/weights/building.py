@@ -1,4 +1,4 @@
-"""Image models: the one place where they are built, and given the weights of a file."""
+"""Image models: the one place where they are built, given a file's weights, and shown a photo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from i2p_lib.weights.cards import OWN_BUILDERS, WeightCard, is_random, model_library, weight_card
+from i2p_lib.weights.cards import OWN_BUILDERS, is_random, model_library, weight_card
 from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import TransferReport, named_tensors, transfer
+from i2p_lib.weights.loading import named_tensors, transfer
 
 
 @contextmanager
@@ -43,7 +45,8 @@ def image_model(
                  The classifier has as many classes as the file's.
     weights_dir  searched first for the file; then `$I2P_WEIGHTS`, then torch hub's checkpoints.
 
-    A loaded model carries its `TransferReport` as `net.i2p_transfer`.  Nothing is downloaded.
+    A loaded model carries the table of its tensors as `net.i2p_transfer`, see `transfer`.
+    Nothing is downloaded.
 
     Raises ValueError for an unknown model or weights name, a file with the wrong hash, or a
     tensor without its counterpart, and FileNotFoundError, saying what to place where, for a file
@@ -57,38 +60,53 @@ def image_model(
             f"the {card.weights} weights are for a network on points ({card.note}); "
             "image_model builds image networks"
         )
-    net = _build(name, card, seed)
+    library = model_library(name)
+    classes = {"num_classes": card.classes} if card and card.classes else {}
+    with seeded(seed):  # the one place where image models draw random numbers
+        if library == "torchvision":
+            import torchvision
+
+            net = torchvision.models.get_model(name, weights=None, **classes)
+        elif library == "i2p":
+            net = getattr(importlib.import_module(OWN_BUILDERS[name]), name)()
+        else:
+            import timm
+
+            tag = f".{card.tag}" if card and card.tag else ""
+            full = f"tf_{name}" if library == "lite" else f"{name}{tag}"
+            net = timm.create_model(full, pretrained=False, **classes)
     if card:
         load_weights(net, name, weights, weights_dir)
     return net
 
 
+def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
+    """Return one photo as the model wants it: [1, 3, S, S] float32, resized, cropped, normalised.
+
+    image is uint8 [H, W, 3] (RGB).  Size, crop, interpolation, mean and standard deviation are
+    timm's own for a timm model, and torchvision's V1 recipe (256, 224, bilinear) for the others.
+    """
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
+    recipe = getattr(model, "pretrained_cfg", None) or {
+        "input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear",
+        "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
+    }  # fmt: skip
+    prepare = create_transform(**resolve_data_config(pretrained_cfg=recipe))
+    return prepare(Image.fromarray(image))[None]
+
+
 def load_weights(
     net: nn.Module, name: str, weights: str, weights_dir: str | Path | None = None
-) -> TransferReport:
+) -> pd.DataFrame:
     """Copy the file of a card into a network that `image_model` does not build, all or nothing.
 
     The network must name its tensors as the file does, once the card's rules are applied.
     Raises as `image_model` does.
     """
     card = weight_card(name, weights)
-    path, digest = verified(card, weights_dir)
-    return transfer(net, card, path, digest, named_tensors(net, card, path))
-
-
-def _build(name: str, card: WeightCard | None, seed: int) -> nn.Module:
-    """Build the network; the one place where image models draw random numbers."""
-    library = model_library(name)
-    classes = {"num_classes": card.classes} if card and card.classes else {}
-    with seeded(seed):
-        if library == "torchvision":
-            import torchvision
-
-            return torchvision.models.get_model(name, weights=None, **classes)
-        if library == "i2p":
-            return getattr(importlib.import_module(OWN_BUILDERS[name]), name)()
-        import timm
-
-        tag = f".{card.tag}" if card and card.tag else ""
-        name = f"tf_{name}" if library == "lite" else f"{name}{tag}"
-        return timm.create_model(name, pretrained=False, **classes)
+    path, _ = verified(card, weights_dir)
+    return transfer(net, card, path, named_tensors(net, card, path))

@@ -29,29 +29,16 @@ def weight_folders(weights_dir: str | Path | None = None) -> list[Path]:
     return [Path(p).expanduser() for p in named if p] + [Path(torch.hub.get_dir()) / "checkpoints"]
 
 
-def check_weights(
-    name: str, weights: str | None = "imagenet1k", weights_dir: str | Path | None = None
-) -> Path:
-    """Return the path of the weight file after checking its hash.
-
-    Raises FileNotFoundError (what to place where) or ValueError (expected and found hash).
-    """
-    return verified(weight_card(name, weights), weights_dir)[0]
-
-
-def fetch_weights(
-    name: str, weights: str | None = "imagenet1k", weights_dir: str | Path | None = None
-) -> Path:
-    """Return the path of the checked weight file, downloaded where it is not here.
+def fetch_weights(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[Path, str]:
+    """Return the path and SHA-256 of a card's file, downloaded where it is not here.
 
     It goes to the first of `weight_folders`; data_scripts/get_weights.py does the work.
-    Raises as `check_weights` does, and RuntimeError with the script's message where it fails.
+    Raises as `verified` does, and RuntimeError with the script's message where it fails.
     """
-    card = weight_card(name, weights)
     if card.url and find_file(card, weights_dir) is None:
         folder = weight_folders(weights_dir)[0].resolve()
         run_script("data_scripts/get_weights.py", [card.label, "--output", str(folder)])
-    return verified(card, weights_dir)[0]
+    return verified(card, weights_dir)
 
 
 def presence(card: WeightCard) -> str:
@@ -85,7 +72,10 @@ def find_file(card: WeightCard, weights_dir: str | Path | None = None) -> Path |
 
 
 def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[Path, str]:
-    """Return the path and SHA-256 of a card's file; raises as `check_weights` does."""
+    """Return the path and SHA-256 of a card's file, after checking its hash.
+
+    Raises FileNotFoundError (what to place where) or ValueError (expected and found hash).
+    """
     path = find_file(card, weights_dir)
     if path is None:
         places = " or ".join(str(folder) for folder in weight_folders(weights_dir))

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from i2p_lib.analysis.bootstrap import (
-    over_owners,
-    paired_difference,
-    rank_correlation,
-    resampled,
-)
+from i2p_lib.analysis.bootstrap import paired_difference, rank_correlation
 
 
 def rng(seed=0):
@@ -57,17 +52,13 @@ def test_rank_correlation_is_spearmans_and_its_interval_draws_owners():
     assert (falling.value, falling.low, falling.high) == pytest.approx((-1, -1, -1))
 
 
-def test_draws_without_a_number_are_left_out():
-    """Promise: a statistic that is never finite has no interval, and one sometimes has one."""
-    found = over_owners(lambda rows: math.nan, np.arange(4), rng(), 10)
-    assert math.isnan(found.low) and math.isnan(found.high)
-    some = over_owners(lambda rows: 1.0 if 0 in rows else math.nan, np.arange(2), rng(), 50)
-    assert (some.low, some.high) == (1, 1)
-
-
-def test_a_bootstrap_draws_as_many_owners_as_there_are():
-    weights = resampled(7, 50, rng())
-    assert weights.shape == (7, 50) and (weights.sum(0) == 7).all()
+def test_draws_without_a_rank_are_left_out():
+    """Promise: a side that never varies has no interval; one that sometimes does has one."""
+    x, owner = np.arange(3.0), np.array([0, 0, 1])
+    found = rank_correlation(x, np.ones(3), owner, rng(), 10)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    some = rank_correlation(x, x**2, owner, rng(), 50)
+    assert (some.value, some.low, some.high) == pytest.approx((1, 1, 1))
 
 
 @pytest.mark.parametrize("call, message", [

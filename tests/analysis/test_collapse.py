@@ -110,12 +110,13 @@ def test_turning_scaling_shifting_and_shuffling_change_nothing(seed, scale, shif
     assert moved == pytest.approx(collapse.collapse_report(x, labels), rel=1e-6, abs=1e-9)
 
 
-def test_self_duality_sees_scale_free_alignment_only():
+def test_nc3_sees_scale_free_alignment_only():
     """Promise: NC3 is 0 for a scaled copy of the centred means and 2 for the opposite."""
-    means = np.random.default_rng(1).normal(size=(4, 7))
+    means, labels = np.random.default_rng(1).normal(size=(4, 7)), np.repeat(np.arange(4), 2)
     centred = means - means.mean(0)
-    assert collapse.self_duality(means, 5 * centred) == pytest.approx(0, abs=1e-12)
-    assert collapse.self_duality(means, -centred) == pytest.approx(2)
+    alike, opposite = (collapse.collapse_report(means[labels], labels, weight=weight)["nc3"]
+                       for weight in (5 * centred, -centred))
+    assert alike == pytest.approx(0, abs=1e-12) and opposite == pytest.approx(2)
 
 
 def test_nc4_counts_disagreement_with_the_classifier():

@@ -52,22 +52,19 @@ def test_selectivity_is_that_of_the_definition():
     ("values", "labels", "message"),
     [
         (np.array([[1.0], [np.nan]]), [0, 1], "not finite"),
-        (np.zeros((0, 3)), [], "N >= 1"),
-        (np.ones(3), [0, 1, 1], "shape"),
+        (np.zeros((0, 3)), [], "1 samples or more"),
+        (np.ones(3), [0, 1, 1], "shapes"),
         (np.ones((2, 1)), [0, 0], "two classes"),
-        (np.ones((2, 1)), [0, 1, 1], "two classes|expected labels"),
+        (np.ones((2, 1)), [0, 1, 1], "shapes"),
         (-np.ones((2, 1)), [0, 1], "0 or more"),
+        (np.zeros((4, 2)), [0, 0, 1, 1], "no unit is ever active"),
     ],
 )
-def test_what_has_no_selectivity_is_refused(values, labels, message):
+def test_what_cannot_be_dissected_is_refused(values, labels, message):
     with pytest.raises(ValueError, match=message):
-        class_selectivity(values, np.array(labels))
+        dissect(values, np.array(labels), 1)
 
 
-def test_more_top_samples_than_there_are_and_dead_layers_are_refused():
-    with pytest.raises(ValueError, match="1 to 3 top samples, got 4"):
-        top_samples(np.ones((3, 2)), 4)
-    with pytest.raises(ValueError, match="no unit is ever active"):
-        dissect(np.zeros((4, 2)), np.array([0, 0, 1, 1]), 2)
-    with pytest.raises(ValueError, match="integer labels"):
-        class_entropy(np.array([[0.5, 1.0]]))
+def test_more_top_samples_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="4 samples or more, got shapes \\(3, 2\\)"):
+        dissect(np.ones((3, 2)), np.array([0, 1, 1]), 4)

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_notebooks import chapter_functions
 from scipy.stats import wasserstein_distance
 
-from i2p_lib.analysis.bootstrap import interval, resampled
-from i2p_lib.analysis.distances import halves, weighted_wasserstein1
+from i2p_lib.analysis.bootstrap import interval
+from i2p_lib.analysis.distances import weighted_wasserstein1
+from i2p_lib.sources import PACKAGE
+
+chapter = chapter_functions(PACKAGE.parent / "notebooks" / "05_neural_collapse.ipynb")
 
 
 def wasserstein1(x, y):
@@ -46,15 +50,16 @@ def test_it_equals_scipy_under_every_weighting(seed, n, m):
 def test_a_bootstrap_draws_owners_whole_and_an_interval_holds_the_truth():
     """Promise: an interval over owners covers the distance of the two populations."""
     rng = np.random.default_rng(1)
-    weights = resampled(7, 50, rng)
-    assert weights.shape == (7, 50) and (weights.sum(0) == 7).all()
+    weights = chapter.drawn_weights(7, rng)
+    assert weights.shape == (7, 1 + chapter.DRAWS) and (weights.sum(0) == 7).all()
+    assert (weights[:, 0] == 1).all(), "the first column is the sample itself"
     held, offset = 0, 2.0
     for _ in range(60):
         means = rng.normal(size=(2, 40))  # one mean for each owner: its numbers are not independent
         owner = np.repeat(np.arange(40), 25)
         x, y = (m[owner] + rng.normal(size=1000) for m in means)
-        draws = weighted_wasserstein1(x, y + offset, owner, owner,
-                                      resampled(40, 200, rng), resampled(40, 200, rng))
+        weights = chapter.drawn_weights(40, rng), chapter.drawn_weights(40, rng)
+        _, *draws = weighted_wasserstein1(x, y + offset, owner, owner, *weights)
         low, high = interval(draws)
         held += low <= offset <= high
     assert held >= 52  # 57 of 60 expected
@@ -62,15 +67,16 @@ def test_a_bootstrap_draws_owners_whole_and_an_interval_holds_the_truth():
 
 def test_halves_are_disjoint_and_show_no_distance_but_chance():
     """Promise: the floor compares one half of the owners with the other, none in both."""
-    half = halves(5, 30, np.random.default_rng(0))
+    half = chapter.halves(5, 30, np.random.default_rng(0))
     assert set(half.sum(0)) == {2} and set(np.unique(half)) == {0, 1}
     owner = np.repeat(np.arange(5), 4)
     alike = np.tile([1.0, 2.0, 5.0, 9.0], 5)
     np.testing.assert_allclose(
         weighted_wasserstein1(alike, alike, owner, owner, half, 1 - half), 0, atol=1e-12
     )
-    with pytest.raises(ValueError, match="two owners"):
-        halves(1, 3, np.random.default_rng(0))
+    alone = chapter.halves(1, 3, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="positive for some"):
+        weighted_wasserstein1(alike, alike, 0 * owner, 0 * owner, alone, 1 - alone)
 
 
 @pytest.mark.parametrize(

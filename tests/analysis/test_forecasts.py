@@ -16,9 +16,9 @@ def planted(slope, seeds=6):
     start = np.arange(2 * seeds)
     value = np.where(start < seeds, 1.0, 3.0) + rng.random(2 * seeds)
     return pd.DataFrame({
-        "group": "IO", "model": np.where(start < seeds, "a", "b"), "weights": "random",
-        "regime": "io", "seed": start % seeds, "start": start, "cdnv": value,
-        "top1": 0.5 + slope * value,
+        "group": "IO", "model": np.where(start < seeds, "a", "b"), "source": "random",
+        "axis": "z", "normalize": True, "regime": "io", "seed": start % seeds,
+        "start": start, "cdnv": value, "top1": 0.5 + slope * value,
     })
 
 
@@ -27,7 +27,7 @@ def test_a_planted_forecast_is_found_between_networks_and_within(slope, said):
     summary = chapter.forecast_table(planted(slope))
     row = summary.iloc[0]
     assert np.sign([row["rho"], row["within"]]).tolist() == [np.sign(slope)] * 2
-    assert abs(row["within"]) > 0.99 and row["sources"] == 2
+    assert abs(row["within"]) > 0.99 and row["kinds"] == 2
     assert f"the more collapsed, {said}" in ' '.join(chapter.forecast_lines(summary))
 
 

@@ -1,5 +1,7 @@
 """Metrics: scikit-learn as the reference, and the rules for targets and speed-ups."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from i2p_lib.analysis import metrics, segmentation
+from i2p_lib.show import text
 
 
 @settings(deadline=None)
@@ -31,19 +34,20 @@ def test_epochs_count_from_one_and_never_is_none():
 def test_speedup_of_the_papers_epochs():
     """Promise: 122 epochs against 11 is the paper's 11.1x."""
     result = metrics.speedup([[0] * 121 + [0.9]], [[0] * 10 + [0.9]], 0.9)
-    assert result.ratio == 122 / 11 and str(result) == "11.09x (11.09 to 11.09)"
+    assert result.value == 122 / 11 and text.times(result) == "11.09x (11.09 to 11.09)"
 
 
 def test_speedup_names_what_is_not_known():
     """Promise: seeds that never arrive are not dropped; slow ones leave a lower bound."""
     fast = [[0.5, 0.9], [0.9, 0.9]]
     bound = metrics.speedup([[0.1] * 12, [0.1, 0.1, 0.9]], fast, 0.9)
-    assert bound.ratio is None and bound.at_least == pytest.approx(7.5 / 1.5)
-    assert str(bound) == "more than 5.00x"
+    assert math.isnan(bound.value) and bound.low == pytest.approx(7.5 / 1.5)
+    assert text.times(bound) == "more than 5.00x"
     lost = metrics.speedup([[0.9]], [[0.1], [0.9]], 0.9)
-    assert lost.ratio is None and lost.at_least is None and str(lost) == "target not reached"
+    assert math.isnan(lost.value) and math.isnan(lost.low)
+    assert text.times(lost) == "target not reached"
     full = metrics.speedup([[0, 0.9], [0, 0, 0, 0.9]], fast, 0.9)
-    assert (full.ratio, full.low, full.high) == (2, 1, 4)
+    assert (full.value, full.low, full.high) == (2, 1, 4)
 
 
 @pytest.mark.parametrize(

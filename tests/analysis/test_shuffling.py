@@ -4,9 +4,12 @@ from collections import Counter
 
 import pytest
 import torch
+from made_notebooks import chapter_functions
 
-from i2p_lib.analysis.shuffling import KINDS, scatter_in_patches, shuffle_patches, shuffled
+from i2p_lib.sources import PACKAGE
 
+chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
+scatter_in_patches, shuffle_patches = chapter.scatter_in_patches, chapter.shuffle_patches
 SIZE = 0.25  # a power of two, so that shifts are exact
 
 
@@ -72,20 +75,11 @@ def test_scattering_in_cells_keeps_the_counts_of_all_cells_and_no_detail():
     assert clump.std(0) == pytest.approx([SIZE / 12**0.5] * 3, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_shuffle_is_the_same_for_the_same_generator_and_leaves_its_input(kind):
-    clouds = torch.stack([cloud(50, 0), cloud(50, 1)])
-    kept = clouds.clone()
-    first, again = (shuffled(clouds, 0.3, kind, generator()) for _ in range(2))
-    assert torch.equal(first, again) and torch.equal(clouds, kept)
-    assert first.shape == clouds.shape and not torch.equal(first, clouds)
-    assert not torch.equal(first, shuffled(clouds, 0.3, kind, generator(2)))
-
-
-def test_what_cannot_be_shuffled_is_refused():
-    with pytest.raises(ValueError, match="kind"):
-        shuffled(torch.zeros(1, 2, 3), 0.3, "texture", generator())
-    with pytest.raises(ValueError, match="positive size"):
-        shuffled(torch.zeros(1, 2, 3), 0.0, "detail", generator())
-    with pytest.raises(ValueError, match=r"\[B, P, 3\]"):
-        shuffled(torch.zeros(2, 3), 0.3, "detail", generator())
+@pytest.mark.parametrize("shuffle", chapter.SHUFFLES.values())
+def test_a_shuffle_is_the_same_for_the_same_generator_and_leaves_its_input(shuffle):
+    before = cloud(50, 0)
+    kept = before.clone()
+    first, again = (shuffle(before, 0.3, generator()) for _ in range(2))
+    assert torch.equal(first, again) and torch.equal(before, kept)
+    assert first.shape == before.shape and not torch.equal(first, before)
+    assert not torch.equal(first, shuffle(before, 0.3, generator(2)))

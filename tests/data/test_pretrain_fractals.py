@@ -94,7 +94,8 @@ def test_half_precision_loses_nothing_that_the_held_out_images_show(script, part
     net = image_model("resnet18")
     net.fc = torch.nn.Linear(512, card.classes)
     path = folder / card.file_name
-    table = transfer(net, card, path, check_file(card, path), named_tensors(net, card, path)).table
+    assert check_file(card, path)
+    table = transfer(net, card, path, named_tensors(net, card, path))
     assert len(table) == 122 and set(table["state"]) == {"copied"}
     assert card.size < 25e6 and f"{top1['half']:.1%} in half precision" in card.note
     middle = parts.network_input(net, state.held_out.pixels[:, 2:22, 2:22])

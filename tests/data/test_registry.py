@@ -10,6 +10,7 @@ from i2p_lib.data import (
     load_dataset,
     registry,
 )
+from i2p_lib.data.registry import DatasetCard
 
 
 def test_the_names_are_those_of_the_interface():
@@ -18,15 +19,15 @@ def test_the_names_are_those_of_the_interface():
 
 def test_a_card_is_a_file_and_one_with_an_unknown_field_is_refused(tmp_path, monkeypatch):
     """Promise: a new point set is one file in `cards`, named as the set."""
-    registry._cards.cache_clear()
-    (tmp_path / "parts.yml").write_text((registry.CARDS / "kicad_parts.yml").read_text())
-    monkeypatch.setattr(registry, "CARDS", tmp_path)
+    registry.cards.cache_clear()
+    (tmp_path / "parts.yml").write_text((DatasetCard.CARDS / "kicad_parts.yml").read_text())
+    monkeypatch.setattr(DatasetCard, "CARDS", tmp_path)
     assert dataset_names() == ("parts",) and dataset_card("parts").classes == 42
-    registry._cards.cache_clear()
+    registry.cards.cache_clear()
     (tmp_path / "parts.yml").write_text("titel: wrong")
-    with pytest.raises(ValueError, match="parts.yml is no card of a data set: .*titel"):
+    with pytest.raises(ValueError, match="parts.yml is no card: (.|\n)*titel"):
         dataset_names()
-    registry._cards.cache_clear()
+    registry.cards.cache_clear()
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

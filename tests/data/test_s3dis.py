@@ -9,9 +9,7 @@ import pytest
 from _s3dis_text import read_annotation
 from scene_folders import TEXTS, full_disk, make_s3dis
 
-from i2p_lib.data import s3dis
-from i2p_lib.data.scene_files import split_scenes
-from i2p_lib.data.scenes import describe_scenes, load_scenes, scene_card
+from i2p_lib.data.scenes import describe_scenes, load_scenes, scene_card, split_scenes
 
 HALLWAY = "Area_5/hallway_6/Annotations/ceiling_1.txt"
 
@@ -179,7 +177,7 @@ def test_no_rooms_at_all_says_what_folder_is_meant(tmp_path):
 
 def test_a_part_is_not_taken_for_the_official_set(source, tmp_path):
     """Promise: 272 rooms in six areas, before any text is read."""
-    assert sum(s3dis.ROOMS.values()) == 272
+    assert sum(script.ROOMS.values()) == 272
     with pytest.raises(ValueError, match="expected 272 rooms"):
         script.convert(source, tmp_path / "set", progress=False)
     assert not (tmp_path / "set").exists()
@@ -198,11 +196,11 @@ def test_the_official_counts_with_other_points_are_refused(tmp_path, monkeypatch
 
 
 def test_val_is_a_tenth_of_each_area_and_test_is_area_5():
-    rooms = [f"{area}/r_{n}" for area, count in s3dis.ROOMS.items() for n in range(count)]
+    rooms = [f"{area}/r_{n}" for area, count in script.ROOMS.items() for n in range(count)]
     splits = split_scenes(scene_card("s3dis"), rooms)
     assert sum(where == "test" for where in splits.values()) == 68
     held = {area: sum(splits[room] == "val" for room in rooms if room.startswith(area))
-            for area in s3dis.ROOMS}  # fmt: skip
+            for area in script.ROOMS}  # fmt: skip
     assert held == {"Area_1": 4, "Area_2": 4, "Area_3": 2, "Area_4": 5, "Area_5": 0, "Area_6": 5}
     assert split_scenes(scene_card("s3dis"), rooms[::-1]) == splits
     assert split_scenes(scene_card("s3dis"), ["Area_1/a"]) == {"Area_1/a": "train"}

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from i2p_lib.data.scene_transforms import (
-    PAPER_ROOMS,
-    PAPER_STREETS,
     SceneAugment,
     at_most,
     augment_scene,
     clip_to_cube,
 )
+from i2p_lib.data.scenes import scene_card
+
+PAPER_ROOMS, PAPER_STREETS = (scene_card(n).augment for n in ("s3dis", "semantic_kitti"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

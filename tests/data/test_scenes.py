@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scene_folders import make_s3dis
 
-from i2p_lib.data import making, manifests, scenes
+from i2p_lib.data import making, manifests, registry, scenes
 from i2p_lib.data.get import get_data
-from i2p_lib.data.scene_transforms import PAPER_ROOMS, PAPER_STREETS
 from i2p_lib.data.scenes import (
     Scene,
+    SceneCard,
     load_scenes,
     prepare_scenes,
     scene_card,
@@ -202,7 +202,25 @@ def test_a_simulated_set_takes_no_folder(tmp_path):
 def test_a_set_says_how_the_released_code_treats_it():
     """Promise: rooms are augmented as rooms, scans as scans; simulated sets as what they stand
     for; and a third set as its own card says, not as a street."""
-    for name, augment, sensor in (("s3dis", PAPER_ROOMS, False),
-                                  ("semantic_kitti", PAPER_STREETS, True)):  # fmt: skip
+    for name, turned, sensor in (("s3dis", False, False), ("semantic_kitti", True, True)):
         cards = [card for card in map(scene_card, scene_names()) if card.layout == name]
-        assert [(card.augment, card.around_sensor) for card in cards] == [(augment, sensor)] * 2
+        assert len(cards) == 2 and cards[0].treatment != cards[1].treatment
+        for card in cards:
+            assert card.augment == scene_card(name).augment
+            assert (card.augment.rotate, card.around_sensor) == (turned, sensor)
+
+
+def test_a_card_is_a_file_and_says_only_in_what_it_differs(tmp_path, monkeypatch):
+    """Promise: a set in a known layout is one file; what decides a result is in its treatment."""
+    (tmp_path / "s3dis.yml").write_text((SceneCard.CARDS / "s3dis.yml").read_text())
+    (tmp_path / "mine.yml").write_text("like: s3dis\ntitle: Mine\ntest_part: Area_1\n")
+    monkeypatch.setattr(SceneCard, "CARDS", tmp_path)
+    registry.cards.cache_clear()
+    mine, theirs = scene_card("mine"), scene_card("s3dis")
+    assert (mine.name, mine.title, mine.class_names) == ("mine", "Mine", theirs.class_names)
+    assert mine.augment == theirs.augment and mine.treatment != theirs.treatment
+    (tmp_path / "mine.yml").write_text("like: s3dis\naugment: {clip: 0}\n")
+    registry.cards.cache_clear()
+    with pytest.raises(ValueError, match="mine.yml is no card: (.|\n)*clip"):
+        scene_names()
+    registry.cards.cache_clear()

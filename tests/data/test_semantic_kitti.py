@@ -8,8 +8,7 @@ import pytest
 from scene_folders import full_disk, make_kitti
 
 from i2p_lib.data import semantic_kitti
-from i2p_lib.data.scene_files import split_scenes
-from i2p_lib.data.scenes import load_scenes, scene_card, scene_hash
+from i2p_lib.data.scenes import load_scenes, scene_card, scene_hash, split_scenes
 
 SCAN, LABELS = (f"sequences/08/{kind}" for kind in ("velodyne/000001.bin", "labels/000001.label"))
 
@@ -49,7 +48,7 @@ def test_a_scan_is_its_bytes_and_its_mapped_labels(source, tmp_path):
 
 
 def test_the_published_numbers_agree_with_each_other():
-    assert sum(semantic_kitti.SCANS.values()) == 23_201 and semantic_kitti.SCANS["08"] == 4_071
+    assert sum(script.SCANS.values()) == 23_201 and script.SCANS["08"] == 4_071
     assert set(script.CONTENT) == set(semantic_kitti.LEARNING_MAP)
     assert sum(script.CONTENT.values()) == pytest.approx(1, abs=1e-4)
     assert set(semantic_kitti.LEARNING_MAP.values()) == set(range(-1, 19))
@@ -143,7 +142,7 @@ def test_the_official_counts_with_other_classes_are_refused(source, tmp_path, mo
 
 def test_val_is_the_end_of_each_sequence_and_test_is_08():
     """Promise: scans that follow each other are not torn apart."""
-    names = [f"{seq}/{n:06d}" for seq, count in semantic_kitti.SCANS.items() for n in range(count)]
+    names = [f"{seq}/{n:06d}" for seq, count in script.SCANS.items() for n in range(count)]
     splits = split_scenes(scene_card("semantic_kitti"), names)
     assert sum(where == "test" for where in splits.values()) == 4_071
     first = [where for name, where in sorted(splits.items()) if name.startswith("04/")]

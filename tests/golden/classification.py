@@ -150,12 +150,12 @@ for _depth in (18, 34):
         def trains(depth: int = _depth, mode: str = _mode) -> float:
             """Trained parameters (of all: all there are), and which norms stay in eval mode."""
             net, data = network(depth), golden(file(depth, "float32"))
-            report = freeze(net, MODES[mode])
+            trained = freeze(net, MODES[mode]).query("trained")["values"].sum()
             still = {name for name, layer in net.named_modules()
                      if getattr(layer, "frozen_stats", False)}  # fmt: skip
             theirs = {our_name(f"{name}.x").removesuffix(".x")
                       for name in data[f"bn_eval_{mode}"].tolist()}
-            return abs(report.trained - int(data[f"trainable_{mode}_count"])) + len(still ^ theirs)
+            return abs(trained - int(data[f"trainable_{mode}_count"])) + len(still ^ theirs)
 
 
 for _depth in (18, 34):

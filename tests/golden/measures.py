@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from i2p_lib.analysis.segmentation import class_iou, confusion_of, mean_iou
-from i2p_lib.data.scene_files import IGNORED
+from i2p_lib.data.scenes import IGNORED
 from tests.golden.items import item
 from tests.golden.original import apart, golden
 

@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2p_lib.data.s3dis import S3DIS
-from i2p_lib.data.scene_files import IGNORED
-from i2p_lib.data.scene_transforms import PAPER_ROOMS, augment_scene, clip_to_cube
-from i2p_lib.data.scenes import scene_card
+from i2p_lib.data.scene_transforms import augment_scene, clip_to_cube
+from i2p_lib.data.scenes import IGNORED, scene_card
 from i2p_lib.data.semantic_kitti import LEARNING_MAP, RELEASED_IGNORES
-from i2p_lib.models.released_voxels import ReleasedVoxels, Rows
+from i2p_lib.models.encodings import ReleasedVoxels, Rows
 from i2p_lib.sparse import Points, SparseTensor
 from tests.golden.grid import DRAWS, SIZE
 from tests.golden.items import item
@@ -30,6 +28,7 @@ from tests.golden.original import (
 )
 
 FILE, NETWORK = "06a_preprocessing_s3dis_kitti", "06b_spvcnn18_s3dis_float32"
+S3DIS = scene_card("s3dis")
 ROOMS = ("small_1", "small_2")
 ENCODINGS = (ReleasedVoxels(SIZE), ReleasedVoxels(SIZE, centre=False))
 
@@ -129,16 +128,16 @@ def clipped() -> float:
     """The points of a large room that are kept, and that a small room stays whole."""
     big, small = room("big_1").points, room("small_1").points
     kept = torch.zeros(len(big), dtype=torch.bool)
-    kept[clip_to_cube(big, PAPER_ROOMS.clip)] = True
-    whole = len(small) - len(clip_to_cube(small, PAPER_ROOMS.clip))
+    kept[clip_to_cube(big, S3DIS.augment.clip)] = True
+    whole = len(small) - len(clip_to_cube(small, S3DIS.augment.clip))
     return unlike(kept, golden(FILE)["s3dis/clip_big"]) + whole
 
 
 @item("06a S3DIS points at test time", unit="of 900 points")
 def tested() -> float:
     """The points of a large room that are counted, as the released scenes of test have them."""
-    card, points = scene_card("s3dis"), room("big_1").points
-    kept = len(clip_to_cube(points, card.augment.clip))
+    points = room("big_1").points
+    kept = len(clip_to_cube(points, S3DIS.augment.clip))
     return abs(kept - len(golden(FILE)["s3dis/big_1/all_labels"]))
 
 
@@ -153,7 +152,7 @@ def augmented() -> float:
     """Coordinates of a flipped room of seed 5."""
     cloud = room("small_1")
     points, _, _ = augment_scene(cloud.points, cloud.features, torch.Generator().manual_seed(5),
-                                 PAPER_ROOMS)  # fmt: skip
+                                 S3DIS.augment)  # fmt: skip
     return apart(points, tensor(FILE, "s3dis/coord_aug_seed5"))
 
 

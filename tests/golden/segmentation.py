@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from i2p_lib.analysis.segmentation import class_iou, confusion_of
-from i2p_lib.data.scene_files import IGNORED
+from i2p_lib.data.scenes import IGNORED
 from i2p_lib.inflation import initialize
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.segmenters import segmenter
@@ -154,7 +154,7 @@ for _mode in ("io", "ioms", "iobn"):
     @item(f"06b what {_mode} trains", unit="parameters")
     def trains(mode: str = _mode) -> float:
         """The number of trained parameters."""
-        trained = freeze(scratch(), MODES[mode]).trained
+        trained = freeze(scratch(), MODES[mode]).query("trained")["values"].sum()
         return abs(trained - int(golden(SINGLE)[f"trainable_{mode}_count"]))
 
 

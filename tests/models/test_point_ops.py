@@ -15,7 +15,6 @@ from i2p_lib.models.point_ops import (
 )
 
 # compiled loops run on the CPU, torch elsewhere; the second path is plain torch and runs here too
-FARTHEST = {"compiled": farthest_points, "torch": point_ops._farthest_points_torch}
 BALL = {"compiled": ball_query, "torch": point_ops._ball_query_torch}
 NEAREST = {"compiled": nearest_points, "torch": point_ops._nearest_points_torch}
 both_paths = pytest.mark.parametrize("path", ["compiled", "torch"])
@@ -58,18 +57,16 @@ def brute_ball(points, centres, limit, count):
     return rows
 
 
-@both_paths
 @every_cloud
-def test_farthest_points_equal_brute_force(points, path):
+def test_farthest_points_equal_brute_force(points):
     """Promise: the greedy choice, the lower index on a tie, from point 0."""
     expected = [brute_farthest(each.numpy(), 60) for each in points]
-    assert FARTHEST[path](points, 60).tolist() == expected
+    assert farthest_points(points, 60).tolist() == expected
 
 
-@both_paths
-def test_asking_for_more_points_than_there_are_repeats_point_0(path):
+def test_asking_for_more_points_than_there_are_repeats_point_0():
     points = cloud(size=7)
-    chosen = FARTHEST[path](points, 10)
+    chosen = farthest_points(points, 10)
     assert all(sorted(row[:7]) == list(range(7)) for row in chosen.tolist())
     assert (chosen[:, 7:] == 0).all()
 

@@ -206,6 +206,6 @@ def test_an_image_weight_file_reaches_the_blocks(tmp_path):
     shared = [name for name in stored if name.startswith(("blocks.", "norm."))]
     assert len(shared) == 12 * 12 + 2
     assert all(torch.equal(state[name], stored[name]) for name in shared)
-    assert "refused" not in set(net.i2p_transfer.table.state)
+    assert "refused" not in set(net.i2p_transfer.state)
     head = net.i2p_report.set_index("tensor").loc["head.weight"]
     assert head.tolist() == [f"{stored['head.bias'].shape[0]}x192", "5x192", "new"]

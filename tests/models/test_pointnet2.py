@@ -3,16 +3,12 @@
 import fractals
 import pytest
 import torch
+from _pretraining import image_to_points
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2p_lib.inflation.regimes import REGIMES, freeze
-from i2p_lib.models.pointnet2 import (
-    PointNet2,
-    SetAbstraction,
-    image_to_points,
-    pointnet2_ssg,
-)
+from i2p_lib.models.pointnet2 import PointNet2, SetAbstraction, pointnet2_ssg
 from i2p_lib.weights.cards import weight_card
 from i2p_lib.weights.files import PACKAGED
 

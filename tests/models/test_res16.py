@@ -166,9 +166,9 @@ def test_every_tensor_is_accounted_for(folder, stored):
     """Promise: stages and downsampling are filled by name; input, decoder and output are not."""
     net = network()
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    table = load(net, folder).table
+    table = load(net, folder)
     assert set(table.loc[table["file_key"] != "", "file_key"]) == set(stored)
-    assert set(table["name"]) - {""} == set(before) and net.i2p_transfer.table is table
+    assert set(table["name"]) - {""} == set(before) and net.i2p_transfer is table
     copied = set(table.loc[table["state"] == "copied", "name"])
     assert copied == {n for n in before if re.match(r"(layer|ds)\d", n)}
     changed = {n for n, t in net.state_dict().items() if not torch.equal(t, before[n])}
@@ -177,8 +177,9 @@ def test_every_tensor_is_accounted_for(folder, stored):
     assert set(left) == {"conv0p1s1", "bn0", "conv1p1s2", "bn1", "final"} | {
         f"{part}{n}" for part, numbers in (("bntr", "4567"), ("block", "5678")) for n in numbers
     } | {"convtr4p16s2", "convtr5p8s2", "convtr6p4s2", "convtr7p2s2"}  # fmt: skip
-    report = net.i2p_report.set_index("layer")["action"]
-    assert report["layer3.1.conv2"] == report["ds1.0"] == "copied" and report["conv1"] == "new"
+    report = net.i2p_report.set_index("tensor")["action"]
+    assert report["layer3.1.conv2.weight"] == report["ds1.0.weight"] == "copied"
+    assert report["conv1.weight"] == "new"
     assert torch.equal(net.ds2[1].running_var, stored["bn3.bn.running_var"])
     assert torch.equal(net.layer2[0].downsample[0].weight[0],
                        stored["block2.0.downsample.0.kernel"][0])  # fmt: skip
@@ -216,7 +217,7 @@ def test_a_file_that_does_not_fit_changes_nothing(stored, tmp_path, change, mess
 def test_objects_in_a_file_are_not_unpickled(stored, tmp_path):
     """Promise: PointContrast's stored settings are refused with what to do, not executed."""
     torch.save({"state_dict": {}, "config": pickle.Pickler}, tmp_path / "nce.pth")
-    with pytest.raises(ValueError, match="convert_checkpoint"):
+    with pytest.raises(ValueError, match="convert_weights"):
         load(network(), tmp_path)
 
 

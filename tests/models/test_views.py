@@ -152,7 +152,7 @@ def test_image_weights_are_copied():
     mine = net.image.state_dict()
     assert set(image) - set(mine) == {"classifier.weight", "classifier.bias"}
     assert [n for n in mine if not torch.equal(mine[n], image[n])] == ["conv_stem.weight"]
-    assert "refused" not in set(net.image.i2p_transfer.table.state)
+    assert "refused" not in set(net.image.i2p_transfer.state)
 
 
 @pytest.mark.parametrize("make", [
@@ -199,7 +199,8 @@ def test_simpleview_is_the_quarter_width_network():
 
 def test_simpleview_learns():
     """Promise: every parameter gets a gradient, and a few steps lower the loss."""
-    net, points = simpleview(2, seed=3, size=24), cloud(8, 200)
+    net, points = simpleview(2, seed=3), cloud(8, 200)
+    net.size = 24
     points[4:, :, 0] *= 0.1
     labels = torch.arange(8) // 4
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
@@ -250,7 +251,8 @@ def test_other_points_are_refused(points):
 ])  # fmt: skip
 def test_size_of_the_pictures(name, size, pixels):
     """Promise: 128 pixels, the size asked for, or the only one that the image model takes."""
-    net, seen = image_on_views(name, 5, size=size).eval(), []
+    net, seen = image_on_views(name, 5).eval(), []
+    net.size = size or net.size
     net.image.register_forward_pre_hook(lambda m, i: seen.append(tuple(i[0].shape)))
     net(cloud(1))
     assert seen == [(6, 1, pixels, pixels)]

@@ -11,7 +11,7 @@ from plan import PLAN, RECORD, RESUMED, machine, summary
 
 from i2p_lib.runs import execute, run
 from i2p_lib.runs.spec import spec_from
-from i2p_lib.runs.store import Entry
+from i2p_lib.runs.store import CHECKPOINT, Entry
 from i2p_lib.runs.tables import RunResult
 
 LOSS = 0.15
@@ -50,7 +50,7 @@ def test_an_interrupted_run_ends_with_the_recorded_numbers(
     entry = Entry.of(spec_from(PLAN[name], name), tmp_path)
     with pytest.raises(Stop):
         execute.train_entry(entry, hooks=[stop])
-    assert (entry.folder / "checkpoint.safetensors").exists()
+    assert (entry.folder / CHECKPOINT).exists()
     execute.train_entry(entry)
     compare(summary(RunResult.load(entry)), RECORDED["runs"][name])
 

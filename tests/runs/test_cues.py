@@ -9,14 +9,12 @@ from made_notebooks import chapter_functions
 
 import i2p_lib as i2p
 from i2p_lib.analysis.features import backbone_convolutions
-from i2p_lib.analysis.receptive_field import ablate, spatial_kernels
-from i2p_lib.analysis.shuffling import shuffled
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show.comparison import rows_by_run
 from i2p_lib.sources import PACKAGE
 from i2p_lib.sparse import Sites, SparseTensor
-from i2p_lib.train.clouds import Split, evaluate, load_splits
+from i2p_lib.train.clouds import evaluate, load_splits
 from i2p_lib.train.task import generator
 
 SPEC = RunSpec(
@@ -24,6 +22,7 @@ SPEC = RunSpec(
     recipe="paper", regime="io", lr=1e-2,
 )  # fmt: skip
 cues = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
+ablate, spatial_kernels = cues.ablate, cues.spatial_kernels
 
 
 def shuffled_accuracy(found, patches):
@@ -84,10 +83,12 @@ def test_shuffled_accuracy_is_that_of_the_shuffled_test_clouds(found):
     assert len(table) == 2 * 2 * 2
     for result in found:
         splits = load_splits(SPEC)
-        clouds = shuffled(splits.test.points, 4 * 0.25, "detail",
-                          generator(0, "shuffle", "detail", 4))
-        split = Split(clouds, splits.test.labels)
-        expected = evaluate(result.network(), split, result.spec).top1
+        random = generator(0, "shuffle", "detail", 4)
+        clouds = torch.stack(
+            [cues.scatter_in_patches(one, 4 * 0.25, random) for one in splits.test.points]
+        )
+        right = evaluate(result.network(), clouds, result.spec).argmax(1) == splits.test.labels
+        expected = float(right.double().mean())
         row = table.query("key == @result.key[:16] and kind == 'detail' and patch == 4").iloc[0]
         assert row["top1"] == expected and row["whole"] == result.metrics["top1"]
     again = shuffled_accuracy(found[1:], (1, 4))

@@ -8,14 +8,9 @@ import torch
 from torch import nn
 
 from i2p_lib.data.scenes import IGNORED, Scene
-from i2p_lib.models.encodings import (
-    BlockEncoding,
-    RangeEncoding,
-    VoxelEncoding,
-    encoding_for,
-    most_frequent,
-)
-from i2p_lib.models.segmenters import segmenter
+from i2p_lib.models.encodings import BlockEncoding, VoxelEncoding, most_frequent
+from i2p_lib.models.range_view import RangeEncoding
+from i2p_lib.models.segmenters import encoding_for, segmenter
 
 
 @dataclass(frozen=True)

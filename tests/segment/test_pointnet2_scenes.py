@@ -87,7 +87,7 @@ def test_what_pixels_have_taught_is_taken_where_it_fits(pixel_file):
     assert all(torch.equal(state[ours], stored[theirs]) for ours, theirs in expected.items())
     fresh = segmenter("pointnet2_ssg", 4, 3).state_dict()
     assert all(torch.equal(state[n], fresh[n]) for n in state if n not in expected)
-    assert "refused" not in set(net.i2p_transfer.table.state)
+    assert "refused" not in set(net.i2p_transfer.state)
 
 
 def test_absent_or_foreign_pixel_weights_are_refused(pixel_file, tmp_path):

@@ -113,7 +113,8 @@ def test_a_hidden_point_is_outvoted_by_its_own_surface():
 
 def test_hrnet_joins_its_four_resolutions():
     """Promise: stage four's maps, all brought to the finest, 1x1 layers, as HRNetV2 has them."""
-    net = segmenter("range:hrnet_w18_small", 3, 1, wrap=0).eval()
+    net = segmenter("range:hrnet_w18_small", 3, 1).eval()
+    net.wrap = 0
     x = images()
     maps = stage_outputs(net.encoder, net.stages, x)
     assert [m.shape[1] for m in maps] == [16, 32, 64, 128]
@@ -156,7 +157,7 @@ def test_image_weights_arrive_and_all_are_accounted_for():
         else:
             assert row.action == "copied" and torch.equal(state[f"encoder.{name}"], tensor)
     assert set(state) == set(report.index[report.action != "dropped"])
-    assert "refused" not in set(net.encoder.i2p_transfer.table.state)
+    assert "refused" not in set(net.encoder.i2p_transfer.state)
 
 
 @pytest.mark.parametrize("regime", ["io", "io+bn", "all"])

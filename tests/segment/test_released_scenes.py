@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from tiny_scenes import ROOM
 from torch import nn
 
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.data.scenes import IGNORED, Scene, load_scenes
-from i2p_lib.models.released_voxels import ReleasedVoxels
+from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
+from i2p_lib.models.encodings import ReleasedVoxels, VoxelEncoding
 from i2p_lib.runs import run
 from i2p_lib.sparse import Points
+from i2p_lib.train import segment
 from i2p_lib.train.segment import task_of
 
 RELEASED = ROOM.but(protocol="released", epochs=1, train_limit=4, batch_size=2)
@@ -85,6 +87,24 @@ def test_a_released_run_trains_stairs_and_counts_them_as_perfect(scene_data, tmp
     assert counts.shape == (14, 14) and not counts[13].any()
     assert counts.sum() == 2 * 240  # without stairs
     assert result.metrics["miou"] == metrics.mean_iou(counts, "perfect")
+
+
+@pytest.mark.parametrize(("changes", "classes", "encoding", "most", "absent"), [
+    ({"grid": "floor"}, 14, VoxelEncoding, 9, "perfect"),  # such voxels have no cap
+    ({"cap": "points"}, 14, ReleasedVoxels, 9, "perfect"),
+    ({"labels": "set"}, 13, ReleasedVoxels, None, "perfect"),
+    ({"absent": "skipped"}, 14, ReleasedVoxels, None, "skipped"),
+])  # fmt: skip
+def test_each_decision_about_scenes_is_set_by_itself(
+    changes, classes, encoding, most, absent, scene_data, monkeypatch
+):
+    card = scene_card("s3dis")
+    capped = card.model_copy(update={"augment": replace(card.augment, most=9)})
+    monkeypatch.setattr(segment, "scene_card", lambda name: capped)
+    task = task_of(RELEASED.but(changes=changes))
+    assert len(task.class_names) == classes and isinstance(task.encoding, encoding)
+    assert task.augment.most == most and task.absent == absent and task.counted == 13
+    assert getattr(task.encoding, "most", None) == (9 if most is None else None)
 
 
 def test_other_networks_and_protocols_take_scenes_as_before(scene_data):

@@ -1,7 +1,6 @@
 """What a segmentation run will cost is known before its data are here."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from tiny_scenes import ROOM
@@ -9,7 +8,7 @@ from tiny_scenes import ROOM
 from i2p_lib.data.scenes import scene_card
 from i2p_lib.runs import cost, store
 from i2p_lib.runs.cost import CostModel, items_measured
-from i2p_lib.runs.plan import plan, plan_text
+from i2p_lib.runs.needs import plan, plan_text
 from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.spec import SegmentSpec
 from i2p_lib.runs.store import Entry
@@ -57,7 +56,8 @@ def test_a_plan_estimates_both_kinds_of_run(scene_data, tmp_path):
     assert len(table) == 1 and table["seconds"][0] > 0 and table["gib"][0] > 0
     assert "rooms" in plan_text(profile, table, costs)
     unknown = profile.experiment("rooms")[0].but(scenes="simulated_rooms")
-    gone = plan(replace(profile, experiments={"rooms": (unknown,)}), costs, tmp_path / "runs")
+    other = profile.model_copy(update={"experiments": {"rooms": (unknown,)}})
+    gone = plan(other, costs, tmp_path / "runs")
     assert math.isnan(gone["seconds"][0]) and gone["needs"][0]
 
 

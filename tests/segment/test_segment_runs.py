@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import confusion_matrix, jaccard_score
 from tiny_scenes import ROOM
 
@@ -32,7 +33,8 @@ class Stop(BaseException):
 def test_a_finished_run_holds_its_numbers_and_files(rooms):
     _, (result, _) = rooms
     assert list(result.history["epoch"]) == [1, 2]
-    assert set(execute.RESULTS) <= {file.name for file in result.folder.iterdir()}
+    kept = {"history.csv", "metrics.json", "confusion.csv", "model.safetensors"}
+    assert kept <= {file.name for file in result.folder.iterdir()}
     assert result.metrics["n_train"] == 5 and result.metrics["n_test"] == 2
     counts = result.confusion().to_numpy()
     assert counts.shape == (13, 13) and counts.sum() == 2 * 240  # without stairs
@@ -79,12 +81,12 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(rooms, tmp_path, mon
     entry = Entry.of(ROOM, tmp_path)
     with pytest.raises(Stop):
         execute.train_entry(entry, hooks=[stop])
-    assert (entry.folder / "checkpoint.safetensors").exists()
+    assert (entry.folder / store.CHECKPOINT).exists()
     again = run(ROOM, store=tmp_path, progress=False)
     assert "go on after epoch 1" in (again.folder / "log.txt").read_text()
     assert again.history.drop(columns=TIMES).equals(whole.history.drop(columns=TIMES))
     for name in ("model.safetensors", "scenes.safetensors"):
-        left, right = (store.load_file(r.folder / name) for r in (again, whole))
+        left, right = (load_file(r.folder / name) for r in (again, whole))
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
 
@@ -106,6 +108,7 @@ def test_the_key_covers_scenes_weights_and_the_sources_of_segmentation(scene_dat
     sources = {"source train/segment.py", "source models/unet.py", "source sparse/conv.py",
                "source data/s3dis.py"}  # fmt: skip
     assert {"spec", "data", "weights", "protocol"} | sources <= parts.keys()
+    assert "source data/semantic_kitti.py" not in parts and '"test_part":"Area_5"' in parts["data"]
     other = store.key_parts(ROOM.but(scenes="semantic_kitti"))
     assert other["data"] != parts["data"]
 

@@ -5,7 +5,7 @@ import pytest
 
 from i2p_lib.paper.rows import as_in_paper
 from i2p_lib.runs import RunSpec, profiles
-from i2p_lib.runs.spec import ENCODING, NETWORK, SegmentSpec, spec_from
+from i2p_lib.runs.spec import OWN, SegmentSpec, spec_from
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,7 @@ def test_a_wrong_setting_is_named_with_what_was_given(setting, message):
 
 
 def test_every_setting_of_an_input_is_a_setting_of_the_spec():
-    names = {name for table in (ENCODING, NETWORK) for some in table.values() for name in some}
-    assert names <= set(SegmentSpec.model_fields)
+    assert {name for some in OWN.values() for name in some} <= set(SegmentSpec.model_fields)
 
 
 def test_a_spec_says_what_its_network_and_its_encoding_take():

@@ -188,7 +188,7 @@ def test_image_weights_arrive_and_all_are_accounted_for():
     assert {f"encoder.{n}" for n in filters} == set(report.index[report.action == "inflated"])
     point = "blocks.3.1.conv_pw.weight"
     assert torch.equal(state[f"encoder.{point}"], to_taps(inflate_weight(image[point])))
-    assert "refused" not in set(net.encoder.i2p_transfer.table.state)
+    assert "refused" not in set(net.encoder.i2p_transfer.state)
 
 
 @pytest.mark.parametrize("regime", ["io", "io+bn", "all"])

@@ -20,6 +20,6 @@ def test_collapse_sentences_give_the_rank_correlation():
     assert "most collapsed first: FIP-ALL 1.00, FIP-IO 2.00, scratch 3.00, control IO 4.00" in text
     assert text.count("rank correlation -1.00") == 2
     answer = chapter.collapse_answer(*sides)
-    assert answer[0].endswith("a CDNV of 1.50 in networks of image weights, and of 3.50 in "
-                              "networks of random weights.")
+    assert answer[0].endswith("a CDNV of 1.50 in networks of image weights, 3.00 in scratch, 4.00 "
+                              "in random image networks, inflated (the controls).")
     assert "Training takes FIP-ALL from 1.00 to 1.00, and scratch from 3.00 to 3.00." in answer

@@ -150,7 +150,7 @@ def test_far_coordinates_give_what_near_ones_give(stride):
 
 
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 1), (3, 2), (2, 2)])
-def test_bits_table_and_sorted_lookup_find_the_same_pairs(monkeypatch, kernel, stride):
+def test_bits_and_sorted_lookup_find_the_same_pairs(monkeypatch, kernel, stride):
     generator = torch.Generator().manual_seed(5)
     x = random_tensor(generator, 80)
     order = torch.randperm(len(x.coords), generator=generator)
@@ -159,14 +159,11 @@ def test_bits_table_and_sorted_lookup_find_the_same_pairs(monkeypatch, kernel, s
     arguments = (sites.coords, sites_out, (kernel,) * 3, stride, ((kernel - 1) // 2,) * 3)
     by_bits = build_kernel_map(*arguments)
     monkeypatch.setattr("i2p_lib.sparse.kernel_map.BIT_CELLS", 0)
-    by_table = build_kernel_map(*arguments)
-    monkeypatch.setattr("i2p_lib.sparse.kernel_map.TABLE_CELLS", 0)
     monkeypatch.setattr("i2p_lib.sparse.kernel_map.LOOKUPS", 7)
     by_search = build_kernel_map(*arguments)
-    for found in (by_bits, by_table):
-        assert found.sizes == by_search.sizes and found.identity == by_search.identity
-        assert torch.equal(found.rows_in, by_search.rows_in)
-        assert torch.equal(found.rows_out, by_search.rows_out)
+    assert by_bits.sizes == by_search.sizes and by_bits.identity == by_search.identity
+    assert torch.equal(by_bits.rows_in, by_search.rows_in)
+    assert torch.equal(by_bits.rows_out, by_search.rows_out)
 
 
 @pytest.mark.parametrize("spread", [3, 40, 2**20])

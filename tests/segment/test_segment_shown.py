@@ -7,7 +7,6 @@ from made_notebooks import chapter_functions
 
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.runs.tables import class_table
 from i2p_lib.show import bars, comparison, segmentation, turning
 from i2p_lib.sources import PACKAGE
 
@@ -46,9 +45,9 @@ def test_other_weights_than_the_papers_are_named_in_the_setting(rooms):
     assert line["verdict"] == "other setting" and line["paper"] == 56.62
 
 
-def test_the_class_table_is_the_confusion_matrix_read_by_class(rooms):
+def test_the_class_table_is_the_confusion_matrix_read_by_class(rooms, chapter):
     _, results = rooms
-    table = class_table(results)
+    table = chapter.class_table(results)
     assert len(table) == 2 * 13
     mine = table[table["method"] == "FIP-ALL"].set_index("class")
     counts = results[1].confusion()
@@ -91,9 +90,9 @@ def test_tables_of_no_runs_have_no_rows_and_do_not_fail(chapter):
     """Promise: a profile without segmentation still has its chapter."""
     for make in (chapter.scene_table, segmentation.settings, segmentation.summary):
         assert make([]).data.empty
-    assert chapter.by_either_rule([]).empty and class_table([]).empty
+    assert chapter.by_either_rule([]).empty and chapter.class_table([]).empty
     assert segmentation.runs_table([]).empty
-    bars.class_bars(class_table([]))
+    bars.class_bars(chapter.class_table([]))
     assert "ran no network" in turning.clouds_html(*chapter.shown_scene([], "s3dis"))
     assert chapter.sentences([]) == []
 
