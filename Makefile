@@ -1,5 +1,5 @@
 # The commands of the book. Type `make` for the list.
-# Settings: PROFILE=smoke|demo|gpu|paper   PYTHON=python3.12   VENV=.venv
+# Settings: PROFILE=smoke|demo|evening|gpu|paper   PYTHON=python3.12   VENV=.venv
 #           VENV_FLAGS=--system-site-packages   (keep a torch 2.11 to 2.13 that the machine has)
 
 PYTHON ?= python3

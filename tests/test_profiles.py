@@ -133,9 +133,9 @@ def test_every_profile_of_the_book_is_valid():
         assert profiles.load_profile(name).all_specs()
 
 
-def test_the_demos_image_sources_take_the_rate_of_their_method_and_equal_epochs():
+def test_the_evenings_image_sources_take_the_rate_of_their_method_and_equal_epochs():
     """Promise: what the grid did not cover is not tuned; no source gets more training."""
-    demo = profiles.load_profile("demo")
+    demo = profiles.load_profile("evening")
     rates = {(s.regime, s.weights == "random"): s.lr for s in demo.experiment("regimes")}
     sources = demo.experiment("sources")
     assert {s.weights for s in sources} == {"fractal", "random"} and len(sources) == 18
@@ -145,6 +145,26 @@ def test_the_demos_image_sources_take_the_rate_of_their_method_and_equal_epochs(
         for weights in ("fractal", "random"):
             mine = [s.seed for s in sources if (s.regime, s.weights) == (regime, weights)]
             assert mine == [0, 1, 2]
+
+
+def test_a_profile_adds_to_the_one_that_it_extends(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "profiles_folder", lambda: tmp_path)
+    (tmp_path / "base.yml").write_text(
+        "defaults: {epochs: 2, lr: 1e-2}\nexperiments: {a: [{seed: 0}], b: [{seed: 1}]}\n"
+        "chapters: {one: [a], two: [b]}\n"
+    )
+    path = write("extends: base\ndefaults: {epochs: 3}\n"
+                 "experiments: {b: [{seed: 2}], c: [{seed: 3}]}\n"
+                 "chapters: {two: [b, c]}\n")  # fmt: skip
+    profile = profiles.load_profile(path)
+    assert [(s.seed, s.epochs, s.lr) for s in profile.all_specs()] == [
+        (0, 3, 1e-2), (2, 3, 1e-2), (3, 3, 1e-2)]  # fmt: skip
+    assert profile.chapters == {"one": ["a"], "two": ["b", "c"]}
+    (tmp_path / "base.yml").write_text("extends: base\nexperiments: {a: [{seed: 0}]}\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        profiles.load_profile("base")
+    with pytest.raises(FileNotFoundError, match="unknown profile 'nothing'"):
+        profiles.load_profile(write("extends: nothing\nexperiments: {a: [{seed: 0}]}\n"))
 
 
 def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):

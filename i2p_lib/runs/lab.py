@@ -64,9 +64,9 @@ class Lab:
         """
         return tables.results(self.results_of(*experiments))
 
-    def histories(self, experiment: str) -> pd.DataFrame:
-        """Return one row per run and epoch of an experiment."""
-        return tables.joined(self.results(experiment), lambda run: run.history)
+    def histories(self, *experiments: str) -> pd.DataFrame:
+        """Return one row per run and epoch of those experiments that this profile has."""
+        return tables.joined(self.results_of(*experiments), lambda run: run.history)
 
     def probes(self, experiment: str) -> pd.DataFrame:
         """Return one row per run, epoch, split, layer and metric of an experiment."""

@@ -45,6 +45,7 @@ _Loader.add_implicit_resolver(
 class Profile(BaseModel):
     """A profile's file, checked; its `experiments` are the runs that its blocks stand for.
 
+    extends: another profile's name; what this one says is added to that, or replaces it key by key.
     chapters: notebook stem -> experiment names.  device and workers say how to train and are no
     part of any spec.  images is a folder of photographs for chapter 5, in the file a path from the
     profile's own folder; None: those that the book's dependencies bring.
@@ -53,6 +54,7 @@ class Profile(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     path: Path
+    extends: str | None = None
     description: str = ""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     workers: int | None = Field(None, ge=1)
@@ -118,11 +120,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """
     path = _find(name_or_path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        fields = Profile.model_fields.items()
-        known = [field.alias or name for name, field in fields if name != "path"]
-        _refuse_unknown(content or {}, known, "key", str(path))
-        profile = Profile.model_validate((content or {}) | {"path": path})
+        profile = Profile.model_validate(_content(path) | {"path": path})
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     except ValidationError as error:
@@ -156,6 +154,22 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
             one = not (value and isinstance(value[0], list))
         choices.append([value] if one else value)
     return [dict(zip(block, chosen, strict=True)) for chosen in itertools.product(*choices)]
+
+
+def _content(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return what a file says, laid over the profile that it extends."""
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
+    fields = Profile.model_fields.items()
+    known = [field.alias or name for name, field in fields if name != "path"]
+    _refuse_unknown(content, known, "key", str(path))
+    if path in extended:
+        raise ValueError(f"{path} extends itself: leave the key extends out of one of the files")
+    if not (name := content.get("extends")):
+        return content
+    base = _content(_find(name), (*extended, path))
+    both = {key: base[key] | content[key] for key in base.keys() & content.keys()
+            if isinstance(base[key], dict) and isinstance(content[key], dict)}  # fmt: skip
+    return base | content | both
 
 
 def _find(name_or_path: str | Path) -> Path:
