@@ -73,13 +73,17 @@ def test_the_chapter_stands_without_any_segmentation(profile_folder):
     assert text.count("ran no network") == 2 and "needs S3DIS" in text and "56.62" in text
 
 
-def test_the_demo_has_two_seeds_of_either_method_for_every_network():
+@pytest.mark.parametrize(("profile", "families"), [
+    ("demo", {("simulated_rooms", "unet"), ("simulated_streets", "range")}),
+    ("evening", {("simulated_rooms", "unet"), ("simulated_rooms", "pointnet2_ssg"),
+                 ("simulated_streets", "unet"), ("simulated_streets", "range")}),
+])  # fmt: skip
+def test_either_method_has_two_seeds_for_every_network(profile, families):
     """Promise: scratch stands against image weights with at least two seeds on simulated scenes."""
     found = {}
-    for spec in profiles.load_profile("demo").all_specs("07_segmentation"):
+    for spec in profiles.load_profile(profile).all_specs("07_segmentation"):
         assert spec.scenes.startswith("simulated_") and spec.regime == "all"
         found.setdefault((spec.scenes, spec.family, spec.weights == "random"), []).append(spec.seed)
-    families = {("simulated_rooms", "unet"), ("simulated_rooms", "pointnet2_ssg"),
-                ("simulated_streets", "unet"), ("simulated_streets", "range")}  # fmt: skip
     assert {key[:2] for key in found} == families
-    assert all(len(set(seeds)) >= 2 for seeds in found.values()) and len(found) == 8
+    assert all(len(set(seeds)) >= 2 for seeds in found.values())
+    assert len(found) == 2 * len(families)
