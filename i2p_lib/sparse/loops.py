@@ -1,9 +1,18 @@
-"""Compiled loops over rows of features, for the CPU: batch normalisation."""
+"""Compiled loops over rows of features, for the CPU: sums by place, and batch normalisation."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def add_rows(out, places, values):
+    """out[places[p]] += values[p] in order."""
+    for p in range(len(places)):
+        o = places[p]
+        for c in range(values.shape[1]):
+            out[o, c] += values[p, c]
 
 
 @njit(cache=True, nogil=True)
@@ -57,7 +66,6 @@ def backward(x, weight, bias, mean, scale, grad, low, high, batch, out, out_weig
             for c in range(channels):
                 z = x[r, c] * slope[c] + shift[c]
                 g = grad[r, c] if (z > low) & (z < high) else zero
-                out[r, c] = g
                 block[c] += g
                 block_product[c] += g * (x[r, c] - mean[c])
         total += block
@@ -72,4 +80,16 @@ def backward(x, weight, bias, mean, scale, grad, low, high, batch, out, out_weig
         level[:] = 0
     for r in range(rows):
         for c in range(channels):
-            out[r, c] = slope[c] * (out[r, c] - level[c] - (x[r, c] - mean[c]) * inner[c])
+            z = x[r, c] * slope[c] + shift[c]
+            g = grad[r, c] if (z > low) & (z < high) else zero
+            out[r, c] = slope[c] * (g - level[c] - (x[r, c] - mean[c]) * inner[c])
+
+
+@njit(cache=True, nogil=True)
+def backward_frozen(y, slope, grad, low, high, out):
+    """The gradient of `normalise` for x alone, from its output y."""
+    low, high, zero = np.float32(low), np.float32(high), np.float32(0)
+    for r in range(y.shape[0]):
+        for c in range(y.shape[1]):
+            inside = (y[r, c] > low) & (y[r, c] < high)
+            out[r, c] = slope[c] * grad[r, c] if inside else zero

@@ -37,16 +37,18 @@ class SparseBatchNorm(nn.BatchNorm1d):
         if batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         sparse = isinstance(x, SparseTensor)
-        feats = x.feats if sparse else x
-        ordinary = self.affine and self.running_mean is not None and self.momentum is not None
-        plain = sparse and feats.device.type == "cpu" and feats.dtype == torch.float32
-        if ordinary and plain and len(feats) > 1 and type(self.activation) in _RANGES:
-            return x.replace(self._fused(feats, batch))
+        if sparse and self._fusible(x.feats):
+            return x.replace(self._fused(x.feats, batch))
         feats = F.batch_norm(
-            feats, self.running_mean, self.running_var, self.weight, self.bias,
+            x.feats if sparse else x, self.running_mean, self.running_var, self.weight, self.bias,
             batch or self.running_mean is None, self.momentum, self.eps,
         )  # fmt: skip
         return self.activation(x.replace(feats) if sparse else feats)
+
+    def _fusible(self, feats: Tensor) -> bool:
+        ordinary = self.affine and self.running_mean is not None and self.momentum is not None
+        plain = feats.device.type == "cpu" and feats.dtype == torch.float32
+        return ordinary and plain and len(feats) > 1 and type(self.activation) in _RANGES
 
     def _fused(self, feats: Tensor, batch: bool) -> Tensor:
         from i2p_lib.sparse import loops  # compiles, so that importing the package stays quick
@@ -91,14 +93,15 @@ class _NormActivation(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         from i2p_lib.sparse import loops
 
-        if ctx.frozen:  # the slope, and nothing where the clamp held
-            weight, scale, *clamped = ctx.saved_tensors
-            grad = grad * (weight * scale)
-            for out in clamped:
-                grad = torch.ops.aten.hardtanh_backward(grad, out, *ctx.limits)
-            return grad, *[None] * 6
         grad = grad.contiguous()
-        grad_x, grad_weight, grad_bias = map(torch.empty_like, ctx.saved_tensors[:3])
+        grad_x = torch.empty_like(grad)
+        if ctx.frozen:  # the slope, and nothing where the clamp held
+            weight, scale, *out = ctx.saved_tensors
+            if not out:
+                return grad * (weight * scale), *[None] * 6
+            loops.backward_frozen(*_arrays(*out, weight * scale, grad), *ctx.limits, grad_x.numpy())
+            return grad_x, *[None] * 6
+        grad_weight, grad_bias = (torch.empty_like(ctx.saved_tensors[1]) for _ in range(2))
         loops.backward(*_arrays(*ctx.saved_tensors, grad), *ctx.limits, ctx.batch,
                        *_arrays(grad_x, grad_weight, grad_bias))  # fmt: skip
         return grad_x, grad_weight, grad_bias, *[None] * 4
