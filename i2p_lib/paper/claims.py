@@ -104,16 +104,19 @@ def findings(
         found = None
         if claim.contrast is not None:
             sides = [claims.runs_of(arm, setting, study.runs) for arm in claim.contrast]
-            found = _MEASURES[claim.measure](claim, sides, study, rng, draws)
+            shots = claim.shots if isinstance(claim.shots, tuple) else (claim.shots,)
+            pairs = [_paired(*sides, k) for k in shots]
+            if min(len(a) for a, _ in pairs) >= 2:
+                found = _MEASURES[claim.measure](claim, pairs, study, rng, draws)
         if found is None:
             why = claim.not_run or "its runs are not recorded"
             rows.append({"id": claim.id, "verdict": f"{NOT_RUN}: {why}"})
             continue
-        value, sample, pairs = found
+        value, sample, number = found
         below = (1 + np.sum(sample <= claim.margin)) / (1 + len(sample))
         above = (1 + np.sum(sample >= claim.margin)) / (1 + len(sample))
         low, high = interval(sample)
-        about = {"id": claim.id, "value": value, "low": low, "high": high, "pairs": pairs}
+        about = {"id": claim.id, "value": value, "low": low, "high": high, "pairs": number}
         p = min(1.0, 2 * min(below, above))
         rows.append(about | {"p": p, "more": value > claim.margin})
     columns = ["id", "value", "low", "high", "pairs", "p", "more", "verdict"]
@@ -144,34 +147,31 @@ def hits(runs: pd.DataFrame) -> np.ndarray:
     return np.array(bits, bool)
 
 
-def _paired(sides: list[pd.DataFrame], shots: int | None) -> list[pd.DataFrame]:
+_Pair = tuple[pd.DataFrame, pd.DataFrame]
+_Found = tuple[float, np.ndarray, int]
+
+
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, shots: int | None) -> _Pair:
     """Return both sides' runs of one number of shots, in the order of the seeds they share."""
     kept = [side[side["shots"].isna() if shots is None else side["shots"].eq(shots)]
-            .drop_duplicates("seed").set_index("seed") for side in sides]  # fmt: skip
+            .drop_duplicates("seed").set_index("seed") for side in (ours, theirs)]  # fmt: skip
     shared = kept[0].index.intersection(kept[1].index).sort_values()
-    return [side.loc[shared] for side in kept]
+    return kept[0].loc[shared], kept[1].loc[shared]
 
-
-_Found = tuple[float, np.ndarray, int] | None
 
 
 def _top1(
-    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
 ) -> _Found:
-    a, b = _paired(sides, claim.shots)
-    if len(a) < 2:
-        return None
+    (a, b), = pairs
     return _two_way(100.0 * (hits(a).astype(float) - hits(b)), rng, draws)
 
 
 def _gain_of_shots(
-    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
 ) -> _Found:
-    few, many = ([hits(side).astype(float) for side in _paired(sides, k)] for k in claim.shots)
-    pairs = min(len(few[0]), len(many[0]))
-    if pairs < 2:
-        return None
-    gains = [a[:pairs] - b[:pairs] for a, b in (few, many)]
+    least = min(len(a) for a, _ in pairs)
+    gains = [hits(a)[:least].astype(float) - hits(b)[:least] for a, b in pairs]
     return _two_way(100.0 * (gains[0] - gains[1]), rng, draws)
 
 
@@ -191,20 +191,16 @@ def _curves(runs: pd.DataFrame, study: Recorded) -> np.ndarray:
 
 
 def _first_epoch(
-    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
 ) -> _Found:
-    a, b = _paired(sides, None)
-    if len(a) < 2:
-        return None
+    (a, b), = pairs
     return _over_pairs(100 * (_curves(a, study)[:, 0] - _curves(b, study)[:, 0]), rng, draws)
 
 
 def _cdnv(
-    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
 ) -> _Found:
-    a, b = _paired(sides, None)
-    if len(a) < 2:
-        return None
+    (a, b), = pairs
     ratio = np.log(a["cdnv"].to_numpy() / b["cdnv"].to_numpy())
     return _over_pairs(ratio, rng, draws)
 
@@ -215,11 +211,9 @@ def _over_pairs(differences: np.ndarray, rng: np.random.Generator, draws: int) -
 
 
 def _epochs(
-    claim: Claim, sides: list[pd.DataFrame], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
 ) -> _Found:
-    a, b = _paired(sides, None)
-    if len(a) < 2:
-        return None
+    (a, b), = pairs
     fast, slow = _curves(a, study), _curves(b, study)
     target = claim.target * slow[:, -1].mean()
 
