@@ -97,11 +97,11 @@ def skipped_text(skipped: Skipped) -> str:
 
 def lacking_text(specs: Sequence[AnySpec]) -> str | None:
     """Return why nothing of these specs can be trained here; None where something can."""
-    entries, skipped = available(specs)
-    if entries or not skipped:
+    needs = list(map(missing_inputs, specs))
+    if not needs or not all(needs):
         return None
-    names = dict.fromkeys(need.name for need in counted(needs for _, needs in skipped))
-    return f"none of its {len(skipped)} runs can be trained here, needs {', '.join(names)}"
+    names = dict.fromkeys(need.name for need in counted(needs))
+    return f"none of its {len(needs)} runs can be trained here, needs {', '.join(names)}"
 
 
 def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.DataFrame:
