@@ -169,19 +169,26 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
         specs = [spec for chapter in found for spec in chapter.specs()]
     if not _train(specs, profile, options, times):
         return times
+    stale = []
     for chapter in found:
         if why := chapter.lacks():
             print(f"{chapter.name}: not executed, {why}", flush=True)
         elif not options.force and chapter_state(chapter)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
         else:
-            from i2p_lib.book.notebooks import execute
+            stale.append(chapter)
+    if stale:
+        from i2p_lib.book.notebooks import execute_all
 
-            print(f"{chapter.name}: executing ...", flush=True)
-            record = execute(chapter, options.timeout)
-            times[chapter.name] = record["seconds"]
-            print(f"{chapter.name}: executed in {record['seconds']:.0f} s", flush=True)
+        print(f"chapters: executing {len(stale)} ...", flush=True)
+        began = time.perf_counter()
+        execute_all(stale, options.timeout, options.workers or profile.workers, _say_executed)
+        times[f"execute {len(stale)} chapters"] = time.perf_counter() - began
     return times
+
+
+def _say_executed(record: dict[str, Any]) -> None:
+    print(f"{record['chapter']}: executed in {record['seconds']:.0f} s", flush=True)
 
 
 def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: ANN001

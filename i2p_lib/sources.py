@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +71,23 @@ def closure(modules: Iterable[str], package: Path = PACKAGE) -> dict[str, str]:
     the packages around it, but the package's own `__init__` is left out: it only says where public
     names lie.  Files are relative to the package, with forward slashes.
     """
+    return dict(_closure(frozenset(modules), package, tuple(_stamps(str(package)))))
+
+
+def _stamps(folder: str) -> Iterator[tuple[str, int, int]]:
+    """Yield the path, time of change and size of each source under a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _stamps(entry.path)
+            elif entry.name.endswith(".py"):
+                stat = entry.stat()
+                yield entry.path, stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=64)
+def _closure(modules: frozenset[str], package: Path, stamps: tuple) -> dict[str, str]:
+    """Find the closure of modules in a package whose files have these stamps."""
 
     def files_of(names: Iterable[str]) -> Iterator[Path]:
         for inside in (name.split(".")[1:] for name in names):

@@ -1,7 +1,11 @@
 """A chapter is published when it ran whole, in order and without error, or not at all."""
 
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import nbformat
 import papermill
@@ -12,7 +16,7 @@ from nbclient import NotebookClient
 from i2p_lib.book import notebooks
 from i2p_lib.book.cells import code_tree, modules_used
 from i2p_lib.book.chapters import Chapter, Project, chapter_state, digest_parts
-from i2p_lib.book.notebooks import NotebookFailed, execute
+from i2p_lib.book.notebooks import NotebookFailed, execute, execute_all
 from i2p_lib.paper import attached
 from i2p_lib.runs.profiles import load_profile
 from i2p_lib.sources import closure
@@ -245,6 +249,38 @@ def test_being_killed_publishes_nothing(tiny: Project, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         execute(chapter)
     assert not list(tiny.build.rglob("*.ipynb"))
+
+
+def test_side_by_side_one_failing_chapter_leaves_the_other_published(tiny: Project) -> None:
+    write_contents(tiny.root, "00_method", "01_more")
+    bad = chapter_of(tiny, "import time; time.sleep(1); 1 / 0")
+    good = chapter_of(tiny, "print(profile)", name="01_more")
+    seen: list[str] = []
+    with pytest.raises(NotebookFailed, match="00_method.*ZeroDivisionError"):
+        execute_all([bad, good], 60, 2, lambda record: seen.append(record["chapter"]))
+    assert seen == ["01_more"]
+    assert chapter_state(good) == ("done", "") and chapter_state(bad)[0] == "failed"
+
+
+def test_an_interrupt_ends_the_kernels_of_all_chapters(tiny: Project, tmp_path: Path) -> None:
+    write_contents(tiny.root, "00_method", "01_more")
+    cell = "import os, time; open({!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    marks = [tmp_path / "first", tmp_path / "second"]
+    waiting = [chapter_of(tiny, cell.format(str(mark)), name=name)
+               for mark, name in zip(marks, ("00_method", "01_more"), strict=True)]  # fmt: skip
+
+    def interrupt() -> None:
+        while not all(mark.is_file() and mark.read_text() for mark in marks):
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        execute_all(waiting, 600, 2)
+    for mark in marks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(mark.read_text()), 0)
+    assert not [chapter for chapter in waiting if chapter.executed.exists()]
 
 
 def test_chapters_are_found_by_name_and_number(tiny: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -9,6 +10,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from nbformat import NotebookNode
 
 from i2p_lib.book.chapters import Chapter, digest_parts
 from i2p_lib.files import sha256, write_text
-from i2p_lib.machine import describe_machine, package_versions
+from i2p_lib.machine import cores, describe_machine, package_versions
 from i2p_lib.paper import attached
 
 CELL_TIMEOUT = 3600
@@ -28,10 +31,43 @@ class NotebookFailed(RuntimeError):
     """A chapter did not run whole; the message names the cell, the error and the kept copy."""
 
 
-def execute(chapter: Chapter, timeout: int = CELL_TIMEOUT) -> dict[str, Any]:
+def execute_all(
+    chapters: Sequence[Chapter],
+    timeout: int = CELL_TIMEOUT,
+    workers: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> None:
+    """Execute chapters side by side, `workers` at a time (default: one per core).
+
+    report gets the provenance of each chapter when it is published.  Where some fail, the others
+    are executed all the same, and the first failure is raised then.  An interrupt ends all kernels.
+    """
+    kernels: list = []
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        running = [pool.submit(execute, chapter, timeout, kernels) for chapter in chapters]
+        failures = []
+        try:
+            for ended in as_completed(running):
+                if error := ended.exception():
+                    failures.append(error)
+                else:
+                    report(ended.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for manager in kernels:
+                with contextlib.suppress(AttributeError, OSError):  # none runs in it now
+                    manager.provisioner.process.kill()
+            raise
+    for error in failures[:1]:
+        raise error
+
+
+def execute(
+    chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None
+) -> dict[str, Any]:
     """Execute a chapter in the project's root and publish it; return its provenance.
 
-    timeout: seconds for one cell.
+    timeout: seconds for one cell.  kernels: gets the manager of the kernel, to end it from outside.
     Raises ValueError, before any work, where no cell tagged "parameters" takes the profile, and
     NotebookFailed where the chapter did not run whole; an older executed copy then stays, and the
     copy that shows the error is kept as NN_name.failed.ipynb.
@@ -45,7 +81,7 @@ def execute(chapter: Chapter, timeout: int = CELL_TIMEOUT) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         running = Path(work) / "running.ipynb"  # papermill writes in place after each cell
-        problem = _papermill(chapter, running, timeout)
+        problem = _papermill(chapter, running, timeout, kernels if kernels is not None else [])
         notebook = nbformat.read(running, as_version=4)
     problem = problem or incomplete(notebook)
     clean(notebook, chapter.project.root)
@@ -115,7 +151,7 @@ def _without_paths(value: Any, root: Path) -> Any:
     return re.sub(r"/tmp/ipykernel_\d+/", "", text)
 
 
-def _papermill(chapter: Chapter, target: Path, timeout: int) -> str | None:
+def _papermill(chapter: Chapter, target: Path, timeout: int, kernels: list) -> str | None:
     """Execute into `target` with this very Python; return what went wrong, if anything."""
     import papermill
     from jupyter_client import AsyncKernelManager
@@ -127,6 +163,7 @@ def _papermill(chapter: Chapter, target: Path, timeout: int) -> str | None:
     # no folders: only the native kernel is left, which is sys.executable
     native = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=native)
+    kernels.append(manager)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
