@@ -182,13 +182,10 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
 
         print(f"chapters: executing {len(stale)} ...", flush=True)
         began = time.perf_counter()
-        execute_all(stale, options.timeout, options.workers or profile.workers, _say_executed)
+        execute_all(stale, options.timeout, options.workers or profile.workers, lambda one: print(
+            f"{one['chapter']}: executed in {one['seconds']:.0f} s", flush=True))
         times[f"execute {len(stale)} chapters"] = time.perf_counter() - began
     return times
-
-
-def _say_executed(record: dict[str, Any]) -> None:
-    print(f"{record['chapter']}: executed in {record['seconds']:.0f} s", flush=True)
 
 
 def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: ANN001

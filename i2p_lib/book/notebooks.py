@@ -39,12 +39,14 @@ def execute_all(
 ) -> None:
     """Execute chapters side by side, `workers` at a time (default: one per core).
 
+    Those that read the most runs come first, since they are likely the longest.
     report gets the provenance of each chapter when it is published.  Where some fail, the others
     are executed all the same, and the first failure is raised then.  An interrupt ends all kernels.
     """
     kernels: list = []
     with ThreadPoolExecutor(workers or cores()) as pool:
-        running = [pool.submit(execute, chapter, timeout, kernels) for chapter in chapters]
+        longest = sorted(chapters, key=lambda chapter: -len(chapter.specs()))
+        running = [pool.submit(execute, chapter, timeout, kernels) for chapter in longest]
         failures = []
         try:
             for ended in as_completed(running):
