@@ -87,6 +87,13 @@ def test_a_grid_unfolds_in_the_order_of_the_file(write):
     assert all(s.lr == 0.001 and s.epochs == 3 for s in specs)
 
 
+def test_a_trial_is_an_episode_with_its_own_seed(write):
+    text = GOOD.replace("{shots: [1, 2], episode: [0, 1]}", "{trial: [0, 3], shots: [1, 2]}")
+    specs = profiles.load_profile(write(text)).experiment("few_shot")[:-1]
+    assert [(s.episode, s.seed, s.shots) for s in specs] == [
+        (0, 0, 1), (0, 0, 2), (3, 3, 1), (3, 3, 2)]  # fmt: skip
+
+
 def test_specs_shared_by_experiments_are_counted_once(write):
     profile = profiles.load_profile(write(GOOD))
     assert len(profile.experiment("few_shot")) == 5
@@ -101,6 +108,7 @@ def test_specs_shared_by_experiments_are_counted_once(write):
         ("regime: [io, all]", "regim: io", "experiments.regimes, block 1: unknown setting 'regim'"),
         ("regime: [io, all]", "regime: [io, al]", "block 1: regime: .*got 'al'"),
         ("regime: [io, all]", "regime: []", "block 1: regime is an empty list"),
+        ("seed: [0, 1]", "trial: 1, seed: 1", "trial sets seed, so leave one of them out"),
         ("seed: [0, 1]", "regime: io", "the key 'regime' is given twice"),
         ("chapters:", "chapter:", "unknown key 'chapter'; did you mean 'chapters'"),
         ("[regimes]", "[regime]", "chapters.01_transfer: unknown experiment 'regime'"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,11 @@ def execute_all(
     are executed all the same, and the first failure is raised then.  An interrupt ends all kernels.
     """
     kernels: list = []
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    workers = min(workers or cores(), len(chapters)) or 1
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // workers))}
+    with ThreadPoolExecutor(workers) as pool:
         longest = sorted(chapters, key=lambda chapter: -len(chapter.specs()))
-        running = [pool.submit(execute, chapter, timeout, kernels) for chapter in longest]
+        running = [pool.submit(execute, chapter, timeout, kernels, threads) for chapter in longest]
         failures = []
         try:
             for ended in as_completed(running):
@@ -65,11 +69,13 @@ def execute_all(
 
 
 def execute(
-    chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None
-) -> dict[str, Any]:
+    chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Execute a chapter in the project's root and publish it; return its provenance.
 
     timeout: seconds for one cell.  kernels: gets the manager of the kernel, to end it from outside.
+    settings: environment variables of the kernel, where the user's own environment lacks them.
     Raises ValueError, before any work, where no cell tagged "parameters" takes the profile, and
     NotebookFailed where the chapter did not run whole; an older executed copy then stays, and the
     copy that shows the error is kept as NN_name.failed.ipynb.
@@ -83,7 +89,9 @@ def execute(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         running = Path(work) / "running.ipynb"  # papermill writes in place after each cell
-        problem = _papermill(chapter, running, timeout, kernels if kernels is not None else [])
+        manager = _kernel_manager(settings or {})
+        (kernels if kernels is not None else []).append(manager)
+        problem = _papermill(chapter, running, timeout, manager)
         notebook = nbformat.read(running, as_version=4)
     problem = problem or incomplete(notebook)
     clean(notebook, chapter.project.root)
@@ -153,19 +161,25 @@ def _without_paths(value: Any, root: Path) -> Any:
     return re.sub(r"/tmp/ipykernel_\d+/", "", text)
 
 
-def _papermill(chapter: Chapter, target: Path, timeout: int, kernels: list) -> str | None:
-    """Execute into `target` with this very Python; return what went wrong, if anything."""
-    import papermill
+def _kernel_manager(settings: Mapping[str, str]) -> Any:
+    """Return the manager of a kernel of this very Python, with these environment variables."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_core.utils import run_sync
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
 
     # no folders: only the native kernel is left, which is sys.executable
     native = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=native)
-    kernels.append(manager)
+    manager.start_kernel = partial(manager.start_kernel, env={**settings, **os.environ})
+    return manager
+
+
+def _papermill(chapter: Chapter, target: Path, timeout: int, manager: Any) -> str | None:
+    """Execute into `target` in a manager's kernel; return what went wrong, if anything."""
+    import papermill
+    from jupyter_core.utils import run_sync
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

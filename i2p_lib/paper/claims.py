@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from i2p_lib.analysis.bootstrap import DRAWS, interval
+from i2p_lib.files import sha256
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yml")
 SAME, OPPOSITE, UNDECIDED, NOT_RUN = "same direction", "opposite direction", "undecided", "not run"
@@ -82,15 +84,32 @@ def load_claims(path: Path = CLAIMS_FILE) -> Claims:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A recorded study, as data_scripts/record_study.py writes it: its runs, and their epochs."""
+class Study:
+    """A recorded study, as data_scripts/record_study.py writes it: its runs, and their epochs.
+
+    planned: how many runs its profile has; the others were not run when it was recorded.
+    """
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
+    planned: int = 0
+
+    @classmethod
+    def load(cls, folder: Path) -> Study:
+        """Read a study's tables; raises ValueError where a file is not the one that was sealed."""
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        for name, wanted in manifest["files"].items():
+            if sha256(folder / name) != wanted:
+                raise ValueError(f"{folder / name} was changed after it was recorded: restore it, "
+                                 "or record the study anew (data_scripts/record_study.py)")
+        shared = json.loads((folder / "shared.json").read_text(encoding="utf-8"))
+        same = {name: value for name, value in shared.items() if not isinstance(value, list)}
+        runs = pd.read_csv(folder / "runs.csv").assign(**same)
+        return cls(runs, pd.read_csv(folder / "epochs.csv"), manifest["planned"])
 
 
 def findings(
-    claims: Claims, study: Recorded, setting: str, rng: np.random.Generator, draws: int = DRAWS
+    claims: Claims, study: Study, setting: str, rng: np.random.Generator, draws: int = DRAWS
 ) -> pd.DataFrame:
     """Return one row per claim: value, low, high, p, pairs, p_holm and verdict in one setting.
 
@@ -159,16 +178,15 @@ def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, shots: int | None) -> _Pai
     return kept[0].loc[shared], kept[1].loc[shared]
 
 
-
 def _top1(
-    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
     return _two_way(100.0 * (hits(a).astype(float) - hits(b)), rng, draws)
 
 
 def _gain_of_shots(
-    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     least = min(len(a) for a, _ in pairs)
     gains = [hits(a)[:least].astype(float) - hits(b)[:least] for a, b in pairs]
@@ -184,21 +202,21 @@ def _two_way(differences: np.ndarray, rng: np.random.Generator, draws: int) -> _
     return float(differences.mean()), sample, pairs
 
 
-def _curves(runs: pd.DataFrame, study: Recorded) -> np.ndarray:
+def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
     """Return the validation accuracy of runs after each epoch, [R, epochs]."""
     chosen = study.epochs[study.epochs["key"].isin(runs["key"])]
     return chosen.pivot(index="key", columns="epoch", values="val_top1").loc[runs["key"]].to_numpy()
 
 
 def _first_epoch(
-    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
     return _over_pairs(100 * (_curves(a, study)[:, 0] - _curves(b, study)[:, 0]), rng, draws)
 
 
 def _cdnv(
-    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
     ratio = np.log(a["cdnv"].to_numpy() / b["cdnv"].to_numpy())
@@ -211,7 +229,7 @@ def _over_pairs(differences: np.ndarray, rng: np.random.Generator, draws: int) -
 
 
 def _epochs(
-    claim: Claim, pairs: list[_Pair], study: Recorded, rng: np.random.Generator, draws: int
+    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
     fast, slow = _curves(a, study), _curves(b, study)

@@ -142,7 +142,8 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the settings of a block's cartesian product; the last key varies fastest.
 
     A list is a set of choices.  Settings that are lists themselves (probe_epochs) are one value
-    as a flat list, and choices as a list of lists.
+    as a flat list, and choices as a list of lists.  `trial` is no setting: trial n is episode n
+    with seed n.
 
     >>> grid({"regime": ["io", "all"], "seed": [0, 1]})[1]
     {'regime': 'io', 'seed': 1}
@@ -153,7 +154,9 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
         if key == "probe_epochs" and not one:
             one = not (value and isinstance(value[0], list))
         choices.append([value] if one else value)
-    return [dict(zip(block, chosen, strict=True)) for chosen in itertools.product(*choices)]
+    rows = [dict(zip(block, chosen, strict=True)) for chosen in itertools.product(*choices)]
+    return [row if (trial := row.pop("trial", None)) is None else
+            row | {"episode": trial, "seed": trial} for row in rows]  # fmt: skip
 
 
 def _content(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -188,6 +191,8 @@ def _experiment(profile: Profile, name: str) -> tuple[AnySpec, ...]:
         place, kind = f"{profile.path}: experiments.{name}, block {number}", kind_of(block)
         if empty := [key for key, value in block.items() if value == []]:
             raise ValueError(f"{place}: {empty[0]} is an empty list, so the block has no runs")
+        if "trial" in block and (both := {"seed", "episode"} & block.keys()):
+            raise ValueError(f"{place}: trial sets {min(both)}, so leave one of them out")
         for settings in grid(block):
             whole = getattr(profile, KINDS[kind]) | settings
             specs.append(spec_from(_with_teacher(whole, f"{place}: teacher"), place))

@@ -11,7 +11,7 @@ from i2p_lib.paper.claims import (
     OPPOSITE,
     SAME,
     UNDECIDED,
-    Recorded,
+    Study,
     findings,
     hits,
     holm,
@@ -23,7 +23,7 @@ CLAIMS = load_claims()
 CLOUDS, EPOCHS = 125, 9
 
 
-def _planted(gain: dict[str, float], random: np.random.Generator, seeds: int = 10) -> Recorded:
+def _planted(gain: dict[str, float], random: np.random.Generator, seeds: int = 10) -> Study:
     """Runs of every arm on shared clouds: an arm's gain moves its chance of a hit."""
     runs, epochs = [], []
     difficulty = random.normal(0, 1.5, CLOUDS)
@@ -42,7 +42,7 @@ def _planted(gain: dict[str, float], random: np.random.Generator, seeds: int = 1
                 curve = (0.5 + 0.1 * gain.get(arm, 0)) * (1 - np.exp(-np.arange(1, 10) / 3))
                 noisy = curve + random.normal(0, 0.02, EPOCHS)
                 epochs += [{"key": key, "epoch": e + 1, "val_top1": v} for e, v in enumerate(noisy)]
-    return Recorded(pd.DataFrame(runs), pd.DataFrame(epochs))
+    return Study(pd.DataFrame(runs), pd.DataFrame(epochs))
 
 
 def _verdicts(gain: dict[str, float]) -> pd.Series:
@@ -67,7 +67,7 @@ def test_each_verdict_comes_from_data_planted_for_it() -> None:
 
 def test_a_claim_whose_runs_are_not_recorded_is_not_run() -> None:
     study = _planted({}, np.random.default_rng(0))
-    kept = Recorded(study.runs[study.runs["regime"] != "io"], study.epochs)
+    kept = Study(study.runs[study.runs["regime"] != "io"], study.epochs)
     verdicts = findings(CLAIMS, kept, "home_lite0", np.random.default_rng(2)).set_index("id")
     assert verdicts.loc["io_works", "verdict"] == f"{NOT_RUN}: its runs are not recorded"
 
