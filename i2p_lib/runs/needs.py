@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,9 +40,10 @@ class Need:
 
 def prepare(specs: Sequence[AnySpec], progress: bool = True) -> None:
     """Make what runs need and this machine can make: simulated scenes that are not here yet."""
-    for name in dict.fromkeys(spec.on for spec in specs):
-        if name in scene_names() and scene_card(name).simulated:
-            prepare_scenes(name, progress)
+    names = [name for name in dict.fromkeys(spec.on for spec in specs)
+             if name in scene_names() and scene_card(name).simulated]  # fmt: skip
+    with ThreadPoolExecutor() as pool:  # one bar is enough for both
+        list(pool.map(lambda name: prepare_scenes(name, progress and name == names[0]), names))
 
 
 def missing_inputs(spec: AnySpec) -> tuple[Need, ...]:
