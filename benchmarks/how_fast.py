@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks import goals as speed
 from benchmarks import plots as speed_plots
 from i2p_lib.markup import cell, chip, duration, fold, html_table, raw, table
+from i2p_lib.show.picture import as_svg
 from i2p_lib.show.style import use_style
 
 RESULTS = Path(__file__).with_name("results")
@@ -85,12 +86,12 @@ def _figure(draw: Draw, rows: pd.DataFrame, folder: Path, machine: str, caption:
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context():
         use_style()
-        plt.rcParams["svg.hashsalt"] = name
         figure = draw(rows)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        svg, about = as_svg(figure)
         plt.close(figure)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     return (f"```{{figure}} {folder.name}/{name}.svg\n:name: {name.replace('_', '-')}\n"
-            f":width: 100%\n\n{caption}\n```\n\n")
+            f":alt: {caption} {about['alt']}\n\n{caption}\n```\n\n")
 
 
 def _provenance(tables: dict[str, pd.DataFrame]) -> str:

@@ -14,11 +14,11 @@ from benchmarks.goals import HALF, INPUT_STAGES, LEAST_VOXELS, OURS, growth_expo
 from i2p_lib.show.style import plain_log
 
 ENGINES: dict[str, str] = {
-    OURS: "#2563c9", HALF: "#9cc0f5", "spconv": "#e8871e", "ocnn": "#0f9d76", "dense": "#9aa1ad",
-    "torch": "#6b7280",
+    OURS: "#2563c9", HALF: "#4f93d8", "spconv": "#cf6f1b", "ocnn": "#0f9d76", "dense": "#868d99",
+    "torch": "#374151",
 }  # fmt: skip
 """Name of each engine -> its colour."""
-STAGES = dict(zip((*INPUT_STAGES, "step"), ("#f2b84b", "#e8871e", "#c2410c", "#2563c9"),
+STAGES = dict(zip((*INPUT_STAGES, "step"), ("#a98213", "#cf6f1b", "#a94488", "#2563c9"),
                   strict=True))  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def gemm_shares(layers: pd.DataFrame) -> Figure:
         if channels in colours:
             axes[0, 0].axhline(goal, color=colours[channels], linestyle=":", linewidth=1.4)
             axes[0, 0].annotate(f"goal at {channels} channels", (1, goal), ha="right", va="top",
-                                xycoords=("axes fraction", "data"), xytext=(0, -3), fontsize=8.5,
-                                textcoords="offset points", color=colours[channels])
+                                xycoords=("axes fraction", "data"), xytext=(0, -3),
+                                textcoords="offset points")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center")
     return figure
@@ -69,7 +69,7 @@ def peer_ratios(layers: pd.DataFrame) -> Figure:
         axis.scatter([], [], s=45, color=ENGINES[engine], label=engine)
     axis.axvline(1, color="#1f2937", linewidth=1.2, zorder=2)
     axis.annotate("ours faster →", (1, 1), xycoords=("data", "axes fraction"), xytext=(5, 4),
-                  textcoords="offset points", fontsize=8.5, color="#1f2937")
+                  textcoords="offset points", color="#1f2937")
     plain_log(axis, "x")
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_ylim(-0.6, len(kinds) - 0.4)
@@ -93,7 +93,7 @@ def step_bars(steps: pd.DataFrame) -> Figure:
             axis.bar(place, seconds, color=ENGINES[engine], width=0.72, zorder=2)
             axis.annotate(f"{seconds:.2f} s" + ("" if engine == OURS else f"\n{times:.2f} x"),
                           (place, seconds), xytext=(0, 4), textcoords="offset points",
-                          ha="center", fontsize=9, color="#1f2937")
+                          ha="center", color="#1f2937")
         axis.set_xticks(range(len(used)), [engine.replace(", ", ",\n") for engine in used])
         axis.set_ylim(0, 1.22 * part["step_s"].max())
         axis.set_title(network)
@@ -138,11 +138,11 @@ def input_bars(pipeline: pd.DataFrame) -> Figure:
     for place, network in enumerate(networks):
         share = rows[(rows["network"] == network) & (rows["stage"] != "step")]["share"].sum()
         axis.annotate(f"input {100 * share:.1f} %", (max(share, 0.1), place),
-                      xytext=(6, 0), textcoords="offset points", va="center", fontsize=9.5,
+                      xytext=(6, 0), textcoords="offset points", va="center",
                       color="white", fontweight="bold", zorder=4)
     axis.axvline(0.1, color="#111827", linestyle="--", linewidth=1, zorder=3)
     axis.annotate("goal: 10 %", (0.1, 1), xycoords=("data", "axes fraction"), xytext=(4, 3),
-                  textcoords="offset points", fontsize=8.5)
+                  textcoords="offset points")
     axis.set_xlim(0, 1)
     axis.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axis.set_xlabel("share of a training step, its input included")

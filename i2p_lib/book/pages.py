@@ -140,7 +140,7 @@ def weights(cards: Sequence[WeightCard] | None = None) -> dict[str, str]:
 
 
 def run_note(record: dict[str, Any]) -> str:
-    """Return the lines under a chapter's title: how this copy was run, and its source to take."""
+    """Return the lines under a chapter's title: how this copy was run, and the copy to take."""
     machine = record["machine"]
     gpu = "" if machine["gpu"] == "none" else f", {machine['gpu']}"
     text = (
@@ -151,7 +151,7 @@ def run_note(record: dict[str, Any]) -> str:
     name = Path(record["chapter"]).name
     return (
         raw(f'<p class="i2p-run">{cell(text)}</p>') + "\n"
-        f"{{download}}`this notebook <source/{name}.ipynb>`"
+        f"{{download}}`this notebook, with its outputs <executed/{name}.ipynb>`"
     )
 
 

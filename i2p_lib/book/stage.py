@@ -113,8 +113,7 @@ def _stage_chapter(chapter: Chapter, staged: Path) -> tuple[dict, dict[str, Reco
             f"run: i2p run {name} --profile {shlex.quote(profile.address)}"
         )
     target = staged / "chapters"
-    (target / "source").mkdir(parents=True, exist_ok=True)
-    shutil.copy(chapter.source, target / "source" / f"{name}.ipynb")
+    (target / "executed").mkdir(parents=True, exist_ok=True)
     notebook = nbformat.read(chapter.executed, as_version=4)
     found = {}
     for cell in notebook.cells:
@@ -123,10 +122,32 @@ def _stage_chapter(chapter: Chapter, staged: Path) -> tuple[dict, dict[str, Reco
         if outputs:
             cell.outputs = [output for output in outputs if not is_attached(output)]
     _show_injected(notebook, profile)
+    nbformat.write(notebook, target / "executed" / f"{name}.ipynb")  # for readers to take
+    for cell in notebook.cells:
+        _for_a_page(cell)
+    if (number := name.split("_")[0]).isdecimal():
+        notebook.cells[0].source = re.sub(r"(?m)^# ", f"# {int(number)}. ",
+                                          notebook.cells[0].source, count=1)
     note = nbformat.v4.new_markdown_cell(pages.run_note(record), id="how-it-was-run")
     notebook.cells.insert(1, note)
     nbformat.write(notebook, target / f"{name}.ipynb")
     return record, found
+
+
+def _for_a_page(cell: nbformat.NotebookNode) -> None:
+    """Say a cell's pictures in words, in place, and leave its 3D plots to `book/_static/book.js`.
+
+    The words are the caption of the cell's figure, and what the figure says of itself.
+    """
+    said = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")]
+    for output in cell.get("outputs", []):
+        said.append(output.get("metadata", {}).get("image/svg+xml", {}).get("alt", ""))
+        if html := output.get("data", {}).get("text/html"):
+            output.data["text/html"] = re.sub(r"<script[^>]*>(?=\s*window\.PLOTLYENV)",
+                                              '<script type="text/i2p-plot">', html)
+    if any(said):
+        image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+        image["alt"] = " ".join(filter(None, said))
 
 
 def _show_injected(notebook: nbformat.NotebookNode, profile: Profile) -> None:

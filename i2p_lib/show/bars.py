@@ -9,17 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import present, with_method
-from i2p_lib.show.style import COLOURS, TOP1, chance_line
+from i2p_lib.show.style import COLOURS, HATCHED, TOP1, chance_line
+
+
+def filled(colour: str) -> dict[str, object]:
+    """Return how bars of a method's colour are filled: those of controls are hatched."""
+    return {"color": colour, "edgecolor": "white", "hatch": "///" if colour in HATCHED else None}
 
 
 def bar(axis: Axes, place: float, values: np.ndarray, colour: str, width: float = 0.72) -> None:
     """Draw one bar at a place: mean of the values [N], a dot for each of them, the mean above."""
-    axis.bar(place, values.mean(), color=colour, width=width, zorder=2)
+    axis.bar(place, values.mean(), width=width, zorder=2, **filled(colour))
     spread = np.linspace(-0.15, 0.15, len(values)) * width if len(values) > 1 else np.zeros(1)
     axis.scatter(place + spread, values, s=20, color="#1f2937", zorder=3, edgecolor="white",
                  linewidth=0.6)
     axis.annotate(f"{values.mean():.1f}", (place, values.max()), xytext=(0, 5), ha="center",
-                  textcoords="offset points", fontsize=10, fontweight="bold", color="#1f2937")
+                  textcoords="offset points", fontweight="bold", color="#1f2937")
 
 
 def method_bars(runs: pd.DataFrame, by: str | None = None, chance: float | None = None) -> Figure:
@@ -55,7 +60,7 @@ def shots(runs: pd.DataFrame, chance: float | None = None) -> Figure:
         place = levels.index(level) + (used.index(method) - (len(used) - 1) / 2) * width
         bar(axis, place, 100 * part["top1"].to_numpy(), COLOURS[method], 0.92 * width)
     for method in used:
-        axis.bar(0, 0, color=COLOURS[method], label=method)
+        axis.bar(0, 0, label=method, **filled(COLOURS[method]))
     axis.set_xticks(range(len(levels)), [f"{int(n)}-shot" for n in levels])
     _finish([axis], runs, chance)
     axis.legend(loc="upper left")
@@ -78,15 +83,15 @@ def class_bars(classes: pd.DataFrame) -> Figure:
             places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
             means = rows.groupby("class")["iou"].mean().reindex(names)
             label = method if method == "scratch" else f"{method}, {weights}"
-            axis.bar(places, 100 * means, width=0.92 * width, color=COLOURS[method], label=label,
-                     zorder=2)
+            axis.bar(places, 100 * means, width=0.92 * width, label=label, zorder=2,
+                     **filled(COLOURS[method]))
             at = dict(zip(names, places, strict=True))
             axis.scatter(rows["class"].map(at), 100 * rows["iou"], s=9, color="#1f2937", zorder=3)
         axis.set_title(f"{model} on {scenes.replace('_', ' ')}")
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axis.set(ylim=(0, 100), ylabel="IoU (%)")
         axis.grid(axis="x", visible=False)
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -47,14 +47,14 @@ def sheet(
     whats = [item[1] for _, items in rows for item in items if item]
     white = max((what.max() for what in whats if not isinstance(what, tuple)), default=1)
     for line, (label, items) in zip(axes, rows, strict=True):
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8.5)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         for axis, item in zip_longest(line, items):
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if item is None:
                 continue
             title, what = item
-            axis.set_title(title, fontsize=8.5, loc="center", fontweight="normal", pad=2)
+            axis.set_title(title, fontsize=8, loc="center", fontweight="normal", pad=2)
             if isinstance(what, tuple) or (what.ndim == 2 and what.shape[1] == 3):
                 draw_cloud(axis, *(what if isinstance(what, tuple) else (what,)), size=dot)
                 if limit:
@@ -89,20 +89,21 @@ def filters(image_filter: np.ndarray, volume: np.ndarray, axis: str) -> Figure:
     """A 2D filter [k, k] beside the slices of its inflated twin [k, k, k] along ``axis``."""
     slices = np.moveaxis(volume, "xyz".index(axis), 0).transpose(0, 2, 1)
     largest = np.abs(image_filter).max()
-    figure, axes = plt.subplots(1, 1 + len(slices), figsize=(1.9 * (1 + len(slices)), 2.3),
-                                layout="constrained")
+    columns = -(-(1 + len(slices)) // 2)
+    figure, axes = plt.subplots(2, columns, figsize=(2.6 * columns, 5), layout="constrained")
+    largest *= 1.6  # no cell so dark that its number cannot be read
     titles = ["image filter", *[f"{axis} = {i}" for i in range(len(slices))]]
-    for panel, values, title in zip(axes, [image_filter, *slices], titles, strict=True):
+    for panel, values, title in zip(axes.flat, [image_filter, *slices], titles, strict=False):
         sns.heatmap(values, vmin=-largest, vmax=largest, cmap="RdBu_r", annot=True, fmt=".2f",
-                    annot_kws={"fontsize": 8}, cbar=False, square=True, xticklabels=False,
+                    annot_kws={"color": "#0b1a3a"}, cbar=False, square=True, xticklabels=False,
                     yticklabels=False, ax=panel)
-        panel.set_title(title, fontsize=10)
+        panel.set_title(title)
     return figure
 
 
 def voxels(cloud: np.ndarray, coords: np.ndarray, voxel_size: float, title: str) -> Figure:
     """A cloud [P, 3] and the voxels [N, 3] that it occupies, side by side."""
-    figure = plt.figure(figsize=(9.5, 4.6), layout="constrained")
+    figure = plt.figure(figsize=(9.5, 4.2), layout="constrained")
     left = figure.add_subplot(1, 2, 1, projection="3d")
     left.scatter(*cloud.T, c=cloud[:, 2], s=2, cmap="viridis", linewidth=0)
     left.set_title(f"{len(cloud):,} points")
@@ -126,7 +127,7 @@ def framework() -> Figure:
     figure, axis = plt.subplots(figsize=(10.5, 4.6), layout="constrained")
     axis.set(xlim=(0, 21), ylim=(0, 9.2))
     axis.set_axis_off()
-    colours = {"inflate": "#2563c9", "copy": "#e8871e", "new": "#0f9d76"}
+    colours = {"inflate": "#2563c9", "copy": "#cf6f1b", "new": "#0f9d76"}
     image = [("image\n224 x 224 x 3", None), ("stem\n2D conv", None), ("conv k x k", "inflate"),
              ("norm", "copy"), ("conv k x k", "inflate"), ("norm", "copy"), ("classifier", None)]
     points = [("points\nvoxels, xyz", None), ("stem\n3D conv", "new"),
@@ -136,10 +137,10 @@ def framework() -> Figure:
     for row, (layers, y) in enumerate(((image, 6.4), (points, 1.6))):
         for place, (text, kind) in enumerate(layers):
             x = 0.3 + 2.95 * place
-            edge = colours.get(kind, "#9aa1ad")
+            edge = colours.get(kind, "#868d99")
             axis.add_patch(FancyBboxPatch((x, y), 2.2, 1.5, boxstyle="round,pad=0.08",
                                           facecolor=edge + "22", edgecolor=edge, linewidth=1.6))
-            axis.text(x + 1.1, y + 0.75, text, ha="center", va="center", fontsize=9)
+            axis.text(x + 1.1, y + 0.75, text, ha="center", va="center", fontsize=7.5)
             if place:
                 axis.add_patch(FancyArrowPatch((x - 0.66, y + 0.75), (x - 0.1, y + 0.75),
                                                arrowstyle="-|>", mutation_scale=10,
@@ -147,9 +148,9 @@ def framework() -> Figure:
             if row and kind in ("inflate", "copy"):
                 axis.add_patch(FancyArrowPatch((x + 1.1, 6.25), (x + 1.1, 3.25), linewidth=1.8,
                                                arrowstyle="-|>", mutation_scale=14, color=edge))
-                axis.text(x + 1.22, 4.75, kind, color=edge, fontsize=9.5, fontweight="bold")
-    axis.text(0.3, 8.55, "network pretrained on images", fontsize=11.5, fontweight="bold")
-    axis.text(0.3, 0.75, "the same network on a point cloud", fontsize=11.5, fontweight="bold")
+                axis.text(x + 1.25, 4.75, kind, fontweight="bold")
+    axis.text(0.3, 8.55, "network pretrained on images", fontweight="bold")
+    axis.text(0.3, 0.75, "the same network on a point cloud", fontweight="bold")
     axis.text(20.6, 0.75, "green: new, always trained    orange: trained in IO+BN    "
-              "blue: trained in ALL", ha="right", fontsize=9, color="#374151")
+              "blue: trained in ALL", ha="right", fontsize=8)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import present
-from i2p_lib.show.style import COLOURS, plain_log
+from i2p_lib.show.style import COLOURS, plain_log, stroke
 
 MEANS_AND_RUNS = ({}, {"units": "seed", "estimator": None, "linewidth": 0, "marker": "o",
                        "markersize": 4, "markeredgewidth": 0, "alpha": 0.7})  # fmt: skip
@@ -30,7 +30,10 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
     lonely = {"marker": "o"} if table[x].nunique() == 1 else {}  # which no line joins
     usual = lonely | {"hue": "method", "hue_order": present(table["method"]), "palette": COLOURS,
                       "errorbar": None, "linewidth": 2.4, "legend": False}  # fmt: skip
+    before = len(axis.lines)
     sns.lineplot(table, x=x, y=y, ax=axis, **(usual | changes))
+    for line in axis.lines[before:] if "linestyle" not in changes else ():
+        line.set_linestyle(stroke(line.get_color()))
     axis.set(xlabel="", ylabel="")
 
 
@@ -79,14 +82,14 @@ def forest(axis: Axes, table: pd.DataFrame, value: str) -> None:
     """
     for place, (method, row) in enumerate(table.iterrows()):
         colour = COLOURS[method]
-        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=5, alpha=0.45,
+        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=5, alpha=0.5,
                   solid_capstyle="round")
-        axis.scatter(row[value], place, s=60, color=colour, edgecolor="#374151", linewidth=0.6,
+        axis.scatter(row[value], place, s=60, color=colour, edgecolor="#111827", linewidth=0.6,
                      zorder=3)
         axis.plot([row["floor"]] * 2, [place - 0.3, place + 0.3], "--", color=colour,
                   linewidth=1.4)
         axis.annotate(f"{row[value]:.2g}", (row[value], place), xytext=(0, 7), ha="center",
-                      textcoords="offset points", fontsize=9)
+                      textcoords="offset points")
     axis.set_yticks(range(len(table)), table.index)
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)

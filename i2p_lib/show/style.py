@@ -6,28 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from i2p_lib.analysis.methods import METHODS, present
+from i2p_lib.analysis.methods import CONTROLS, METHODS, present
+from i2p_lib.show.picture import as_svg
 
 _CHOSEN = {
-    "scratch": "#6b7280",
-    "FIP-IO": "#0f9d76",
-    "FIP-IO, moving statistics": "#8bbf3f",
-    "FIP-IO+BN": "#e8871e",
+    "scratch": "#374151",
+    "FIP-IO": "#0f9d76", "control IO": "#08775a",
+    "FIP-IO, moving statistics": "#c2559a", "control IO, moving statistics": "#a94488",
+    "FIP-IO+BN": "#cf6f1b", "control IO+BN": "#b45309",
     "FIP-ALL": "#2563c9",
-    "control IO": "#b8dccf",
-    "control IO, moving statistics": "#dbe8c0",
-    "control IO+BN": "#f5d3ac",
-}
+}  # fmt: skip
 COLOURS: dict[str, str] = {
     method: _CHOSEN.get(method, f"C{number}") for number, method in enumerate(METHODS)
 }
-"""Name of each method -> its colour. A control is its regime's colour, washed out: the same
-layers trained, on a frozen backbone of random weights.  A regime without a chosen colour takes one
-of matplotlib's cycle."""
+"""Name of each method -> its colour, readable on white and on the dark page, and for the colour
+blind.  A control is its regime's colour, darker, and its bars are hatched, its lines dash-dotted:
+the same layers trained, on a frozen backbone of random weights.  A regime without a chosen colour
+takes one of matplotlib's cycle."""
+HATCHED = {COLOURS[control] for control in CONTROLS.values()} - {COLOURS["scratch"]}
+"""The colours of the controls."""
 
 INK, GREY = "#111827", "#6b7280"  # of lines that are no method's; of what stays behind
 TOP1 = "top-1 accuracy on test clouds (%)"
@@ -43,14 +45,24 @@ COLLAPSE_TITLES = {
 
 
 def use_style() -> None:
-    """Give every matplotlib figure that follows the book's look."""
+    """Give every matplotlib figure that follows the book's look; a notebook shows it `as_svg`."""
     sns.set_theme(style="whitegrid", context="notebook", rc={
-        "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.autolayout": False,
         "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold",
-        "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.labelsize": 10.5,
-        "grid.color": "#e7e9ee", "axes.edgecolor": "#9aa1ad", "legend.frameon": False,
-        "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "font.family": "DejaVu Sans",
+        "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.labelsize": 9, "font.size": 9,
+        "grid.color": "#e7e9ee", "axes.edgecolor": "#868d99", "legend.frameon": False,
+        "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5,
+        "font.family": "DejaVu Sans", "hatch.linewidth": 1.6, "svg.hashsalt": "i2p",
     })  # fmt: skip
+    if shell := get_ipython():
+        shell.run_line_magic("matplotlib", "inline")
+        formatters = shell.display_formatter.formatters
+        formatters["image/png"].pop(Figure, None)
+        formatters["image/svg+xml"].for_type(Figure, as_svg)
+
+
+def stroke(colour: str) -> str:
+    """Return the line style of a method's colour."""
+    return "-." if colour in HATCHED else "-"
 
 
 def plain_log(axis: Axes, which: str) -> None:
@@ -74,7 +86,7 @@ def chance_line(axes: Iterable[Axes], chance: float | None) -> None:
             axis.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1.2, zorder=4)
     if chance is not None:
         axes[-1].annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"),
-                          xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5,
+                          xytext=(4, 0), textcoords="offset points", va="center",
                           color=GREY, annotation_clip=False)
 
 
@@ -86,7 +98,8 @@ def method_legend(
 
     extra: (name, properties of the line), such as ("chance", {"linestyle": ":"}).
     """
-    keys = [(m, {"color": COLOURS[m], "linewidth": 2.5}) for m in present(methods)] + [*extra]
+    keys = [(m, {"color": COLOURS[m], "linewidth": 2.5, "linestyle": stroke(COLOURS[m])})
+            for m in present(methods)] + [*extra]
     handles = [plt.Line2D([], [], label=name, **({"color": INK} | dict(style)))
                for name, style in keys]
     figure.legend(handles=handles, loc=loc, ncols=min(ncols, len(handles)))

@@ -7,11 +7,11 @@ from html import escape
 
 import numpy as np
 
-UNCOUNTED = "#c7cbd1"
+UNCOUNTED = "#8b929c"
 PALETTE = (
-    "#7aa6d8", "#9c755f", "#b9c4a7", "#7b3f98", "#e15759", "#59c3c3", "#c98bb9", "#f28e2b",
-    "#2f6fb7", "#e8c547", "#4c9f50", "#1f2937", "#b07aa1", "#d4405f", "#3c8d7d", "#8c6d31",
-    "#a3b84c", "#6b4c9a", "#ff9d9a",
+    "#5e94d0", "#9c755f", "#859866", "#914ab3", "#e15759", "#399e9e", "#c17aae", "#dc740e",
+    "#2f6fb7", "#ae8d16", "#4c9f50", "#516b8f", "#b07aa1", "#d4405f", "#3c8d7d", "#8c6d31",
+    "#87993d", "#7a58ad", "#c026d3",
 )  # fmt: skip
 """Colour of each class, by its number; as many as SemanticKITTI has classes."""
 MOST_POINTS = 9000
