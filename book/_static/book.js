@@ -56,8 +56,11 @@ document.addEventListener('DOMContentLoaded', function () {
   reachable();
   window.addEventListener('load', reachable);
   window.addEventListener('resize', reachable);
-  all('summary[aria-label], .search-button__button, .theme-switch-button').forEach(function (one) {
+  all('summary[aria-label], .search-button__button').forEach(function (one) {
     if (one.textContent.trim()) { one.removeAttribute('aria-label'); }
+  });
+  window.addEventListener('load', function () {
+    all('.theme-switch-button svg title').forEach(function (title) { title.remove(); });
   });
 
   // paper is white, and nothing on it can be unfolded

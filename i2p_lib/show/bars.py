@@ -45,6 +45,7 @@ def method_bars(runs: pd.DataFrame, by: str | None = None, chance: float | None 
         narrow = [m.replace(" IO", "\nIO").replace(", moving", ",\nmoving").replace("-", "-\n")
                   for m in methods]
         axis.set_xticks(range(len(methods)), narrow)
+        axis.set_xlim(-0.6, max(len(methods), 4 if len(panels) == 1 else 0) - 0.4)
         axis.set_title(str(name))
     _finish(axes[0], runs, chance)
     return figure

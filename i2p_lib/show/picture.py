@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
@@ -25,6 +26,12 @@ def as_svg(figure: Figure) -> tuple[str, dict[str, str]]:
         drawn.set_rasterized(len(drawn.get_offsets()) > MOST_DOTS)
     for drawn in figure.findobj(lambda part: isinstance(part, QuadMesh | Poly3DCollection)):
         drawn.set_rasterized(True)
+    figure.draw_without_rendering()  # which lays it out
+    for axis in axes:
+        for text in (axis.title, axis._left_title, axis.xaxis.label):
+            share = axis.bbox.width / max(text.get_window_extent().width, 1)
+            if share < 0.95:
+                text.set_text(textwrap.fill(text.get_text(), int(share * len(text.get_text()))))
     made = io.StringIO()
     figure.savefig(made, format="svg", transparent=True, dpi=160,
                    metadata={"Date": None, "Creator": None})

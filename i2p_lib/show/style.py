@@ -51,7 +51,8 @@ def use_style() -> None:
         "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.labelsize": 9, "font.size": 9,
         "grid.color": "#e7e9ee", "axes.edgecolor": "#868d99", "legend.frameon": False,
         "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5,
-        "font.family": "DejaVu Sans", "hatch.linewidth": 1.6, "svg.hashsalt": "i2p",
+        "legend.handlelength": 3, "figure.labelsize": 9, "font.family": "DejaVu Sans", "hatch.linewidth": 1.6,
+        "svg.hashsalt": "i2p",
     })  # fmt: skip
     if shell := get_ipython():
         shell.run_line_magic("matplotlib", "inline")
