@@ -5,11 +5,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from made_notebooks import chapter_functions
 
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.show import bars, drawings, lines
+from i2p_lib.sources import PACKAGE
 
 matplotlib.use("agg")
+method = chapter_functions(PACKAGE.parent / "notebooks" / "00_method.ipynb")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +75,7 @@ def test_panels_draw_every_stroke_of_the_rows_that_are_theirs(runs):
 def test_a_filter_is_drawn_slice_by_slice_with_its_values():
     volume = np.zeros((3, 3, 3))
     volume[1, 2, :] = 5  # x = 1, y = 2, all z
-    axes = drawings.filters(np.eye(3), volume, "z").axes
+    axes = method.draw_filters(np.eye(3), volume).axes
     assert len(axes) == 4
     shown = axes[1].collections[0].get_array()
     assert shown[2, 1] == 5 and shown.sum() == 5  # row y, column x
@@ -80,7 +83,7 @@ def test_a_filter_is_drawn_slice_by_slice_with_its_values():
 
 def test_voxels_draw_exactly_the_occupied_cells():
     coords = np.array([[0, 0, 0], [2, 1, 0], [-1, 0, 3]])
-    figure = drawings.voxels(np.random.default_rng(0).normal(size=(50, 3)), coords, 0.1, "t")
+    figure = method.draw_voxels(np.random.default_rng(0).normal(size=(50, 3)), coords, "t")
     assert "3 voxels" in figure.axes[1].get_title()
     faces = sum(len(c.get_facecolor()) > 0 for c in figure.axes[1].collections)
     assert faces == 3
@@ -93,5 +96,5 @@ def test_the_gallery_shows_every_cloud_once():
 
 
 def test_figure_1_names_what_is_inflated_copied_and_new():
-    texts = [t.get_text() for t in drawings.framework().axes[0].texts]
+    texts = [t.get_text() for t in method.framework().axes[0].texts]
     assert texts.count("inflate") == 2 and texts.count("copy") == 2
