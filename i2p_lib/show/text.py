@@ -42,15 +42,15 @@ def difference(
     One is called better only where the gap's interval leaves out zero, and never from one pair of
     runs, whose interval covers other test `items` but no other seed.  pairs: how many there are.
     """
-    span, alone = f"95 % interval {spanned(100 * gap.low, 100 * gap.high)}", ""
+    span = spanned(100 * gap.low, 100 * gap.high)
+    covers = f"; {pairs} pairs of runs" if pairs > 1 else f" over test {items} alone"
     if pairs == 1:
-        said, alone = f"one pair of runs cannot tell {one} from {other}", f" over test {items} alone"
+        said = f"one pair of runs cannot tell {one} from {other}"
     elif gap.low > 0 or gap.high < 0:
         said = f"{one} is {'better' if gap.low > 0 else 'worse'} than {other}"
     else:
         said = f"{one} and {other} cannot be told apart"
-    runs = "" if alone else f"; {pairs} pairs of runs"
-    return f"{said}: {100 * gap.value:+.1f} {unit} ({span}{alone}{runs})."
+    return f"{said}: {100 * gap.value:+.1f} {unit} (95 % interval {span}{covers})."
 
 
 def ranked(values: Mapping[str, float], style: str = ".2f") -> str:

@@ -30,7 +30,7 @@ def test_both_sides_are_measured_on_the_same_drawn_items():
 
 
 def test_pairs_are_drawn_together():
-    """Promise: a seed that moves both sides alike cancels; one that moves a single side does not."""
+    """Promise: a seed that moves both sides alike cancels; one that moves one side does not."""
     seeds = rng(1).random((3, 1)) + np.zeros((3, 20))
     alike = paired_difference(seeds + 0.25, seeds, rng())
     assert (alike.low, alike.value, alike.high) == pytest.approx((0.25, 0.25, 0.25))
