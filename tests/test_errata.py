@@ -1,6 +1,7 @@
 """The slips of the original are shown as they are: each cell of the chapter against a count."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -72,7 +73,8 @@ def test_a_profiles_ablation_changes_one_decision_at_a_time(errata, name):
 class Run:
     """A run that names the first `right` of 100 clouds rightly, and ten fewer at its end."""
 
-    def __init__(self, right):
+    def __init__(self, right, seed):
+        self.spec = SimpleNamespace(seed=seed, episode=None)
         self.hits = np.arange(100) < right
         self.history = pd.DataFrame({"test_top1": [right / 100, right / 100 - 0.1]})
 
@@ -80,7 +82,7 @@ class Run:
 def steps_of(errata, monkeypatch, *right, runs=2):
     """The table of one arm whose steps name so many clouds rightly, each seed one more."""
     monkeypatch.setattr(errata.classification, "hits", lambda run: run.hits)
-    steps = {f"step {n}": [Run(count + seed) for seed in range(runs)]
+    steps = {f"step {n}": [Run(count + seed, seed) for seed in range(runs)]
              for n, count in enumerate(right)}  # fmt: skip
     return errata.steps_table({"scratch": steps})
 
@@ -101,8 +103,7 @@ def test_few_seeds_cannot_order_the_steps(errata, monkeypatch, runs, said):
     lines = errata.order_lines(steps_of(errata, monkeypatch, 30, 70, 71, runs=runs))
     assert lines[0].startswith(said)
     if runs == 2:
-        assert "sees 50% of the variance" in lines[1]
-        assert "of 1 pairs of changes of one arm 1 have" in lines[1]
+        assert lines[1].startswith("Of 1 pairs of changes of one arm 1 have")
 
 
 def test_the_table_of_comparisons_is_measured_once_a_state_of_the_sources(tmp_path, monkeypatch):

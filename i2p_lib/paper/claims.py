@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from i2p_lib.analysis.bootstrap import DRAWS, interval
+from i2p_lib.analysis.bootstrap import DRAWS, interval, two_way
 from i2p_lib.files import sha256
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yml")
@@ -113,8 +113,8 @@ def findings(
 ) -> pd.DataFrame:
     """Return one row per claim: value, low, high, p, pairs, p_holm and verdict in one setting.
 
-    Two arms are paired by seed, few-shot ones by episode; every draw takes pairs and test clouds,
-    both with replacement and the same clouds for all.  p is two-sided, from the draws, against the
+    Two arms are paired by seed, few-shot ones by episode; every draw takes pairs and test clouds
+    (`two_way`), the same clouds for all.  p is two-sided, from the draws, against the
     claim's margin.  p_holm corrects the primary claims together; a verdict needs p_holm (primary)
     or p (exploratory) below 0.05, and else is undecided.
     """
@@ -182,7 +182,7 @@ def _top1(
     claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
-    return _two_way(100.0 * (hits(a).astype(float) - hits(b)), rng, draws)
+    return _found(100.0 * (hits(a).astype(float) - hits(b)), rng, draws)
 
 
 def _gain_of_shots(
@@ -190,16 +190,12 @@ def _gain_of_shots(
 ) -> _Found:
     least = min(len(a) for a, _ in pairs)
     gains = [hits(a)[:least].astype(float) - hits(b)[:least] for a, b in pairs]
-    return _two_way(100.0 * (gains[0] - gains[1]), rng, draws)
+    return _found(100.0 * (gains[0] - gains[1]), rng, draws)
 
 
-def _two_way(differences: np.ndarray, rng: np.random.Generator, draws: int) -> _Found:
-    """Return the mean of [pairs, clouds], and means of draws of both, with replacement."""
-    pairs, clouds = differences.shape
-    weights = rng.multinomial(pairs, np.full(pairs, 1 / pairs), draws) / pairs
-    items = rng.multinomial(clouds, np.full(clouds, 1 / clouds), draws) / clouds
-    sample = np.einsum("dp,pc,dc->d", weights, differences, items, optimize=True)
-    return float(differences.mean()), sample, pairs
+def _found(gaps: np.ndarray, rng: np.random.Generator, draws: int) -> _Found:
+    """Return the mean of gaps [pairs, clouds], its draws (`two_way`) and the number of pairs."""
+    return float(gaps.mean()), two_way(gaps, rng, draws), len(gaps)
 
 
 def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
@@ -212,20 +208,15 @@ def _first_epoch(
     claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
-    return _over_pairs(100 * (_curves(a, study)[:, 0] - _curves(b, study)[:, 0]), rng, draws)
+    first = _curves(a, study)[:, :1] - _curves(b, study)[:, :1]
+    return _found(100 * first, rng, draws)
 
 
 def _cdnv(
     claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
 ) -> _Found:
     (a, b), = pairs
-    ratio = np.log(a["cdnv"].to_numpy() / b["cdnv"].to_numpy())
-    return _over_pairs(ratio, rng, draws)
-
-
-def _over_pairs(differences: np.ndarray, rng: np.random.Generator, draws: int) -> _Found:
-    drawn = rng.choice(differences, (draws, len(differences)))
-    return float(differences.mean()), drawn.mean(1), len(differences)
+    return _found(np.log(a[["cdnv"]].to_numpy() / b[["cdnv"]].to_numpy()), rng, draws)
 
 
 def _epochs(

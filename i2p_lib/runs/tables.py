@@ -52,6 +52,10 @@ class RunResult:
         counts = pd.read_csv(self.folder / "confusion.csv")
         return counts.set_axis(counts.columns, axis=0)
 
+    def confusions(self) -> np.ndarray:
+        """Return a segmentation's counts of each test scene, [scenes, labels, predictions]."""
+        return load_file(self.folder / "confusions.safetensors")["counts"].numpy()
+
     def scenes(self) -> dict[str, dict[str, np.ndarray]]:
         """Return a few segmented scenes: name -> points [P, 3], labels and predictions [P]."""
         found: dict[str, dict[str, np.ndarray]] = {}

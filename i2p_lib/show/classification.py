@@ -70,15 +70,31 @@ def differences(
     ]
 
 
+def paired_hits(
+    ours: Sequence[RunResult], theirs: Sequence[RunResult]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sides' hits on the test clouds [P, N], a row for each seed that both have.
+
+    A few-shot run is known by its episode and seed; several runs of one seed count as their mean.
+    """
+    sides: list[dict[tuple, list[np.ndarray]]] = [{}, {}]
+    for side, results in zip(sides, (ours, theirs), strict=True):
+        for r in results:
+            side.setdefault((r.spec.seed, r.spec.episode), []).append(hits(r))
+    shared = [name for name in sides[0] if name in sides[1]]
+    one, other = (np.array([np.mean(side[name], 0) for name in shared]) for side in sides)
+    return one, other
+
+
 def difference(
     one: str, other: str, ours: Sequence[RunResult], theirs: Sequence[RunResult]
 ) -> list[str]:
     """Say which of two is better, with a 95 % interval (`paired_difference`): one sentence.
 
-    None where one of them has no runs.
+    None where no seed has run both.
     """
-    if not ours or not theirs:
+    sides = paired_hits(ours, theirs)
+    if not sides[0].size:
         return []
-    sides = [[hits(r) for r in side] for side in (ours, theirs)]
     gap = paired_difference(*sides, np.random.default_rng(0))
-    return [text.difference(one, other, gap, (len(ours), len(theirs)))]
+    return [text.difference(one, other, gap, len(sides[0]))]

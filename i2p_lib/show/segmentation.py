@@ -17,9 +17,8 @@ STAND_INS = {
     "simulated_rooms": "s3dis_area5", "simulated_streets": "semantic_kitti_08",
     "unet:resnet18": "resnet18", "unet:efficientnet_lite0": "resnet18",
     "range:efficientnet_lite0": "hrnetv2_w48", "range:hrnet_w48": "hrnetv2_w48",
-    "fractal": "imagenet1k", "fractal_pixels": "imagenet1k",
 }  # fmt: skip
-"""Our scenes, networks and image weights -> those of the paper in whose row they are shown."""
+"""Our scenes and networks -> those of the paper in whose row they are shown."""
 
 _SETTINGS = {
     "weights": "image weights", "protocol": "protocol", "voxel_size": "voxel (m)",

@@ -5,7 +5,6 @@ Every text that is put into HTML is escaped here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -35,25 +34,23 @@ def spanned(low: float, high: float, style: str = "+.1f") -> str:
     return f"{low:{style}} to {high:{style}}"
 
 
-def difference(one: str, other: str, gap: Estimate, runs: tuple[int, int]) -> str:
+def difference(
+    one: str, other: str, gap: Estimate, pairs: int, unit: str = "points", items: str = "clouds"
+) -> str:
     """Say which of two is better and by how much; the gap is a difference of shares (0..1).
 
-    One is called better only where the gap's interval leaves out zero.  runs: how many runs stand
-    on either side.
+    One is called better only where the gap's interval leaves out zero, and never from one pair of
+    runs, whose interval covers other test `items` but no other seed.  pairs: how many there are.
     """
-    if gap.low > 0 or gap.high < 0:
+    span = spanned(100 * gap.low, 100 * gap.high)
+    covers = f"; {pairs} pairs of runs" if pairs > 1 else f" over test {items} alone"
+    if pairs == 1:
+        said = f"one pair of runs cannot tell {one} from {other}"
+    elif gap.low > 0 or gap.high < 0:
         said = f"{one} is {'better' if gap.low > 0 else 'worse'} than {other}"
     else:
         said = f"{one} and {other} cannot be told apart"
-    return (f"{said}: {100 * gap.value:+.1f} points (95 % interval "
-            f"{spanned(100 * gap.low, 100 * gap.high)}; {runs[0]} and {runs[1]} runs).")
-
-
-def times(ratio: Estimate) -> str:
-    """Return a speed-up (`metrics.speedup`) as "2.14x (1.90 to 2.40)", or what is known of it."""
-    if math.isfinite(ratio.value):
-        return f"{ratio.value:.2f}x ({spanned(ratio.low, ratio.high, '.2f')})"
-    return f"more than {ratio.low:.2f}x" if ratio.high == math.inf else "target not reached"
+    return f"{said}: {100 * gap.value:+.1f} {unit} (95 % interval {span}{covers})."
 
 
 def ranked(values: Mapping[str, float], style: str = ".2f") -> str:

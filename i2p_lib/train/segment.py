@@ -70,7 +70,7 @@ class Segment:
 
     def measure(self, net: nn.Module, split: str) -> dict[str, float]:
         """Return the mIoU and the accuracy of a split over all original points."""
-        confusion = self.confusion(net, self.splits[split])
+        confusion = self.confusions(net, self.splits[split]).sum(0)
         return {
             "miou": segmentation.mean_iou(confusion, self.absent),
             "accuracy": segmentation.accuracy(confusion),
@@ -81,12 +81,13 @@ class Segment:
         return ", ".join(self.splits["train"][item].name for item in items.tolist())
 
     def finish(self, state: State) -> Kept:
-        """Return the measures of the test split, its confusion matrix and a few of its scenes.
+        """Return the measures of the test split, its confusion matrices and a few of its scenes.
 
-        Where test is never read, matrix and scenes are those of val.
+        Where test is never read, matrices and scenes are those of val.
         """
         split = "test" if "test" in self.splits else "val"
-        confusion, metrics = self.confusion(state.net, self.splits[split]), {}
+        by_scene, metrics = self.confusions(state.net, self.splits[split]), {}
+        confusion = by_scene.sum(0)
         if split == "test":
             metrics = {
                 "miou": segmentation.mean_iou(confusion, self.absent),
@@ -96,20 +97,20 @@ class Segment:
             }
         counts = pd.DataFrame(confusion, columns=self.class_names)
         shown = self.kept_scenes(state.net, limited(self.splits[split], KEPT_SCENES))
-        return Kept(metrics, {"confusion": counts}, {"scenes": shown})
+        matrices = {"counts": torch.from_numpy(by_scene)}
+        return Kept(metrics, {"confusion": counts}, {"scenes": shown, "confusions": matrices})
 
     def classes_of(self, net: nn.Module, scene: Scene) -> np.ndarray:
         """Return the predicted class of each of the scene's own points, int64 [N]."""
         return self.encoding.predict(net, scene, self.device).argmax(1).cpu().numpy()
 
-    def confusion(self, net: nn.Module, scenes: Sequence[Scene]) -> np.ndarray:
-        """Return one matrix of counts [classes, classes] over all original points of scenes."""
-        classes = len(self.class_names)
-        total = np.zeros((classes, classes), np.int64)
+    def confusions(self, net: nn.Module, scenes: Sequence[Scene]) -> np.ndarray:
+        """Return counts of all original points of each scene, int64 [scenes, classes, classes]."""
+        classes, found = len(self.class_names), []
         for scene in scenes:
             labels = np.where(scene.labels < self.counted, scene.labels, IGNORED)
-            total += segmentation.confusion_of(self.classes_of(net, scene), labels, classes)
-        return total
+            found.append(segmentation.confusion_of(self.classes_of(net, scene), labels, classes))
+        return np.stack(found)
 
     def kept_scenes(self, net: nn.Module, scenes: Sequence[Scene]) -> dict[str, Tensor]:
         """Return predictions for pictures: of each scene at most KEPT_POINTS, evenly thinned.

@@ -1,12 +1,12 @@
-"""The bootstraps: SciPy and the normal interval as references, and what is drawn together."""
+"""Intervals and p values: SciPy as reference, what is drawn together, and rates of error."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, spearmanr, ttest_1samp
 
-from i2p_lib.analysis.bootstrap import paired_difference, rank_correlation
+from i2p_lib.analysis.bootstrap import paired_difference, seed_correlation
 
 
 def rng(seed=0):
@@ -29,42 +29,79 @@ def test_both_sides_are_measured_on_the_same_drawn_items():
     assert (gap.low, gap.value, gap.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
-def test_seeds_are_drawn_too():
-    """Promise: runs that agree on every item among themselves, but not with each other, widen."""
-    ours = [np.full(20, 0.2), np.full(20, 0.8)]
-    gap = paired_difference(ours, [np.zeros(20)], rng())
-    assert (gap.low, gap.high) == pytest.approx((0.2, 0.8)) and gap.value == pytest.approx(0.5)
+def test_pairs_are_drawn_together():
+    """Promise: a seed that moves both sides alike cancels; one that moves one side does not."""
+    seeds = rng(1).random((3, 1)) + np.zeros((3, 20))
+    alike = paired_difference(seeds + 0.25, seeds, rng())
+    assert (alike.low, alike.value, alike.high) == pytest.approx((0.25, 0.25, 0.25))
+    apart = paired_difference(seeds, np.zeros((3, 20)), rng())
+    assert apart.low < seeds.mean() < apart.high and apart.high - apart.low > 0.5
 
 
-def test_rank_correlation_is_spearmans_and_its_interval_draws_owners():
-    """Promise: SciPy's number; and copies of an owner's rows make nothing surer."""
-    random = rng()
-    x = random.normal(size=24)
-    y = x + random.normal(size=24)
-    owner = np.arange(24)
-    found = rank_correlation(x, y, owner, rng(1), 400)
-    assert found.value == pytest.approx(spearmanr(x, y).statistic)
-    assert -1 <= found.low < found.value < found.high <= 1
-    four = [np.tile(v, 4) for v in (x, y, owner)]
-    again = rank_correlation(*four, rng(1), 400)
-    assert (again.low, again.high) == pytest.approx((found.low, found.high), abs=0.02)
-    falling = rank_correlation(x, -x**3, owner, random, 50)
-    assert (falling.value, falling.low, falling.high) == pytest.approx((-1, -1, -1))
+def test_pairs_without_noise_of_items_have_students_interval():
+    """Promise: where seeds alone differ, the interval is that of a paired t test (SciPy's)."""
+    seeds = rng(2).normal(size=12)
+    gap = paired_difference(np.repeat(seeds[:, None], 4, 1), np.zeros((12, 4)), rng(), 20_000)
+    expected = ttest_1samp(seeds, 0).confidence_interval(0.95)
+    assert (gap.low, gap.high) == pytest.approx(tuple(expected), abs=0.04)
 
 
-def test_draws_without_a_rank_are_left_out():
-    """Promise: a side that never varies has no interval; one that sometimes does has one."""
-    x, owner = np.arange(3.0), np.array([0, 0, 1])
-    found = rank_correlation(x, np.ones(3), owner, rng(), 10)
-    assert np.isnan([found.value, found.low, found.high]).all()
-    some = rank_correlation(x, x**2, owner, rng(), 50)
-    assert (some.value, some.low, some.high) == pytest.approx((1, 1, 1))
+@pytest.mark.parametrize("pairs, clouds", [(2, 125), (3, 125), (3, 500), (10, 125)])
+def test_null_data_are_told_apart_no_more_often_than_stated(pairs, clouds):
+    """Promise: two equal methods, whose seeds and clouds vary, differ in one case of twenty."""
+    random, trials, wrong = rng(5), 250, 0
+    for _ in range(trials):
+        difficulty = random.normal(0, 1.5, clouds)
+        sides = []
+        for _ in range(2):
+            score = random.normal(0, 0.25, (pairs, 1)) + random.normal(0, 0.4, clouds)
+            sides.append(difficulty + score + random.logistic(size=(pairs, clouds)) > 0)
+        gap = paired_difference(*sides, random, 300)
+        wrong += gap.low > 0 or gap.high < 0
+    assert wrong / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_a_planted_difference_is_found():
+    random, found = rng(4), 0
+    for _ in range(50):
+        chances = [np.full((3, 125), chance) for chance in (0.7, 0.5)]
+        gap = paired_difference(*(random.random((3, 125)) < c for c in chances), random, 200)
+        found += gap.low > 0
+    assert found > 40
+
+
+def test_seed_correlation_is_spearmans_within_a_group():
+    """Promise: of one group SciPy's number, and nearly the p of SciPy's permutation test."""
+    x = rng().normal(size=9)
+    y = x + rng(1).normal(size=9)
+    value, p = seed_correlation(x, y, np.zeros(9), np.arange(9), rng(2), 4000)
+    assert value == pytest.approx(spearmanr(x, y).statistic)
+    expected = permutation_test((x,), lambda one: spearmanr(one, y).statistic,
+                                permutation_type="pairings", n_resamples=2000, rng=rng(3))
+    assert p == pytest.approx(expected.pvalue, abs=0.02)
+
+
+def test_differences_between_groups_are_no_correlation():
+    """Promise: methods that differ in both numbers, with seeds that do not, have none."""
+    group = np.repeat([0, 1, 2], 3)
+    noise = np.tile([0.0, 1.0, 2.0], 3), np.array([0, 2, 1, 1, 0, 2, 2, 1, 0.5])
+    value, p = seed_correlation(*(10 * group + side for side in noise), group, np.arange(9), rng())
+    assert abs(value) < 0.5 and p > 0.2
+    assert np.isnan(seed_correlation([1, 2], [1, 2], [0, 1], [0, 1], rng())).all()
+    assert np.isnan(seed_correlation([1, 2], [3, 3], [0, 0], [0, 1], rng())).all()
+
+
+def test_runs_of_one_starting_network_count_as_one():
+    """Promise: the same three starts, trained by many methods alike, make nothing surer."""
+    x, y = np.tile([1.0, 2.0, 3.0], 8), np.tile([0.1, 0.2, 0.3], 8)
+    _, p = seed_correlation(x, y, np.repeat(np.arange(8), 3), np.tile([0, 1, 2], 8), rng())
+    assert p == pytest.approx(1 / 3, abs=0.04)  # two of the six orders are as extreme
 
 
 @pytest.mark.parametrize("call, message", [
     (lambda: paired_difference([[1, 2]], [[1]], rng()), "same items"),
+    (lambda: paired_difference([[1, 2], [1, 2]], [[1, 2]], rng()), "pairs of runs"),
     (lambda: paired_difference([], [[1]], rng()), "same items"),
-    (lambda: rank_correlation([1, 2], [1, 2], [0, 1], rng()), "three rows"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(call, message):
     with pytest.raises(ValueError, match=message):

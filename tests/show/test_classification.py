@@ -39,11 +39,30 @@ def test_a_clear_difference_is_named_with_its_size():
         runs, [("FIP-ALL", "scratch"), ("scratch", "FIP-ALL")])
     assert better.startswith("FIP-ALL is better than scratch: +30.0 points")
     assert worse.startswith("scratch is worse than FIP-ALL: -30.0 points")
-    assert "3 and 3 runs" in better
+    assert "3 pairs of runs" in better
+
+
+def test_sides_are_paired_by_their_seed_and_several_runs_of_a_seed_are_one():
+    """Promise: a seed that one side lacks is left out; neither order nor number of runs counts."""
+    ours = [finished("imagenet1k", share, s) for s, share in ((2, 0.5), (0, 0.9), (1, 0.7))]
+    theirs = [finished("random", 0.4, s) for s in (0, 0, 2)]
+    one, other = classification.paired_hits(ours, theirs)
+    assert one.mean(1) == pytest.approx([0.5, 0.9]) and other.shape == one.shape
+    (line,) = classification.difference("a", "b", ours, theirs)
+    assert "+30.0 points" in line and "2 pairs of runs" in line
+    assert classification.difference("a", "b", ours[:1], theirs[:2]) == []
+
+
+def test_few_shot_runs_are_paired_by_their_episode():
+    runs = [finished("imagenet1k", 0.8, 0, shots=1, episode=e) for e in (0, 1)]
+    one, _ = classification.paired_hits(runs, runs[:1])
+    assert len(one) == 1
 
 
 def test_a_difference_within_chance_is_not_called_one():
-    runs = [finished("imagenet1k", 0.52, 0), finished("random", 0.5, 1)]
+    runs = [finished("imagenet1k", 0.52, seed) for seed in (0, 1)]
+    runs += [Finished(finished("random", 0.5, seed).spec, finished("random", 0.5, seed + 5).hits)
+             for seed in (0, 1)]
     (line,) = classification.differences(runs, [("FIP-ALL", "scratch")])
     assert "cannot be told apart: +2.0 points" in line
 
@@ -54,7 +73,7 @@ def test_a_pair_that_was_not_run_makes_no_sentence():
 
 
 def test_differences_are_taken_within_each_group():
-    runs = [finished(w, share, shots=n, episode=0) for w, share, n in (
+    runs = [finished(w, share, e, shots=n, episode=e) for e in (0, 1) for w, share, n in (
         ("imagenet1k", 0.8, 1), ("random", 0.2, 1), ("imagenet1k", 0.4, 5), ("random", 0.9, 5))]
     one, five = classification.differences(runs, [("FIP-ALL", "scratch")], by="shots")
     assert one.startswith("shots 1: FIP-ALL is better")
@@ -63,7 +82,7 @@ def test_differences_are_taken_within_each_group():
 
 def test_a_source_is_compared_with_random_weights_of_its_own_network():
     """Promise: another network's runs, and another source's, never enter a sentence or a panel."""
-    runs = [finished(w, share, model=model) for model, w, share in (
+    runs = [finished(w, share, s, model=model) for s in (0, 1) for model, w, share in (
         ("resnet18", "fractal", 0.6), ("resnet18", "random", 0.9),
         ("efficientnet_lite0", "imagenet1k", 0.8), ("efficientnet_lite0", "random", 0.2))]
     lines = chapter.source_differences(runs, [("FIP-ALL", "scratch")])
@@ -72,17 +91,18 @@ def test_a_source_is_compared_with_random_weights_of_its_own_network():
         "efficientnet_lite0, imagenet1k: FIP-ALL is better than scratch: +60.0"]
     panels = chapter.by_source(runs)
     assert {key: [r.spec.weights for r in part] for key, part in panels.items()} == {
-        ("resnet18", "fractal"): ["fractal", "random"],
-        ("efficientnet_lite0", "imagenet1k"): ["imagenet1k", "random"]}
+        ("resnet18", "fractal"): ["fractal", "random"] * 2,
+        ("efficientnet_lite0", "imagenet1k"): ["imagenet1k", "random"] * 2}
 
 
 def test_a_changed_setting_is_compared_with_the_default():
     """Promise: only FIP-IO+BN counts, one setting at a time, and its name says which."""
     def bn(share, **changes):
-        one = finished("imagenet1k", share, **changes)
-        return Finished(one.spec.but(regime="io+bn"), one.hits)
+        for seed in (0, 1):
+            one = finished("imagenet1k", share, seed, **changes)
+            yield Finished(one.spec.but(regime="io+bn"), one.hits)
 
-    runs = [bn(0.8), bn(0.3, axis="x"), bn(0.8, normalize=False), finished("imagenet1k", 0.1)]
+    runs = [*bn(0.8), *bn(0.3, axis="x"), *bn(0.8, normalize=False), finished("imagenet1k", 0.1)]
     lines = chapter.setting_differences(runs)
     assert lines[0].startswith("axis x is worse than the default (axis z, divided by k): -50.0")
     assert lines[1].startswith("not divided by k and the default")

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_notebooks import chapter_functions
 
-from i2p_lib.analysis import metrics
 from i2p_lib.analysis.methods import with_method
 from i2p_lib.sources import PACKAGE
 
@@ -26,7 +25,8 @@ def test_the_target_looks_at_scratch_alone():
     runs = pd.concat([history("random", [0.2, 0.43], 0), history("random", [0.3, 0.52], 1),
                       history("imagenet1k", [0.7, 0.8]), history("imagenet1k", [0.1], model="b")])
     curves = chapter.curves_of(runs, "efficientnet_lite0", "scratch")
-    assert curves == [[0.2, 0.43], [0.3, 0.52]] and chapter.common_target(curves) == 0.40
+    assert curves == {0: [0.2, 0.43], 1: [0.3, 0.52]}
+    assert chapter.common_target(curves.values()) == 0.40
     assert not chapter.curves_of(runs, "b", "scratch")
 
 
@@ -44,7 +44,7 @@ def test_every_scratch_run_reaches_the_common_target(curves):
     """Promise: whatever the curves, the target is reached by all of them, if any step is."""
     target = chapter.common_target(curves)
     if target > 0.05 or min(map(max, curves)) >= 0.05:
-        assert all(metrics.epochs_to_target(curve, target) for curve in curves)
+        assert all(chapter.epochs_from_scratch(curve, target) for curve in curves)
 
 
 def test_time_to_target_counts_epochs_and_seconds_of_every_seed():
@@ -55,6 +55,35 @@ def test_time_to_target_counts_epochs_and_seconds_of_every_seed():
     assert table.loc["scratch", "seconds to target"] == "6, 2"
     assert table.loc["FIP-ALL", "epochs to target"] == "not reached"
     assert table.loc["scratch", "after epoch 1 (%)"] == "30.0"
+
+
+def test_epochs_count_from_one_and_never_is_none():
+    """Promise: the first epoch at the target counts, also where the curve falls again."""
+    assert chapter.epochs_from_scratch([0.9, 0.5], 0.9) == 1
+    assert chapter.epochs_from_scratch([0.1, 0.95, 0.2, 0.97], 0.9) == 2
+    assert chapter.epochs_from_scratch([0.1, 0.2], 0.9) is None
+
+
+def test_speedup_of_the_papers_epochs():
+    """Promise: 122 epochs against 11 is the paper's 11.1x."""
+    said = chapter.speedup({0: [0] * 121 + [0.9]}, {0: [0] * 10 + [0.9]}, 0.9)
+    assert said == "11.09x (11.09 to 11.09 in 1 pairs of runs)"
+
+
+def test_speedup_names_what_is_not_known():
+    """Promise: seeds that never arrive are not dropped; slow ones leave a lower bound."""
+    fast = {0: [0.5, 0.9], 1: [0.9, 0.9]}
+    slow = {0: [0.1] * 12, 1: [0.1, 0.1, 0.9]}
+    assert chapter.speedup(slow, fast, 0.9).startswith("more than 5.00x")
+    assert chapter.speedup({0: [0.9]}, {0: [0.1], 1: [0.9]}, 0.9) == "target not reached"
+    assert chapter.speedup({0: [0.9]}, {1: [0.9]}, 0.9) == "no seed of both"
+
+
+def test_a_speedup_is_of_the_seeds_that_both_have():
+    """Promise: ratios of pairs of one seed, whatever the order; a seed of one side is left out."""
+    slow = {1: [0, 0, 0, 0.9], 0: [0, 0.9], 2: [0] * 9}
+    said = chapter.speedup(slow, {0: [0, 0.9], 1: [0.9]}, 0.9)
+    assert said == "2.00x (1.00 to 4.00 in 2 pairs of runs)"
 
 
 def test_speedup_sentences_give_the_ratio_of_mean_epochs():

@@ -11,13 +11,20 @@ from i2p_lib.show import text
     (-0.01, 0.2, "a and b cannot be told apart"), (0, 0.2, "a and b cannot be told apart"),
 ])  # fmt: skip
 def test_a_difference_is_called_one_where_its_interval_leaves_out_zero(low, high, said):
-    assert text.difference("a", "b", Estimate(0.1, low, high), (3, 2)).startswith(f"{said}: +10.0")
+    assert text.difference("a", "b", Estimate(0.1, low, high), 3).startswith(f"{said}: +10.0")
 
 
-def test_a_difference_is_given_in_points_with_its_interval_and_runs():
-    line = text.difference("a", "b", Estimate(0.3, 0.1, 0.5), (3, 2))
-    assert line == ("a is better than b: +30.0 points (95 % interval +10.0 to +50.0; 3 and 2 "
+def test_a_difference_is_given_in_points_with_its_interval_and_pairs():
+    line = text.difference("a", "b", Estimate(0.3, 0.1, 0.5), 3)
+    assert line == ("a is better than b: +30.0 points (95 % interval +10.0 to +50.0; 3 pairs of "
                     "runs).")
+
+
+def test_one_pair_of_runs_is_never_called_better():
+    """Promise: an interval over test clouds says nothing of other seeds, and says so."""
+    line = text.difference("a", "b", Estimate(0.3, 0.1, 0.5), 1)
+    assert line == ("one pair of runs cannot tell a from b: +30.0 points (95 % interval +10.0 to "
+                    "+50.0 over test clouds alone).")
 
 
 def test_a_box_without_sentences_says_that_nothing_can_be_said():
