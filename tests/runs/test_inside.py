@@ -263,3 +263,37 @@ def test_layer_profiles_have_a_column_for_each_split(probed):
     figure = chapter_5.profiles(probes, {"cdnv": "CDNV", "nc1": "NC1"})
     assert [axis.get_title() for axis in figure.axes] == ["train clouds", "test clouds"] * 2
     plt.close("all")
+
+
+def test_every_point_gets_an_answer_at_every_stage(found):
+    """Promise: a site names a class that training has, and all points of a site say the same."""
+    def ask(run):
+        answers, tested = chapter_5.site_answers(run, per_class=2, tested=1)
+        return answers, tested, run.spec.voxel_size, set(run.splits.train.labels.tolist())
+
+    (answers, tested, size, known), *_ = inside.each_run(found[:1], ask)
+    assert list(answers) == chapter_5.stage_names(found[0].network())
+    for stages in answers.values():
+        assert [len(said) for said in stages] == [tested.points.shape[1]] * len(tested)
+        assert set(np.concatenate(stages).tolist()) <= known
+    said = answers[list(answers)[0]][0]
+    _, cell = np.unique(np.floor(tested.points[0].numpy() / size), axis=0, return_inverse=True)
+    assert all(len(set(said[cell == one].tolist())) == 1 for one in range(cell.max() + 1))
+
+
+def test_errors_are_shown_with_what_was_said(found):
+    """Promise: what the pictures of errors show is wrong in most runs, or in the run shown."""
+    chapter_2 = chapter_functions(NOTEBOOKS / "02_benchmarks.ipynb")
+    chapter_3 = chapter_functions(NOTEBOOKS / "03_few_shot.ipynb")
+    splits = inside.Opened(found[0], CPU).splits
+    names = [name.replace("_", " ") for name in splits.class_names]
+    shown = [item[0] for _, items in chapter_2.error_rows(found, splits.test.points, names)
+             for item in items]
+    assert shown and all(text.split("\n")[0] != text.split("\n")[1].rsplit(" (", 1)[0]
+                         for text in shown)
+    counts = chapter_2.confusion_from_scratch(found, len(names))
+    assert np.isclose(np.trace(counts) / counts.sum(), np.mean([r.metrics["top1"] for r in found]))
+    rows = dict(chapter_3.surest_errors(found[0]))
+    own, taken = ([title for title, _ in rows[row]]
+                  for row in ("shot of its class", "shot of the answer"))
+    assert own and all(a != b for a, b in zip(own, taken, strict=True))
