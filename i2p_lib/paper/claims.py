@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +125,12 @@ def findings(
             shots = claim.shots if isinstance(claim.shots, tuple) else (claim.shots,)
             pairs = [_paired(*sides, k) for k in shots]
             if min(len(a) for a, _ in pairs) >= 2:
-                found = _MEASURES[claim.measure](claim, pairs, study, rng, draws)
+                if claim.measure == "epochs":
+                    curves = [_curves(side, study) for side in pairs[0]]
+                    found = *_epochs(*curves, claim.target, rng, draws), len(curves[0])
+                else:
+                    gaps = _gaps(claim, pairs, study)
+                    found = float(gaps.mean()), two_way(gaps, rng, draws), len(gaps)
         if found is None:
             why = claim.not_run or "its runs are not recorded"
             rows.append({"id": claim.id, "verdict": f"{NOT_RUN}: {why}"})
@@ -167,7 +171,6 @@ def hits(runs: pd.DataFrame) -> np.ndarray:
 
 
 _Pair = tuple[pd.DataFrame, pd.DataFrame]
-_Found = tuple[float, np.ndarray, int]
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, shots: int | None) -> _Pair:
@@ -178,24 +181,16 @@ def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, shots: int | None) -> _Pai
     return kept[0].loc[shared], kept[1].loc[shared]
 
 
-def _top1(
-    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
-) -> _Found:
-    (a, b), = pairs
-    return _found(100.0 * (hits(a).astype(float) - hits(b)), rng, draws)
-
-
-def _gain_of_shots(
-    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
-) -> _Found:
+def _gaps(claim: Claim, pairs: list[_Pair], study: Study) -> np.ndarray:
+    """Return what `two_way` draws from: the gap of each pair on each item, [pairs, items]."""
+    a, b = pairs[0]
+    if claim.measure == "first_epoch":
+        return 100 * (_curves(a, study) - _curves(b, study))[:, :1]
+    if claim.measure == "cdnv":
+        return np.log(a[["cdnv"]].to_numpy() / b[["cdnv"]].to_numpy())
     least = min(len(a) for a, _ in pairs)
-    gains = [hits(a)[:least].astype(float) - hits(b)[:least] for a, b in pairs]
-    return _found(100.0 * (gains[0] - gains[1]), rng, draws)
-
-
-def _found(gaps: np.ndarray, rng: np.random.Generator, draws: int) -> _Found:
-    """Return the mean of gaps [pairs, clouds], its draws (`two_way`) and the number of pairs."""
-    return float(gaps.mean()), two_way(gaps, rng, draws), len(gaps)
+    gaps = [100.0 * hits(a)[:least] - 100.0 * hits(b)[:least] for a, b in pairs]
+    return gaps[0] - gaps[1] if claim.measure == "gain_of_shots" else gaps[0]
 
 
 def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
@@ -204,34 +199,18 @@ def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
     return chosen.pivot(index="key", columns="epoch", values="val_top1").loc[runs["key"]].to_numpy()
 
 
-def _first_epoch(
-    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
-) -> _Found:
-    (a, b), = pairs
-    first = _curves(a, study)[:, :1] - _curves(b, study)[:, :1]
-    return _found(100 * first, rng, draws)
-
-
-def _cdnv(
-    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
-) -> _Found:
-    (a, b), = pairs
-    return _found(np.log(a[["cdnv"]].to_numpy() / b[["cdnv"]].to_numpy()), rng, draws)
-
-
 def _epochs(
-    claim: Claim, pairs: list[_Pair], study: Study, rng: np.random.Generator, draws: int
-) -> _Found:
-    (a, b), = pairs
-    fast, slow = _curves(a, study), _curves(b, study)
-    target = claim.target * slow[:, -1].mean()
+    fast: np.ndarray, slow: np.ndarray, share: float, rng: np.random.Generator, draws: int
+) -> tuple[float, np.ndarray]:
+    """Return the log ratio of the epochs of two mean curves to a share of slow's end; its draws."""
+    target = share * slow[:, -1].mean()
 
     def ratio(rows: np.ndarray) -> float:
         ours, theirs = (reached(side[rows].mean(0), target) for side in (fast, slow))
         return float(np.log(ours / theirs))
 
     sample = [ratio(rng.integers(len(fast), size=len(fast))) for _ in range(draws)]
-    return ratio(np.arange(len(fast))), np.array(sample), len(fast)
+    return ratio(np.arange(len(fast))), np.array(sample)
 
 
 def reached(curve: np.ndarray, target: float) -> float:
@@ -246,8 +225,3 @@ def reached(curve: np.ndarray, target: float) -> float:
     before = curve[after - 1] if after else 0.0
     return after + float((target - before) / (curve[after] - before))
 
-
-_MEASURES: Mapping[str, Callable[..., _Found]] = {
-    "top1": _top1, "epochs": _epochs, "first_epoch": _first_epoch, "cdnv": _cdnv,
-    "gain_of_shots": _gain_of_shots,
-}  # fmt: skip
