@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from i2p_lib.analysis.collapse import unbiased_cdnv
+from i2p_lib.analysis.few_clouds import unbiased_cdnv
 from i2p_lib.files import sha256, write_text
 from i2p_lib.runs.needs import missing_inputs
 from i2p_lib.runs.profiles import Profile, load_profile

@@ -21,7 +21,7 @@ def classes(spread, count=4, each=20, seed=0):
     return centres[labels] + spread * rng.standard_t(3, size=(len(labels), 6)), labels
 
 
-@pytest.mark.parametrize("shots", [1, 5, 50])
+@pytest.mark.parametrize("shots", [1, 5, 19])
 @pytest.mark.parametrize("spread", [0.05, 0.5, 2.0])
 def test_the_error_never_exceeds_its_bound(spread, shots):
     """Promise: the inequality holds on any data, for few shots and many."""
@@ -50,12 +50,13 @@ def test_many_shots_give_the_bound_of_the_classes_own_centres():
 
 
 def test_the_error_is_that_of_scikit_learns_nearest_centroid():
-    """Promise: one episode equals an independent classifier fitted to the same shots."""
+    """Promise: one episode equals an independent classifier on what it was not fitted to."""
     x, y = classes(2.0)
     rng = np.random.default_rng(3)
-    chosen = np.concatenate([rng.choice(np.flatnonzero(y == c), 5) for c in np.unique(y)])
-    named = NearestCentroid().fit(x[chosen], y[chosen]).predict(x)
-    expected = np.mean([np.mean(named[y == c] != c) for c in np.unique(y)])
+    dealt = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
+    chosen = np.concatenate([one[:5] for one in dealt])
+    fitted = NearestCentroid().fit(x[chosen], y[chosen])
+    expected = np.mean([np.mean(fitted.predict(x[one[5:]]) != y[one[0]]) for one in dealt])
     assert few_shot_error(x, y, 5, 1, np.random.default_rng(3)) == pytest.approx(expected)
     assert expected > 0
 
@@ -63,10 +64,6 @@ def test_the_error_is_that_of_scikit_learns_nearest_centroid():
 def test_features_without_classes_are_named_at_chance():
     x, y = np.random.default_rng(0).normal(size=(400, 3)), np.repeat(np.arange(4), 100)
     assert few_shot_error(x, y, 1, 100, np.random.default_rng(0)) == pytest.approx(0.75, abs=0.03)
-
-
-def test_the_complexity_is_multiplied_as_the_formula_says():
-    assert chapter.complexity_factor(2.0, 16, 4, 10, 1) == pytest.approx(10 / 2 * (1 / 2 + 1 / 4))
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.3, 1.0, 3.0])

@@ -1,4 +1,4 @@
-"""Forecasts: a planted one is found, and none where there is none."""
+"""Forecasts: a planted one is found, and none where there is none, as often as is stated."""
 
 import numpy as np
 import pandas as pd
@@ -10,28 +10,53 @@ from i2p_lib.sources import PACKAGE
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "08_discussion.ipynb")
 
 
-def planted(slope, seeds=6):
-    """Runs of two networks whose accuracy follows their starting CDNV with this slope."""
-    rng = np.random.default_rng(0)
-    start = np.arange(2 * seeds)
-    value = np.where(start < seeds, 1.0, 3.0) + rng.random(2 * seeds)
-    return pd.DataFrame({
-        "group": "IO", "model": np.where(start < seeds, "a", "b"), "source": "random",
-        "axis": "z", "normalize": True, "regime": "io", "seed": start % seeds,
-        "start": start, "cdnv": value, "top1": 0.5 + slope * value,
-    })
+def planted(slope, rng, seeds=3, noise=0.0):
+    """Runs of two networks by three regimes; accuracy follows the starting CDNV with this slope.
+
+    The three runs of one starting network share its CDNV, and half of their luck.
+    """
+    rows = []
+    for network in ("a", "b"):
+        for seed in range(seeds):
+            start = 10 * (network == "b") + rng.normal()
+            luck = noise * rng.normal()
+            rows += [{
+                "group": regime, "setting": network + regime, "start": f"{network}{seed}",
+                "cdnv": start, "top1": (network == "b") + slope * start + luck
+                + noise * rng.normal()} for regime in ("IO", "IO+BN", "ALL")]
+    return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize("slope, said", [(-0.1, "the better"), (0.1, "the worse")])
-def test_a_planted_forecast_is_found_between_networks_and_within(slope, said):
-    summary = chapter.forecast_table(planted(slope))
-    row = summary.iloc[0]
-    assert np.sign([row["rho"], row["within"]]).tolist() == [np.sign(slope)] * 2
-    assert abs(row["within"]) > 0.99 and row["kinds"] == 2
-    assert f"the more collapsed, {said}" in ' '.join(chapter.forecast_lines(summary))
+def test_a_planted_forecast_is_found(slope, said):
+    summary = chapter.forecast_table(planted(slope, np.random.default_rng(0), seeds=5))
+    assert summary["rho"].tolist() == pytest.approx([np.sign(slope)] * 4)
+    assert summary["p"].isna().tolist() == [True, True, True, False]
+    row = summary.iloc[-1]
+    assert (row["runs"], row["starts"], row["settings"]) == (30, 10, 6)
+    assert f"the more collapsed, {said}" in " ".join(chapter.forecast_lines(summary))
 
 
-def test_accuracy_that_has_nothing_to_do_with_collapse_forecasts_nothing():
-    table = planted(0.0).assign(top1=np.random.default_rng(2).random(12))
-    assert "nothing can be told" in ' '.join(chapter.forecast_lines(
-        chapter.forecast_table(table)))
+def test_networks_that_differ_forecast_nothing():
+    """Promise: two networks, one less collapsed and better, and nothing else, are no forecast."""
+    table = planted(0.0, np.random.default_rng(1), noise=0.1)
+    summary = chapter.forecast_table(table)
+    assert abs(summary["rho"].iloc[-1]) < 0.9
+    assert "nothing can be told" in " ".join(chapter.forecast_lines(summary))
+
+
+def test_a_single_seed_forecasts_nothing():
+    summary = chapter.forecast_table(planted(1.0, np.random.default_rng(0), seeds=1))
+    assert summary.empty and "No setting has runs" in chapter.forecast_lines(summary)[0]
+
+
+def test_null_data_are_called_a_forecast_no_more_often_than_stated(monkeypatch):
+    """Promise: runs that share starting networks and luck do not make a forecast of chance."""
+    few = chapter.seed_correlation
+    monkeypatch.setitem(chapter.forecast_table.__globals__, "seed_correlation",
+                        lambda *sides: few(*sides, draws=199))
+    random, wrong, trials = np.random.default_rng(2), 0, 150
+    for _ in range(trials):
+        row = chapter.forecast_table(planted(0.0, random, noise=1.0)).iloc[-1]
+        wrong += chapter.verdict(row) != "nothing can be told"
+    assert wrong / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)

@@ -12,7 +12,9 @@ from torch import nn
 
 import i2p_lib as i2p
 from i2p_lib import paper
+from i2p_lib.analysis.collapse import cdnv
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
+from i2p_lib.analysis.few_clouds import unbiased_cdnv
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
@@ -250,12 +252,15 @@ def test_the_start_is_that_of_epoch_zero_and_shared_by_regimes(probed):
     assert len(starts) == 2
     table = chapter_8.outcomes_of(probed, starts)
     assert table["start"].tolist() == [0, 0, 1] and table["group"].tolist() == ["IO", "ALL", "IO"]
-    for result, value in zip(probed, table["cdnv"], strict=True):
-        probed = result.probes().query(
+    for result, start in zip(probed, table["start"], strict=True):
+        probe = result.probes().query(
             "epoch == 0 and split == 'test' and layer == 'penultimate' and metric == 'cdnv'")
-        assert value == pytest.approx(probed["value"].item(), rel=1e-4)
-    shots = chapter_8.bound_table(list(starts.values()), [1, 5], table.assign(group="5-shot"))
-    assert (shots["error"] <= shots["bound"]).all() and shots["trained"].notna().sum() == 2
+        kept = list(starts.values())[start]
+        assert cdnv(*kept) == pytest.approx(probe["value"].item(), rel=1e-4)
+        assert table["cdnv"][0] == unbiased_cdnv(*list(starts.values())[0])
+    shots = chapter_8.bound_table(list(starts.values()), [1, 5], table)
+    assert (shots["error"] <= shots["bound"]).all() and set(shots["shots"]) == {1}
+    assert "of 2 cases" in chapter_8.bound_line("Here", shots)
 
 
 def test_layer_profiles_have_a_column_for_each_split(probed):

@@ -67,7 +67,7 @@ def test_epochs_count_from_one_and_never_is_none():
 def test_speedup_of_the_papers_epochs():
     """Promise: 122 epochs against 11 is the paper's 11.1x."""
     said = chapter.speedup({0: [0] * 121 + [0.9]}, {0: [0] * 10 + [0.9]}, 0.9)
-    assert said == "11.09x (11.09 to 11.09 in 1 pairs of runs)"
+    assert said == "11.09x (11.09 to 11.09 in one pair of runs)"
 
 
 def test_speedup_names_what_is_not_known():
