@@ -50,7 +50,9 @@ class Browser:
         assert "error" not in said, said
         return said["result"]
 
-    def open(self, page: Path, width: int = 1440, dark: bool = False, media: str = "") -> float:
+    def open(
+        self, page: Path, width: int = 1440, dark: bool = False, media: str = "", query: str = ""
+    ) -> float:  # fmt: skip
         """Open a file at a width; return the seconds until it was loaded."""
         self.events.clear()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -58,7 +60,7 @@ class Browser:
                   deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         began = time.perf_counter()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page.as_uri() + query)
         while not any(said.get("method") == "Page.loadEventFired" for said in self.events):
             self.events.append(json.loads(self.socket.recv()))
         return time.perf_counter() - began

@@ -168,7 +168,6 @@ def test_paper_shows_what_is_folded_on_white(made_book: Path, browser: Browser) 
 
 @pytest.mark.slow
 def test_the_search_works_from_a_file(made_book: Path, browser: Browser) -> None:
-    browser.open(made_book / "search.html")
-    browser.value("location.search = '?q=chapter'")
+    browser.open(made_book / "search.html", query="?q=chapter")
     assert browser.holds("document.querySelector('#search-results li a')")
     assert browser.errors() == []
