@@ -106,7 +106,7 @@ def _own_pages(root: Path, staged: Path) -> Iterator[None]:
 def _stage_chapter(chapter: Chapter, staged: Path) -> tuple[dict, dict[str, Recorded]]:
     """Write an executed chapter and its source; return its provenance and what it found by item."""
     record = chapter.provenance()
-    name, profile = chapter.name, chapter.profile
+    name, profile = chapter.source.stem, chapter.profile
     if record is None:
         raise BookError(
             f"chapter {name} is not executed at profile {profile.name}; "

@@ -19,12 +19,6 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
     return sheet([("", items[i : i + columns]) for i in range(0, len(items), columns)])
 
 
-def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
-    """Grey images [R, C, H, W], a row of C for each of the R names."""
-    rows = [(name, [("", one) for one in row]) for name, row in zip(names, images, strict=True)]
-    return sheet(rows, size=(1.1, 1.13))
-
-
 def sheet(
     rows: Sequence[tuple[str, Sequence[Item]]], size: tuple[float, float] = (1.45, 1.62),
     dot: float = 1.1, limit: float | None = 1.05,

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import present
-from i2p_lib.show.style import COLOURS, plain_log, stroke
+from i2p_lib.show.style import COLOURS, line_style, plain_log
 
 MEANS_AND_RUNS = ({}, {"units": "seed", "estimator": None, "linewidth": 0, "marker": "o",
                        "markersize": 4, "markeredgewidth": 0, "alpha": 0.7})  # fmt: skip
@@ -33,7 +33,7 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
     before = len(axis.lines)
     sns.lineplot(table, x=x, y=y, ax=axis, **(usual | changes))
     for line in axis.lines[before:] if "linestyle" not in changes else ():
-        line.set_linestyle(stroke(line.get_color()))
+        line.set_linestyle(line_style(line.get_color()))
     axis.set(xlabel="", ylabel="")
 
 

@@ -44,7 +44,8 @@ def as_svg(figure: Figure) -> tuple[str, dict[str, str]]:
 
 def greys(svg: str) -> set[str]:
     """Return the colours of an SVG that are nearly grey."""
-    return {colour for colour in re.findall(r"#[0-9a-f]{6}\b", svg) if _spread(colour) < 32}
+    found = {colour: bytes.fromhex(colour[1:]) for colour in re.findall(r"#[0-9a-f]{6}\b", svg)}
+    return {colour for colour, parts in found.items() if max(parts) - min(parts) < 32}
 
 
 def at_night(grey: str) -> str:
@@ -54,11 +55,6 @@ def at_night(grey: str) -> str:
     ('#f0f0f0', '#282828')
     """
     return "#" + "".join(f"{240 - round(200 * part / 255):02x}" for part in bytes.fromhex(grey[1:]))
-
-
-def _spread(colour: str) -> int:
-    parts = bytes.fromhex(colour[1:])
-    return max(parts) - min(parts)
 
 
 def in_words(figure: Figure) -> str:

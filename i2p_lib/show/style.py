@@ -51,17 +51,17 @@ def use_style() -> None:
         "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.labelsize": 9, "font.size": 9,
         "grid.color": "#e7e9ee", "axes.edgecolor": "#868d99", "legend.frameon": False,
         "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5,
-        "legend.handlelength": 3, "figure.labelsize": 9, "font.family": "DejaVu Sans", "hatch.linewidth": 1.6,
-        "svg.hashsalt": "i2p",
+        "legend.handlelength": 3, "figure.labelsize": 9, "font.family": "DejaVu Sans",
+        "hatch.linewidth": 1.6, "svg.hashsalt": "i2p",
     })  # fmt: skip
-    if shell := get_ipython():
+    if hasattr(shell := get_ipython(), "kernel"):  # of a notebook
         shell.run_line_magic("matplotlib", "inline")
         formatters = shell.display_formatter.formatters
         formatters["image/png"].pop(Figure, None)
         formatters["image/svg+xml"].for_type(Figure, as_svg)
 
 
-def stroke(colour: str) -> str:
+def line_style(colour: str) -> str:
     """Return the line style of a method's colour."""
     return "-." if colour in HATCHED else "-"
 
@@ -99,7 +99,7 @@ def method_legend(
 
     extra: (name, properties of the line), such as ("chance", {"linestyle": ":"}).
     """
-    keys = [(m, {"color": COLOURS[m], "linewidth": 2.5, "linestyle": stroke(COLOURS[m])})
+    keys = [(m, {"color": COLOURS[m], "linewidth": 2.5, "linestyle": line_style(COLOURS[m])})
             for m in present(methods)] + [*extra]
     handles = [plt.Line2D([], [], label=name, **({"color": INK} | dict(style)))
                for name, style in keys]

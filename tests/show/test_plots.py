@@ -12,7 +12,8 @@ from i2p_lib.show import bars, drawings, lines
 from i2p_lib.sources import PACKAGE
 
 matplotlib.use("agg")
-method = chapter_functions(PACKAGE.parent / "notebooks" / "00_method.ipynb")
+method, few_shot = (chapter_functions(PACKAGE.parent / "notebooks" / f"{name}.ipynb")
+                    for name in ("00_method", "03_few_shot"))
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_panels_show_only_the_methods_that_ran(runs):
 
 
 def test_shots_draw_one_bar_per_method(runs):
-    assert heights(bars.shots(runs).axes[0]) == [50, 50, 75]
+    assert heights(few_shot.shot_bars(runs, 0.1).axes[0]) == [50, 50, 75]
 
 
 def test_panels_draw_every_stroke_of_the_rows_that_are_theirs(runs):
