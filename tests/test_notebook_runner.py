@@ -229,7 +229,7 @@ def test_no_chapter_rests_on_how_pages_are_made(project_root: Path) -> None:
     for source in project.sources().values():
         modules = modules_used(code_tree(nbformat.read(source, as_version=4)))
         found = closure(modules)
-        assert "runs/profiles.py" in found
+        assert "show/style.py" in found
         assert not [file for file in found if file.startswith(("book/", "cli", "doctor"))]
 
 
