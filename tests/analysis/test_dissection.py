@@ -1,10 +1,13 @@
-"""Network dissection: a planted selective unit, exact entropies, refusals."""
+"""Network dissection, as chapter 5 has it: a planted selective unit, exact entropies."""
 
 import numpy as np
 import pytest
+from made_notebooks import chapter_functions
 from scipy.stats import entropy
 
-from i2p_lib.analysis.dissection import class_entropy, class_selectivity, dissect, top_samples
+from i2p_lib.sources import PACKAGE
+
+chapter = chapter_functions(PACKAGE.parent / "notebooks" / "05_neural_collapse.ipynb")
 
 
 def planted(classes=4, each=12, units=30, seed=0):
@@ -20,7 +23,7 @@ def planted(classes=4, each=12, units=30, seed=0):
 def test_a_planted_selective_unit_is_found_and_a_dead_one_is_left_out():
     """Promise: a unit for one class has entropy 0 and selectivity 1, and it is the only one."""
     values, labels = planted()
-    table = dissect(values, labels, count=10).set_index("unit")
+    table = chapter.dissect(values, labels, count=10).set_index("unit")
     assert table.loc[7].tolist() == [0, 1]
     assert 9 not in table.index and len(table) == 29
     others = table.drop(index=7)
@@ -29,42 +32,20 @@ def test_a_planted_selective_unit_is_found_and_a_dead_one_is_left_out():
 
 def test_entropy_of_one_class_of_all_and_scipys():
     """Promise: 0 for one class, log2 of their number for all different, SciPy's in between."""
-    assert class_entropy(np.array([[3, 3, 3, 3], [0, 1, 2, 3]])).tolist() == [0, 2]
+    assert chapter.class_entropy(np.array([[3, 3, 3, 3], [0, 1, 2, 3]])).tolist() == [0, 2]
     labels = np.random.default_rng(0).integers(5, size=(20, 9))
     theirs = [entropy(np.bincount(row), base=2) for row in labels]
-    np.testing.assert_allclose(class_entropy(labels), theirs, atol=1e-12)
+    np.testing.assert_allclose(chapter.class_entropy(labels), theirs, atol=1e-12)
 
 
 def test_the_top_samples_are_the_strongest_in_order_and_ties_keep_theirs():
     values = np.array([[1.0, 0], [3, 0], [2, 0], [3, 1]])
-    assert top_samples(values, 3).tolist() == [[1, 3, 2], [3, 0, 1]]
+    assert chapter.top_samples(values, 3).tolist() == [[1, 3, 2], [3, 0, 1]]
 
 
 def test_selectivity_is_that_of_the_definition():
     """Promise: (m - r) / (m + r) with the class means, whatever the class sizes."""
     values, labels = np.array([[6.0, 1], [2, 1], [1, 1], [0, 1], [2, 1]]), np.array([5, 5, 7, 8, 8])
     # class means of unit 0: 4, 1, 1; unit 1 is alike in all
-    assert class_selectivity(values, labels) == pytest.approx([3 / 5, 0])
-    assert np.isnan(class_selectivity(np.zeros((4, 1)), np.array([0, 0, 1, 1]))[0])
-
-
-@pytest.mark.parametrize(
-    ("values", "labels", "message"),
-    [
-        (np.array([[1.0], [np.nan]]), [0, 1], "not finite"),
-        (np.zeros((0, 3)), [], "1 samples or more"),
-        (np.ones(3), [0, 1, 1], "shapes"),
-        (np.ones((2, 1)), [0, 0], "two classes"),
-        (np.ones((2, 1)), [0, 1, 1], "shapes"),
-        (-np.ones((2, 1)), [0, 1], "0 or more"),
-        (np.zeros((4, 2)), [0, 0, 1, 1], "no unit is ever active"),
-    ],
-)
-def test_what_cannot_be_dissected_is_refused(values, labels, message):
-    with pytest.raises(ValueError, match=message):
-        dissect(values, np.array(labels), 1)
-
-
-def test_more_top_samples_than_there_are_are_refused():
-    with pytest.raises(ValueError, match="4 samples or more, got shapes \\(3, 2\\)"):
-        dissect(np.ones((3, 2)), np.array([0, 1, 1]), 4)
+    assert chapter.class_selectivity(values, labels) == pytest.approx([3 / 5, 0])
+    assert np.isnan(chapter.class_selectivity(np.zeros((4, 1)), np.array([0, 0, 1, 1]))[0])
