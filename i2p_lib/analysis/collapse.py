@@ -69,27 +69,6 @@ def cdnv(features: Array, labels: Array) -> float:
     return float(_pairs(class_moments(features, labels)).mean())
 
 
-def unbiased_cdnv(features: Array, labels: Array) -> float:
-    """Return the CDNV in which few samples a class do not look like collapse.
-
-    Variances divide by n - 1, and from the squared distance of two means goes what their own errors
-    add, Var_i / n_i + Var_j / n_j.  It is the ratio of the averages over pairs, since
-    single corrected distances may be below zero; infinite where their sum is.
-    """
-    one = class_moments(features, labels)
-    spread = one.variances * one.counts / (one.counts - 1)
-    error, pairs = spread / one.counts, len(one.counts) * (len(one.counts) - 1)
-    between = float(_distances(one.means, one.means).square().sum()) / pairs
-    between -= 2 * float(error.mean())
-    return float(spread.mean()) / between if between > 0 else float("inf")
-
-
-def nearest_centre(features: Array, means: Array) -> np.ndarray:
-    """Return for each feature [N, d] the row of the nearest class mean [C, d], int64 [N]."""
-    values, means = _tensor(features, "features"), _tensor(means, "means")
-    return _distances(values, means.to(values.device)).argmin(1).cpu().numpy()
-
-
 def collapse_report(
     features: Array, labels: Array, weight: Array | None = None, logits: Array | None = None
 ) -> dict[str, float]:

@@ -126,7 +126,6 @@ def test_nc4_counts_disagreement_with_the_classifier():
     logits[[0, 1, 2, 3], [2, 2, 7, 2]] = 1
     report = collapse.collapse_report(x, np.array([2, 2, 7, 7]), logits=logits)
     assert report["nc4"] == 0.25
-    assert collapse.nearest_centre(x, x[[0, 3]]).tolist() == [0, 0, 1, 1]
 
 
 def test_tensors_and_arrays_give_the_same_numbers():
