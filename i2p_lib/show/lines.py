@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from i2p_lib.analysis.methods import present
-from i2p_lib.show.style import COLOURS, line_style, plain_log
+from i2p_lib.show.style import COLOURS, line_style
 
 MEANS_AND_RUNS = ({}, {"units": "seed", "estimator": None, "linewidth": 0, "marker": "o",
                        "markersize": 4, "markeredgewidth": 0, "alpha": 0.7})  # fmt: skip
@@ -73,24 +73,3 @@ def panels(
     for axis in axes.flat[len(found):]:
         axis.set_axis_off()
     return figure, found
-
-
-def forest(axis: Axes, table: pd.DataFrame, value: str) -> None:
-    """Draw a row for each method (the index): the value, its interval (low, high), the floor.
-
-    The floor is a dashed mark: the value that chance alone gives.
-    """
-    for place, (method, row) in enumerate(table.iterrows()):
-        colour = COLOURS[method]
-        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=5, alpha=0.5,
-                  solid_capstyle="round")
-        axis.scatter(row[value], place, s=60, color=colour, edgecolor="#111827", linewidth=0.6,
-                     zorder=3)
-        axis.plot([row["floor"]] * 2, [place - 0.3, place + 0.3], "--", color=colour,
-                  linewidth=1.4)
-        axis.annotate(f"{row[value]:.2g}", (row[value], place), xytext=(0, 7), ha="center",
-                      textcoords="offset points")
-    axis.set_yticks(range(len(table)), table.index)
-    axis.set_ylim(len(table) - 0.4, -0.6)
-    axis.grid(axis="y", visible=False)
-    plain_log(axis, "x")
