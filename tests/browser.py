@@ -75,7 +75,7 @@ class Browser:
     def holds(self, code: str, seconds: float = 60) -> bool:
         """Wait until an expression is true; return whether it became so."""
         end = time.monotonic() + seconds
-        while not (true := bool(self.value(code))) and time.monotonic() < end:
+        while not (true := self.value(f"!!({code})")) and time.monotonic() < end:
             time.sleep(0.1)
         return true
 

@@ -1,6 +1,5 @@
 """What every test shares: one torch thread, an own run store and plot style, tiny scenes."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -8,6 +7,7 @@ from unittest.mock import MagicMock
 import matplotlib
 import pytest
 import torch
+from made_notebooks import tiny_project
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from tiny_scenes import tiny_scene_sets
@@ -57,14 +57,7 @@ def project_root() -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with the book's own prose and one empty profile; tests add the notebooks."""
-    root = tmp_path / "project"
-    shutil.copytree(ROOT / "book", root / "book")
-    shutil.copy(ROOT / "_config.yml", root / "_config.yml")
-    profiles = root / "notebooks" / "profiles"
-    profiles.mkdir(parents=True)
-    (profiles / "tiny.yml").write_text("description: nothing to train\nexperiments: {}\n")
-    monkeypatch.setattr("i2p_lib.runs.profiles.profiles_folder", lambda: profiles)
-    return Project(root, tmp_path / "build")
+    return tiny_project(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,17 @@
 """Small notebooks and contents that tests make, and the functions of a chapter's own cells."""
 
 import ast
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pytest
 import yaml
+
+from i2p_lib.book.chapters import Project
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = 'profile = "smoke"') -> None:
@@ -27,6 +33,18 @@ def write_contents(root: Path, *chapters: str) -> None:
     files = [{"file": f"chapters/{name}"} for name in chapters]
     toc = {"format": "jb-book", "root": "index", "chapters": files}
     (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
+
+
+def tiny_project(folder: Path, patch: pytest.MonkeyPatch) -> Project:
+    """Make a project of the book's own prose and one empty profile in a folder."""
+    root = folder / "project"
+    shutil.copytree(ROOT / "book", root / "book")
+    shutil.copy(ROOT / "_config.yml", root / "_config.yml")
+    profiles = root / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "tiny.yml").write_text("description: nothing to train\nexperiments: {}\n")
+    patch.setattr("i2p_lib.runs.profiles.profiles_folder", lambda: profiles)
+    return Project(root, folder / "build")
 
 
 def chapter_functions(path: Path) -> SimpleNamespace:

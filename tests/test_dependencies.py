@@ -22,7 +22,7 @@ EXTRAS = {
 
 NAMES = {
     "PIL": "pillow", "bs4": "beautifulsoup4", "skimage": "scikit-image", "sklearn": "scikit-learn",
-    "yaml": "pyyaml",
+    "yaml": "pyyaml", "websocket": "websocket-client",
 }  # fmt: skip
 """Modules whose package is called otherwise."""
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from browser import Browser
 from bs4 import BeautifulSoup
-from made_notebooks import write_notebook
+from made_notebooks import tiny_project, write_notebook
 
-from i2p_lib.book.chapters import Chapter, Project
+from i2p_lib.book.chapters import Chapter
 from i2p_lib.book.notebooks import execute
 from i2p_lib.book.stage import jupyter_book, stage
 from i2p_lib.runs.profiles import load_profile
@@ -46,7 +46,7 @@ WIDER = "document.scrollingElement.scrollWidth > innerWidth"
 def made_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A book of one made chapter and the prose; the folder of its HTML."""
     with pytest.MonkeyPatch.context() as patch:
-        tiny = _tiny(tmp_path_factory.mktemp("made"), patch)
+        tiny = tiny_project(tmp_path_factory.mktemp("made"), patch)
         toc = ("overview", "chapters/03_few_shot", "code", "weights", "execution", "glossary")
         files = "\n".join(f"  - file: {name}" for name in toc[1:])
         contents = f"format: jb-book\nroot: {toc[0]}\nchapters:\n{files}\n"
@@ -62,12 +62,6 @@ def made_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(Chapter(tiny, "03_few_shot", profile))
         stage(tiny, profile, tiny.build / "book_src")
         return jupyter_book(tiny.build / "book_src", tiny.build)
-
-
-def _tiny(folder: Path, patch: pytest.MonkeyPatch) -> Project:
-    import conftest
-
-    return conftest.tiny.__wrapped__(folder, patch)
 
 
 @pytest.fixture(scope="module")

@@ -59,9 +59,15 @@ document.addEventListener('DOMContentLoaded', function () {
   all('summary[aria-label], .search-button__button').forEach(function (one) {
     if (one.textContent.trim()) { one.removeAttribute('aria-label'); }
   });
-  window.addEventListener('load', function () {
-    all('.theme-switch-button svg title').forEach(function (title) { title.remove(); });
-  });
+  function nameless() {  // the icons of a control that has a name
+    all('.theme-switch-button :is(i, svg)').forEach(function (icon) {
+      icon.removeAttribute('title');
+      icon.setAttribute('aria-hidden', 'true');
+      all('title', icon).forEach(function (title) { title.remove(); });
+    });
+  }
+  nameless();
+  window.addEventListener('load', nameless);
 
   // paper is white, and nothing on it can be unfolded
   var before = null;

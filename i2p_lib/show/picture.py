@@ -6,9 +6,8 @@ import io
 import re
 import textwrap
 
-from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.collections import Collection, QuadMesh
 from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 WIDTH = 8.2  # inches: the column of a page, so that all figures have one size of letters
 MOST_DOTS = 400  # more of one collection become a picture inside the SVG
@@ -22,10 +21,9 @@ def as_svg(figure: Figure) -> tuple[str, dict[str, str]]:
     (width, height), axes = figure.get_size_inches(), figure.axes
     shaped = any(axis.get_aspect() != "auto" or axis.name == "3d" for axis in axes)
     figure.set_size_inches(WIDTH, height * min(1, WIDTH / width if shaped else 1))
-    for drawn in figure.findobj(PathCollection):
-        drawn.set_rasterized(len(drawn.get_offsets()) > MOST_DOTS)
-    for drawn in figure.findobj(lambda part: isinstance(part, QuadMesh | Poly3DCollection)):
-        drawn.set_rasterized(True)
+    for drawn in figure.findobj(Collection):
+        solid = isinstance(drawn, QuadMesh) or hasattr(drawn, "do_3d_projection")
+        drawn.set_rasterized(solid or len(drawn.get_offsets()) > MOST_DOTS)
     figure.draw_without_rendering()  # which lays it out
     for axis in axes:
         for text in (axis.title, axis._left_title, axis.xaxis.label):
