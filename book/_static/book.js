@@ -49,7 +49,7 @@ document.addEventListener('DOMContentLoaded', function () {
 
   // what scrolls can be reached by keys; what is written on a control is its name
   function reachable() {
-    all('.i2p-scroll, .cell_output, .cell_output .output, .highlight pre').forEach(function (box) {
+    all('.i2p-scroll, figure, .cell_output, .cell_output .output, .highlight pre').forEach(function (box) {
       if (box.scrollWidth > box.clientWidth + 1) { box.tabIndex = 0; }
     });
   }
