@@ -81,14 +81,15 @@ def _write_split(
 
 
 def _write_sheet(path: Path, found: list[Category], size: int, seed: int) -> None:
-    from i2p_lib.show.drawings import contact_sheet
+    from i2p_lib.show.drawings import sheet
 
     chosen = found[:SHEET_ROWS]
-    images = [[fractal_image(found, label, number, size, seed) for number in range(SHEET_COLUMNS)]
-              for label in range(len(chosen))]  # fmt: skip
-    names = [f"{label}: {len(one.maps)} maps" for label, one in enumerate(chosen)]
+    rows = [(f"{label}: {len(one.maps)} maps",
+             [("", fractal_image(found, label, number, size, seed))
+              for number in range(SHEET_COLUMNS)])
+            for label, one in enumerate(chosen)]  # fmt: skip
     with atomic_write(path) as temp:
-        contact_sheet(np.array(images), names).savefig(temp, dpi=100)
+        sheet(rows, size=(1.1, 1.13)).savefig(temp, dpi=100)
 
 
 def main(arguments: list[str] | None = None) -> int:
