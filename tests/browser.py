@@ -52,18 +52,16 @@ class Browser:
 
     def open(
         self, page: Path, width: int = 1440, dark: bool = False, media: str = "", query: str = ""
-    ) -> float:  # fmt: skip
-        """Open a file at a width; return the seconds until it was loaded."""
+    ) -> None:  # fmt: skip
+        """Open a file at a width, and wait until it is loaded."""
         self.events.clear()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
-        began = time.perf_counter()
         self.call("Page.navigate", url=page.as_uri() + query)
         while not any(said.get("method") == "Page.loadEventFired" for said in self.events):
             self.events.append(json.loads(self.socket.recv()))
-        return time.perf_counter() - began
 
     def value(self, code: str) -> Any:
         """Return the value of an expression of JavaScript, awaited where it is a promise."""

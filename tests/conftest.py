@@ -7,6 +7,7 @@ from unittest.mock import MagicMock
 import matplotlib
 import pytest
 import torch
+from browser import Browser
 from made_notebooks import tiny_project
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
@@ -71,3 +72,11 @@ def scene_data(scene_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """That folder, as the one in which sets are looked for."""
     monkeypatch.setenv("I2P_DATA", str(scene_folder))
     return scene_folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of pages."""
+    opened = Browser()
+    yield opened
+    opened.close()

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,14 +61,6 @@ def made_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(Chapter(tiny, "03_few_shot", profile))
         stage(tiny, profile, tiny.build / "book_src")
         return jupyter_book(tiny.build / "book_src", tiny.build)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One Chromium for all tests of pages."""
-    opened = Browser()
-    yield opened
-    opened.close()
 
 
 @pytest.mark.slow
