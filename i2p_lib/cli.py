@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     for sub in (run, book, status, results):
         sub.add_argument("--profile", default="demo", help="smoke, demo, gpu, paper, tuning ...")
     for sub in (run, book):
-        sub.add_argument("--workers", type=_count, help="training processes (default: by profile)")
+        sub.add_argument("--workers", type=_count, help="runs, or chapters, at once")
         sub.add_argument("--scheduler", metavar="ADDRESS", help="train on a Dask cluster")
         sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
     data = command("data", _data, "data sets: list, get, check",

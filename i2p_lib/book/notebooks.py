@@ -60,9 +60,11 @@ def execute_all(
                     report(ended.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for manager in kernels:
-                with contextlib.suppress(AttributeError, OSError):  # none runs in it now
-                    manager.provisioner.process.kill()
+            while not all(chapter.done() for chapter in running):  # a kernel may be starting now
+                for manager in kernels:
+                    with contextlib.suppress(AttributeError, OSError):  # none runs in it
+                        manager.provisioner.process.kill()
+                time.sleep(0.1)
             raise
     for error in failures[:1]:
         raise error
