@@ -123,8 +123,8 @@ def findings(
         if claim.contrast is not None:
             sides = [claims.runs_of(arm, setting, study.runs) for arm in claim.contrast]
             shots = claim.shots if isinstance(claim.shots, tuple) else (claim.shots,)
-            pairs = [_paired(*sides, k) for k in shots]
-            if min(len(a) for a, _ in pairs) >= 2:
+            pairs = _paired(*sides, shots)
+            if len(pairs[0][0]) >= 2:
                 if claim.measure == "epochs":
                     curves = [_curves(side, study) for side in pairs[0]]
                     found = *_epochs(*curves, claim.target, rng, draws), len(curves[0])
@@ -173,12 +173,15 @@ def hits(runs: pd.DataFrame) -> np.ndarray:
 _Pair = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, shots: int | None) -> _Pair:
-    """Return both sides' runs of one number of shots, in the order of the seeds they share."""
-    kept = [side[side["shots"].isna() if shots is None else side["shots"].eq(shots)]
-            .drop_duplicates("seed").set_index("seed") for side in (ours, theirs)]  # fmt: skip
-    shared = kept[0].index.intersection(kept[1].index).sort_values()
-    return kept[0].loc[shared], kept[1].loc[shared]
+def _paired(
+    ours: pd.DataFrame, theirs: pd.DataFrame, shots: tuple[int | None, ...]
+) -> list[_Pair]:
+    """Return both sides' runs of each number of shots, in the order of the seeds all share."""
+    kept = [[side[side["shots"].isna() if k is None else side["shots"].eq(k)]
+             .drop_duplicates("seed").set_index("seed") for side in (ours, theirs)]
+            for k in shots]  # fmt: skip
+    shared = sorted(set.intersection(*(set(side.index) for pair in kept for side in pair)))
+    return [(a.loc[shared], b.loc[shared]) for a, b in kept]
 
 
 def _gaps(claim: Claim, pairs: list[_Pair], study: Study) -> np.ndarray:
@@ -188,8 +191,7 @@ def _gaps(claim: Claim, pairs: list[_Pair], study: Study) -> np.ndarray:
         return 100 * (_curves(a, study) - _curves(b, study))[:, :1]
     if claim.measure == "cdnv":
         return np.log(a[["cdnv"]].to_numpy() / b[["cdnv"]].to_numpy())
-    least = min(len(a) for a, _ in pairs)
-    gaps = [100.0 * hits(a)[:least] - 100.0 * hits(b)[:least] for a, b in pairs]
+    gaps = [100.0 * hits(a) - 100.0 * hits(b) for a, b in pairs]
     return gaps[0] - gaps[1] if claim.measure == "gain_of_shots" else gaps[0]
 
 

@@ -49,3 +49,20 @@ def test_selectivity_is_that_of_the_definition():
     # class means of unit 0: 4, 1, 1; unit 1 is alike in all
     assert chapter.class_selectivity(values, labels) == pytest.approx([3 / 5, 0])
     assert np.isnan(chapter.class_selectivity(np.zeros((4, 1)), np.array([0, 0, 1, 1]))[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "count", "message"),
+    [
+        (np.array([[1.0], [np.nan]]), [0, 1], 1, "diverged"),
+        (-np.ones((2, 1)), [0, 1], 1, "diverged"),
+        (np.zeros((4, 2)), [0, 0, 1, 1], 1, "no active unit"),
+        (np.zeros((0, 3)), [], 1, "too few samples"),
+        (np.ones((2, 1)), [0, 1, 1], 1, "too few samples"),
+        (np.ones((3, 2)), [0, 1, 1], 4, "too few samples"),
+        (np.ones((2, 1)), [0, 0], 1, "two classes"),
+    ],
+)
+def test_what_cannot_be_dissected_is_refused(values, labels, count, message):
+    with pytest.raises(AssertionError, match=message):
+        chapter.dissect(values, np.array(labels), count)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from i2p_lib.files import sha256, write_text
 from i2p_lib.paper.claims import (
     NOT_RUN,
     OPPOSITE,
@@ -18,6 +21,7 @@ from i2p_lib.paper.claims import (
     load_claims,
     reached,
 )
+from i2p_lib.runs.store import write_csv
 
 CLAIMS = load_claims()
 CLOUDS, EPOCHS = 125, 9
@@ -109,3 +113,31 @@ def test_the_file_of_claims_refuses_what_it_cannot_test(tmp_path) -> None:
         file.write_text(head + tail)
         with pytest.raises(ValueError, match=message):
             load_claims(file)
+
+
+def test_gains_of_two_numbers_of_shots_are_paired_by_the_seeds_that_all_share() -> None:
+    study = _planted({"FIP-ALL": 1.0}, np.random.default_rng(4), seeds=6)
+    lost = study.runs["shots"].eq(1) & study.runs["seed"].eq(0)
+    fewer = Study(study.runs[~lost], study.epochs)
+    found = findings(CLAIMS, fewer, "home_lite0", np.random.default_rng(2)).set_index("id")
+    assert found.loc["few_gain_grows", "pairs"] == 5
+    both = study.runs[study.runs["seed"].ne(0)]
+    wanted = findings(CLAIMS, Study(both, study.epochs), "home_lite0", np.random.default_rng(2))
+    wanted = wanted.set_index("id").loc["few_gain_grows", "value"]
+    assert found.loc["few_gain_grows", "value"] == pytest.approx(wanted)
+
+
+def test_a_study_is_read_as_it_was_sealed_or_not_at_all(tmp_path) -> None:
+    study = _planted({}, np.random.default_rng(0), seeds=2)
+    write_csv(tmp_path / "runs.csv", study.runs.drop(columns="data"))
+    write_csv(tmp_path / "epochs.csv", study.epochs)
+    write_text(tmp_path / "shared.json", json.dumps({"data": "home_objects", "teacher": None}))
+    files = {path.name: sha256(path) for path in tmp_path.iterdir()}
+    write_text(tmp_path / "manifest.json", json.dumps({"files": files, "planned": 99}))
+    read = Study.load(tmp_path)
+    assert (read.runs["data"] == "home_objects").all() and read.planned == 99
+    assert (hits(read.runs) == hits(study.runs)).all() and len(read.epochs) == len(study.epochs)
+    with (tmp_path / "runs.csv").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match="runs.csv was changed after it was recorded"):
+        Study.load(tmp_path)
