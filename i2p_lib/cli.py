@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     results = command("results", _results, "write the finished runs of a profile as a CSV table")
     results.add_argument("-o", "--output", type=Path, help="file (default: print)")
     for sub in (run, book, status, results):
-        sub.add_argument("--profile", default="demo", help="smoke, demo, gpu, paper, tuning ...")
+        sub.add_argument("--profile", default="demo", help="smoke, demo, gpu, paper ...")
     for sub in (run, book):
         sub.add_argument("--workers", type=_count, help="runs, or chapters, at once")
         sub.add_argument("--scheduler", metavar="ADDRESS", help="train on a Dask cluster")
@@ -163,7 +163,7 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
     from i2p_lib.book.chapters import Chapter, chapter_state
 
     times: dict[str, float] = {}
-    found, specs = [], profile.all_specs()  # of a profile of runs alone, such as tuning
+    found, specs = [], profile.all_specs()  # of a profile of runs alone, such as study
     if profile.chapters:
         found = [Chapter(project, name, profile) for name in chapters]
         specs = [spec for chapter in found for spec in chapter.specs()]

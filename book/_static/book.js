@@ -1,4 +1,5 @@
-// What the pages do by themselves: 3D plots when they come into view, tables on phones, printing.
+// What the pages do by themselves: 3D plots when they come into view, tables on phones, what was
+// not run put aside, printing.
 document.addEventListener('DOMContentLoaded', function () {
   'use strict';
   var root = document.documentElement, all = function (what, within) {
@@ -43,6 +44,22 @@ document.addEventListener('DOMContentLoaded', function () {
     all('tbody tr', table).forEach(function (row) {
       Array.from(row.children).forEach(function (cell, place) {
         cell.dataset.label = heads[place] || '';
+      });
+    });
+  });
+
+  // what was not run can be put aside
+  all('.i2p-filter').forEach(function (place) {
+    var box = document.createElement('input'), label = document.createElement('label');
+    box.type = 'checkbox';
+    label.append(box, ' ' + place.dataset.says);
+    place.append(label);
+    box.addEventListener('change', function () {
+      all('table.i2p-table tbody tr').forEach(function (row) {
+        var chips = all('.i2p-chip', row);
+        row.hidden = box.checked && chips.length > 0 && chips.every(function (chip) {
+          return chip.classList.contains('i2p-not-run');
+        });
       });
     });
   });

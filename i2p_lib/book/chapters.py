@@ -188,7 +188,7 @@ def digest_parts(chapter: Chapter) -> dict[str, str]:
     sources = "\n".join((package / file).read_text(encoding="utf-8") for file in modules)
     for path in sorted(package.rglob("*.*")):
         if path.suffix not in CODE and f'"{path.name}"' in sources:
-            parts[f"file {path.name}"] = sha256(path)
+            parts[f"file {path.relative_to(package).as_posix()}"] = sha256(path)
     return parts
 
 

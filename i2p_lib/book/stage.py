@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from html import escape
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from i2p_lib.book import pages
 from i2p_lib.book.chapters import Chapter, Project
 from i2p_lib.book.htmlcheck import check_html
 from i2p_lib.files import write_text
+from i2p_lib.markup import raw
 from i2p_lib.paper.record import Recorded, attached, is_attached
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.train.settings import unknown_key
@@ -53,12 +55,14 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
     shutil.copy(project.root / "_config.yml", staged / "_config.yml")
     copy_plotly(staged / "_vendor")
     with _own_pages(project.root, staged):
-        records, items = [], {}
+        records, items, opening = [], {}, ""
         for name in project.sources():
             record, found = _stage_chapter(Chapter(project, name, profile), staged)
             records.append(record)
             items |= found
+            opening += _for_the_first_page(staged / "chapters" / f"{name}.ipynb")
         written = {
+            "index": {"findings": opening},
             "overview": pages.overview(project, profile, items),
             "execution": pages.execution(profile, records),
             "code": pages.code(project),
@@ -132,6 +136,28 @@ def _stage_chapter(chapter: Chapter, staged: Path) -> tuple[dict, dict[str, Reco
     notebook.cells.insert(1, note)
     nbformat.write(notebook, target / f"{name}.ipynb")
     return record, found
+
+
+def _for_the_first_page(page: Path) -> str:
+    """Return what the cells tagged "first-page" of a staged chapter show, as blocks of a page.
+
+    Links of their HTML are the chapter's own; pictures are written to `_static`.
+    """
+    shown = ""
+    for number, cell in enumerate(nbformat.read(page, as_version=4).cells):
+        if "first-page" not in cell.metadata.get("tags", []):
+            continue
+        for data in (output.get("data", {}) for output in cell.outputs):
+            if svg := data.get("image/svg+xml"):
+                name = f"{page.stem}-{number}.svg"
+                write_text(page.parents[1] / "_static" / name, svg)
+                told = cell.metadata.mystnb
+                alt, caption = escape(told.image.alt), escape(told.figure.caption)
+                shown += raw(f'<figure><img alt="{alt}" src="_static/{name}">'
+                             f"<figcaption><p>{caption}</p></figcaption></figure>")  # fmt: skip
+            elif html := data.get("text/html"):
+                shown += raw(re.sub(r'href="(?=\w+\.html)', f'href="{page.parent.name}/', html))
+    return shown
 
 
 def _for_a_page(cell: nbformat.NotebookNode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from i2p_lib.analysis.bootstrap import DRAWS, interval, two_way
+from i2p_lib.analysis.few_clouds import unbiased_cdnv
 from i2p_lib.files import sha256
+from i2p_lib.runs.tables import RunResult, joined
+from i2p_lib.sources import PACKAGE
 
+RECORDED = PACKAGE / "recorded" / "study"
 CLAIMS_FILE = Path(__file__).with_name("claims.yml")
+UNITS = {
+    "top1": "{:+.1f} points", "first_epoch": "{:+.1f} points", "gain_of_shots": "{:+.1f} points",
+    "epochs": "{:.2f} times the epochs", "cdnv": "{:.2f} times the CDNV",
+}  # fmt: skip
+"""Measure of a claim -> how its value is written; the last two are kept as logarithms."""
 SAME, OPPOSITE, UNDECIDED, NOT_RUN = "same direction", "opposite direction", "undecided", "not run"
 LEVEL = 0.05
 
@@ -35,6 +45,7 @@ class Claim(BaseModel):
     target: float | None = Field(None, gt=0, lt=1)
     shots: int | tuple[int, int] | None = None
     primary: bool = False
+    chapter: str
     paper: float | None = None
     derived: str | None = None
     note: str | None = None
@@ -46,13 +57,17 @@ class Claims(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    settings: dict[str, dict[str, str]]
+    settings: dict[str, dict[str, Any]]
     arms: dict[str, dict[str, Any]]
     claims: tuple[Claim, ...]
 
+    def title(self, setting: str) -> str:
+        """Return what a setting is called."""
+        return self.settings[setting]["title"]
+
     def runs_of(self, arm: str, setting: str, runs: pd.DataFrame) -> pd.DataFrame:
         """Return the runs of an arm in a setting; what neither names is unset in them."""
-        where = dict(self.settings[setting])
+        where = {k: v for k, v in self.settings[setting].items() if k != "title"}
         images = where.pop("images")
         wanted = {"init": None, "norms": None} | self.arms[arm] | where
         wanted = {k: images if v == "images" else v for k, v in wanted.items()}
@@ -94,7 +109,14 @@ class Study:
     planned: int = 0
 
     @classmethod
-    def load(cls, folder: Path) -> Study:
+    def of(cls, results: Sequence[RunResult]) -> Study:
+        """Return finished runs of clouds as a study: those of a reader, beside the recorded one."""
+        rows = [r.spec.row() | r.metrics | on_test(r) | {"key": r.key[:16]} for r in results]
+        epochs = joined(results, lambda run: run.history[["epoch", "train_loss", "val_top1"]])
+        return cls(pd.DataFrame(rows), epochs, len(rows))
+
+    @classmethod
+    def load(cls, folder: Path = RECORDED) -> Study:
         """Read a study's tables; raises ValueError where a file is not the one that was sealed."""
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         for name, wanted in manifest["files"].items():
@@ -103,8 +125,10 @@ class Study:
                                  "or record the study anew (data_scripts/record_study.py)")
         shared = json.loads((folder / "shared.json").read_text(encoding="utf-8"))
         same = {name: value for name, value in shared.items() if not isinstance(value, list)}
-        runs = pd.read_csv(folder / "runs.csv").assign(**same)
-        return cls(runs, pd.read_csv(folder / "epochs.csv"), manifest["planned"])
+        digits = dict.fromkeys(("hits", "key", "spec"), str)  # hexadecimal, which may look decimal
+        runs, epochs = (pd.read_csv(folder / f"{name}.csv", dtype=digits)
+                        for name in ("runs", "epochs"))
+        return cls(runs.assign(**same), epochs, manifest["planned"])
 
 
 def findings(
@@ -155,12 +179,50 @@ def findings(
     return table.drop(columns="more")
 
 
+def natural(claim: Claim, numbers: Sequence[float]) -> np.ndarray:
+    """Return numbers of a claim in the unit that is shown: points, or a ratio."""
+    numbers = np.asarray(numbers, float)
+    return np.exp(numbers) if claim.measure in ("epochs", "cdnv") else numbers
+
+
+def value_text(claim: Claim, row: pd.Series) -> str:
+    """Return a finding as a reader writes it: "+7.5 points (+0.1 to +15.0)"."""
+    number, unit = UNITS[claim.measure].split(" ", 1)
+    value, low, high = (number.format(x) for x in natural(claim, row[["value", "low", "high"]]))
+    return f"{value} {unit} ({low} to {high})"
+
+
+def recorded_lines(chapter: str) -> list[str]:
+    """Say what the recorded study found on a chapter's claims: a sentence for each setting."""
+    claims, study, said = load_claims(), Study.load(), []
+    for number, setting in enumerate(claims.settings):
+        table = findings(claims, study, setting, np.random.default_rng(0)).set_index("id")
+        for claim in claims.claims:
+            row, one = table.loc[claim.id], claim.primary and number == 0
+            if claim.chapter == chapter and pd.notna(row["value"]):
+                said.append(f"{claim.claim} {claims.title(setting)}, "
+                            f"{' against '.join(claim.contrast)}: {value_text(claim, row)}, "
+                            f"{row['pairs']:.0f} pairs; {row['verdict']}"
+                            f"{'' if one else ', exploratory'}.")  # fmt: skip
+    return said
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """Return Holm's adjusted p values (Scand. J. of Statistics 6, 1979), in p's order."""
     order = np.argsort(p)
     scaled = p[order] * np.arange(len(p), 0, -1)
     adjusted = np.minimum(np.maximum.accumulate(scaled), 1)
     return adjusted[np.argsort(order)]
+
+
+def on_test(run: RunResult) -> dict[str, Any]:
+    """Return a run's hits on its test clouds, packed as in runs.csv, and its features' CDNV."""
+    kept = run.features()
+    if "test_logits" not in kept:
+        return {}
+    right = kept["test_logits"].argmax(1) == kept["test_labels"]
+    cdnv = unbiased_cdnv(kept["test_features"], kept["test_labels"])
+    return {"hits": np.packbits(right).tobytes().hex(), "clouds": len(right), "cdnv": cdnv}
 
 
 def hits(runs: pd.DataFrame) -> np.ndarray:
@@ -204,15 +266,21 @@ def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
 def _epochs(
     fast: np.ndarray, slow: np.ndarray, share: float, rng: np.random.Generator, draws: int
 ) -> tuple[float, np.ndarray]:
-    """Return the log ratio of the epochs of two mean curves to a share of slow's end; its draws."""
+    """Return the log ratio of two mean curves' epochs to a share of slow's end, and its draws,
+    which are stretched where pairs are few, as in `over_pairs`.
+    """
+    from scipy.stats import norm, t
+
     target = share * slow[:, -1].mean()
 
     def ratio(rows: np.ndarray) -> float:
         ours, theirs = (reached(side[rows].mean(0), target) for side in (fast, slow))
         return float(np.log(ours / theirs))
 
-    sample = [ratio(rng.integers(len(fast), size=len(fast))) for _ in range(draws)]
-    return ratio(np.arange(len(fast))), np.array(sample)
+    pairs, value = len(fast), ratio(np.arange(len(fast)))
+    sample = np.array([ratio(rng.integers(pairs, size=pairs)) for _ in range(draws)])
+    wider = np.sqrt(pairs / (pairs - 1)) * t.ppf(0.975, pairs - 1) / norm.ppf(0.975)
+    return value, value + (sample - value) * wider
 
 
 def reached(curve: np.ndarray, target: float) -> float:

@@ -39,6 +39,7 @@ def _planted(gain: dict[str, float], random: np.random.Generator, seeds: int = 1
                 key = f"{arm}/{shots}/{seed}"
                 row = {"init": None, "norms": None, "shots": shots, "seed": seed, "key": key}
                 row |= {"data": "home_objects", "model": "efficientnet_lite0", **settings}
+                row |= {"voxel_size": 0.08, "augment": "paper"}
                 row = {k: "imagenet1k" if v == "images" else v for k, v in row.items()}
                 row |= {"hits": np.packbits(right).tobytes().hex(), "clouds": CLOUDS,
                         "cdnv": np.exp(random.normal(0, 0.1) - gain.get(arm, 0))}  # fmt: skip
@@ -106,7 +107,7 @@ def test_hits_are_what_was_packed() -> None:
 
 def test_the_file_of_claims_refuses_what_it_cannot_test(tmp_path) -> None:
     file = tmp_path / "claims.yml"
-    head = "settings: {}\narms: {a: {}, b: {}}\nclaims:\n- {id: x, claim: c, place: p"
+    head = "settings: {}\narms: {a: {}, b: {}}\nclaims:\n- {id: x, claim: c, place: p, chapter: d"
     for tail, message in ((", contrast: [a, z], measure: top1}", "unknown arm 'z'"),
                           ("}", "say why it is not_run"),
                           (", contrast: [a, b], mesure: top1}", "mesure")):  # fmt: skip
