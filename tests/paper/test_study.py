@@ -33,7 +33,7 @@ def test_the_best_with_its_neighbours_wins_and_of_equals_the_smaller_rate():
     grid = rows({("random", "all"): [0.4, 0.5, 0.55], ("imagenet1k", "io"): [0.3, 0.3, 0.3],
                  ("imagenet1k", "all"): [0.1, 0.9, 0.2]})  # fmt: skip
     lucky = (grid["weights"] == "random") & (grid["lr"] == 1e-3) & (grid["seed"] == 10)
-    grid.loc[lucky, "val_top1"] = 0.7  # with the other seed and its neighbour it stays below
+    grid.loc[lucky, "val_top1"] = 0.6  # with the other seed and its neighbour it stays below
     chosen = best_learning_rates(read_grid(grid))
     assert chosen == {"scratch": 1e-1, "FIP-IO": 1e-3, "FIP-ALL": 1e-2}
     assert chapter.smoothed(np.array([3.0, 0, 0])).tolist() == [2, 0.75, 0]
