@@ -53,12 +53,26 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("profile", help="name or path, such as study")
-    parser.add_argument("-o", "--output", type=Path, help="folder (default: recorded/<profile>)")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="folder (default: i2p_lib/recorded/<profile>)")
     parser.add_argument("--train", action="store_true", help="train what no row tells of")
     parser.add_argument("-e", "--experiment", help="train the runs of this one alone")
     parser.add_argument("-w", "--workers", type=int, help="processes that train (default: cores)")
     parser.add_argument("--every", type=int, default=8, help="runs between two records (default 8)")
+    parser.add_argument("--drop", action="store_true", help="leave out rows of no planned run")
     options = parser.parse_args()
+    try:
+        work(options)
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from here\n")
+    except (ValueError, OSError, RuntimeError) as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+def work(options: argparse.Namespace) -> None:
+    """Train and record what the command line asks for."""
+    if options.every < 1:
+        raise ValueError(f"--every: expected 1 or more, got {options.every}")
     profile = load_profile(options.profile)
     folder = options.output or PACKAGE / "recorded" / profile.name
     specs = profile.experiment(options.experiment) if options.experiment else profile.all_specs()
@@ -71,8 +85,8 @@ def main() -> None:
                 run_all(wanted[start : start + options.every], workers=options.workers)
             except RunError as error:  # one that diverges has no row; the others go on
                 print(error, file=sys.stderr)
-            print(record(profile, folder), file=sys.stderr)
-    print(record(profile, folder), file=sys.stderr)
+            print(record(profile, folder, options.drop), file=sys.stderr)
+    print(record(profile, folder, options.drop), file=sys.stderr)
 
 
 def name_of(spec: AnySpec) -> str:
@@ -83,7 +97,7 @@ def name_of(spec: AnySpec) -> str:
 
 def recorded(folder: Path) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Return {name of a run: what was measured} and the epochs that a folder's tables hold."""
-    if not (folder / "manifest.json").exists():
+    if not (folder / "runs.csv").exists():
         return {}, pd.DataFrame(columns=["key"])
     study = Study.load(folder)
     rows = study.runs.set_index("spec")
@@ -91,10 +105,16 @@ def recorded(folder: Path) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     return rows.where(rows.notna(), None).to_dict("index"), study.epochs
 
 
-def record(profile: Profile, folder: Path) -> str:
-    """Write the tables of a profile's runs, old rows and new; return how many there are."""
+def record(profile: Profile, folder: Path, drop: bool = False) -> str:
+    """Write the tables of a profile's runs, old rows and new; return how many there are.
+
+    Raises ValueError where the folder has rows of runs that the profile lacks, unless they drop.
+    """
     measured, curves = recorded(folder)
     specs = {name_of(spec): spec for spec in profile.all_specs()}
+    if (others := len(measured.keys() - specs.keys())) and not drop:
+        raise ValueError(f"{folder} has {others} runs that {profile.path} does not plan: give "
+                         "another --output, or --drop to leave them out")
     unknown = [spec for name, spec in specs.items() if name not in measured]
     new = [spec for spec in unknown if not missing_inputs(spec) and Entry.of(spec).done()]
     runs = [RunResult.load(Entry.of(spec)) for spec in new]
@@ -104,7 +124,7 @@ def record(profile: Profile, folder: Path) -> str:
         measured[name_of(run.spec)] = known | on_test(run)
     here = {name: spec for name, spec in specs.items() if name in measured}
     if not here:
-        raise SystemExit(f"no run of {profile.name} is done: give --train")
+        raise ValueError(f"no run of {profile.name} is done: give --train")
     rows, same = _settings(profile, list(here.values()))
     rows = rows.assign(spec=list(here)).join(pd.DataFrame([measured[name] for name in here]))
     epochs = [run.history[["epoch", "train_loss", "val_top1"]].assign(key=run.key[:16])

@@ -75,20 +75,19 @@ class Run:
 
     def __init__(self, right, seed):
         self.spec = SimpleNamespace(seed=seed, episode=None)
-        self.hits = np.arange(100) < right
+        self.hits = lambda: np.arange(100) < right
         self.history = pd.DataFrame({"test_top1": [right / 100, right / 100 - 0.1]})
 
 
-def steps_of(errata, monkeypatch, *right, runs=2):
+def steps_of(errata, *right, runs=2):
     """The table of one arm whose steps name so many clouds rightly, each seed one more."""
-    monkeypatch.setattr(errata.classification, "hits", lambda run: run.hits)
     steps = {f"step {n}": [Run(count + seed, seed) for seed in range(runs)]
              for n, count in enumerate(right)}  # fmt: skip
     return errata.steps_table({"scratch": steps})
 
 
-def test_each_step_has_its_gap_to_the_step_before_and_an_interval(errata, monkeypatch):
-    rows = steps_of(errata, monkeypatch, 30, 70, 71)
+def test_each_step_has_its_gap_to_the_step_before_and_an_interval(errata):
+    rows = steps_of(errata, 30, 70, 71)
     assert rows["change"].tolist() == ["step 0", "step 1", "step 2", "checkpoint: last"]
     assert rows["gap"].tolist()[1:] == pytest.approx([40, 1, -10])
     assert rows["low"][1] > 20 and rows["low"][2] <= 1 <= rows["high"][2]
@@ -99,8 +98,8 @@ def test_each_step_has_its_gap_to_the_step_before_and_an_interval(errata, monkey
     (1, "One run a step cannot"), (2, "2 runs a step cannot put the changes in an order: of two "
      "steps that are equally good, all runs of one beat all of the other by chance in one case "
      "of 3, and here they do at 1 of 2 changes."), (4, "4 runs a step can begin to")])  # fmt: skip
-def test_few_seeds_cannot_order_the_steps(errata, monkeypatch, runs, said):
-    lines = errata.order_lines(steps_of(errata, monkeypatch, 30, 70, 71, runs=runs))
+def test_few_seeds_cannot_order_the_steps(errata, runs, said):
+    lines = errata.order_lines(steps_of(errata, 30, 70, 71, runs=runs))
     assert lines[0].startswith(said)
     if runs == 2:
         assert lines[1].startswith("Of 1 pairs of changes of one arm 1 have")

@@ -64,7 +64,7 @@ class Project:
         for name in wanted:
             stem = numbers.get(int(name)) if name.isdecimal() else Path(name).stem
             if stem not in known:
-                raise ValueError(unknown_key(name, known, "chapter"))
+                raise ValueError(unknown_key(name, known, "chapter") + " (see book/_toc.yml)")
             chosen.add(stem)
         return [stem for stem in known if stem in chosen]
 

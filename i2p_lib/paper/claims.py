@@ -11,23 +11,20 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2p_lib.analysis.bootstrap import DRAWS, interval, two_way
-from i2p_lib.analysis.few_clouds import unbiased_cdnv
+from i2p_lib.analysis.collapse import unbiased_cdnv
+from i2p_lib.data.manifests import read_manifest
 from i2p_lib.files import sha256
 from i2p_lib.runs.tables import RunResult, joined
 from i2p_lib.sources import PACKAGE
+from i2p_lib.train.settings import explain, unknown_key
 
 RECORDED = PACKAGE / "recorded" / "study"
 CLAIMS_FILE = Path(__file__).with_name("claims.yml")
-UNITS = {
-    "top1": "{:+.1f} points", "first_epoch": "{:+.1f} points", "gain_of_shots": "{:+.1f} points",
-    "epochs": "{:.2f} times the epochs", "cdnv": "{:.2f} times the CDNV",
-}  # fmt: skip
-"""Measure of a claim -> how its value is written; the last two are kept as logarithms."""
 SAME, OPPOSITE, UNDECIDED, NOT_RUN = "same direction", "opposite direction", "undecided", "not run"
-LEVEL = 0.05
+LEVEL, FEWEST = 0.05, 5  # no verdict rests on fewer pairs
 
 
 class Claim(BaseModel):
@@ -71,29 +68,34 @@ class Claims(BaseModel):
         images = where.pop("images")
         wanted = {"init": None, "norms": None} | self.arms[arm] | where
         wanted = {k: images if v == "images" else v for k, v in wanted.items()}
-        fits = np.logical_and.reduce(
-            [runs[k].isna() if v is None else runs[k].eq(v) for k, v in wanted.items()]
-        )
-        return runs[fits]
+        fits = [runs[k].isna() if v is None else runs[k].eq(v) for k, v in wanted.items()]
+        return runs[np.logical_and.reduce(fits)]
 
 
 def load_claims(path: Path = CLAIMS_FILE) -> Claims:
     """Read and check the claims.
 
-    Raises ValueError for an unknown arm, a claim without a contrast that does not say why it is not
-    run, an id that occurs twice, and pydantic's ValidationError, a ValueError, for other keys.
+    Raises ValueError for an unknown key or arm, a claim that lacks what its measure reads or that
+    has no contrast and does not say why it is not run, and an id that occurs twice.
     """
-    claims = Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        claims = Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {explain(error)}") from error
     names = [claim.id for claim in claims.claims]
     for claim in claims.claims:
-        if names.count(claim.id) > 1:
-            raise ValueError(f"{path.name}: the id {claim.id!r} occurs twice")
-        if (claim.contrast is None) != (claim.not_run is not None):
-            raise ValueError(f"{path.name}: {claim.id}: give a contrast, or say why it is not_run")
-        for arm in claim.contrast or ():
-            if arm not in claims.arms:
-                raise ValueError(f"{path.name}: {claim.id}: unknown arm {arm!r}; known are "
-                                 f"{', '.join(claims.arms)}")  # fmt: skip
+        unknown = [arm for arm in claim.contrast or () if arm not in claims.arms]
+        wrong = {
+            "its id occurs twice": names.count(claim.id) > 1,
+            "give a contrast, or say why it is not_run":
+                bool(claim.contrast) == bool(claim.not_run),
+            "epochs need a target": claim.measure == "epochs" and claim.target is None,
+            "gain_of_shots needs two shots, all others one or none":
+                (claim.measure == "gain_of_shots") != isinstance(claim.shots, tuple),
+            **{unknown_key(arm, claims.arms, "arm"): True for arm in unknown},
+        }  # fmt: skip
+        for text in (text for text, is_so in wrong.items() if is_so):
+            raise ValueError(f"{path.name}: {claim.id}: {text}")
     return claims
 
 
@@ -118,32 +120,32 @@ class Study:
     @classmethod
     def load(cls, folder: Path = RECORDED) -> Study:
         """Read a study's tables; raises ValueError where a file is not the one that was sealed."""
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder, ("files", "planned"))
         for name, wanted in manifest["files"].items():
-            if sha256(folder / name) != wanted:
+            if not (folder / name).is_file() or sha256(folder / name) != wanted:
                 raise ValueError(f"{folder / name} was changed after it was recorded: restore it, "
-                                 "or record the study anew (data_scripts/record_study.py)")
+                                 "or move the folder away and record the study anew")
         shared = json.loads((folder / "shared.json").read_text(encoding="utf-8"))
-        same = {name: value for name, value in shared.items() if not isinstance(value, list)}
         digits = dict.fromkeys(("hits", "key", "spec"), str)  # hexadecimal, which may look decimal
         runs, epochs = (pd.read_csv(folder / f"{name}.csv", dtype=digits)
                         for name in ("runs", "epochs"))
-        return cls(runs.assign(**same), epochs, manifest["planned"])
+        return cls(runs.assign(**shared), epochs, manifest["planned"])
 
 
 def findings(
-    claims: Claims, study: Study, setting: str, rng: np.random.Generator, draws: int = DRAWS
+    claims: Claims, study: Study, setting: str, seed: int = 0, draws: int = DRAWS
 ) -> pd.DataFrame:
     """Return one row per claim: value, low, high, p, pairs, p_holm and verdict in one setting.
 
     Two arms are paired by seed, few-shot ones by episode; every draw takes pairs and test clouds
-    (`two_way`), the same clouds for all.  p is two-sided, from the draws, against the
-    claim's margin.  p_holm corrects the primary claims together; a verdict needs p_holm (primary)
-    or p (exploratory) below 0.05, and else is undecided.
+    (`two_way`), alike for all claims; of measures with one number a run, pairs alone.  p is
+    two-sided, from the draws, against the claim's margin.  p_holm corrects the primary claims
+    together; a verdict needs FEWEST pairs and p_holm (primary) or p (exploratory) below LEVEL, and
+    else is undecided.
     """
-    rows = []
+    rows, columns = [], ["id", "value", "low", "high", "pairs", "p", "more", "verdict"]
     for claim in claims.claims:
-        found = None
+        found, rng = None, np.random.default_rng(seed)
         if claim.contrast is not None:
             sides = [claims.runs_of(arm, setting, study.runs) for arm in claim.contrast]
             shots = claim.shots if isinstance(claim.shots, tuple) else (claim.shots,)
@@ -157,54 +159,25 @@ def findings(
                     found = float(gaps.mean()), two_way(gaps, rng, draws), len(gaps)
         if found is None:
             why = claim.not_run or "its runs are not recorded"
-            rows.append({"id": claim.id, "verdict": f"{NOT_RUN}: {why}"})
+            rows.append((claim.id, *6 * [np.nan], f"{NOT_RUN}: {why}"))
             continue
         value, sample, number = found
         below = (1 + np.sum(sample <= claim.margin)) / (1 + len(sample))
         above = (1 + np.sum(sample >= claim.margin)) / (1 + len(sample))
         low, high = interval(sample)
-        about = {"id": claim.id, "value": value, "low": low, "high": high, "pairs": number}
-        p = min(1.0, 2 * min(below, above))
-        rows.append(about | {"p": p, "more": value > claim.margin})
-    columns = ["id", "value", "low", "high", "pairs", "p", "more", "verdict"]
+        p, more = min(1.0, 2 * min(below, above)), value > claim.margin
+        rows.append((claim.id, value, low, high, number, p, more, ""))
     table = pd.DataFrame(rows, columns=columns).assign(primary=[c.primary for c in claims.claims])
     tested = table["primary"] & table["p"].notna()
     table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
     for row, claim in zip(table.index, claims.claims, strict=True):
         if pd.isna(table.loc[row, "p"]):
             continue
-        sure = (table.loc[row, "p_holm"] if claim.primary else table.loc[row, "p"]) < LEVEL
+        sure = table.loc[row, "p_holm" if claim.primary else "p"] < LEVEL
+        sure &= table.loc[row, "pairs"] >= FEWEST
         same = bool(table.loc[row, "more"]) == (claim.says == "more")
         table.loc[row, "verdict"] = (SAME if same else OPPOSITE) if sure else UNDECIDED
     return table.drop(columns="more")
-
-
-def natural(claim: Claim, numbers: Sequence[float]) -> np.ndarray:
-    """Return numbers of a claim in the unit that is shown: points, or a ratio."""
-    numbers = np.asarray(numbers, float)
-    return np.exp(numbers) if claim.measure in ("epochs", "cdnv") else numbers
-
-
-def value_text(claim: Claim, row: pd.Series) -> str:
-    """Return a finding as a reader writes it: "+7.5 points (+0.1 to +15.0)"."""
-    number, unit = UNITS[claim.measure].split(" ", 1)
-    value, low, high = (number.format(x) for x in natural(claim, row[["value", "low", "high"]]))
-    return f"{value} {unit} ({low} to {high})"
-
-
-def recorded_lines(chapter: str) -> list[str]:
-    """Say what the recorded study found on a chapter's claims: a sentence for each setting."""
-    claims, study, said = load_claims(), Study.load(), []
-    for number, setting in enumerate(claims.settings):
-        table = findings(claims, study, setting, np.random.default_rng(0)).set_index("id")
-        for claim in claims.claims:
-            row, one = table.loc[claim.id], claim.primary and number == 0
-            if claim.chapter == chapter and pd.notna(row["value"]):
-                said.append(f"{claim.claim} {claims.title(setting)}, "
-                            f"{' against '.join(claim.contrast)}: {value_text(claim, row)}, "
-                            f"{row['pairs']:.0f} pairs; {row['verdict']}"
-                            f"{'' if one else ', exploratory'}.")  # fmt: skip
-    return said
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -220,8 +193,7 @@ def on_test(run: RunResult) -> dict[str, Any]:
     kept = run.features()
     if "test_logits" not in kept:
         return {}
-    right = kept["test_logits"].argmax(1) == kept["test_labels"]
-    cdnv = unbiased_cdnv(kept["test_features"], kept["test_labels"])
+    right, cdnv = run.hits(), unbiased_cdnv(kept["test_features"], kept["test_labels"])
     return {"hits": np.packbits(right).tobytes().hex(), "clouds": len(right), "cdnv": cdnv}
 
 
@@ -232,12 +204,9 @@ def hits(runs: pd.DataFrame) -> np.ndarray:
     return np.array(bits, bool)
 
 
-_Pair = tuple[pd.DataFrame, pd.DataFrame]
-
-
 def _paired(
     ours: pd.DataFrame, theirs: pd.DataFrame, shots: tuple[int | None, ...]
-) -> list[_Pair]:
+) -> list[tuple[pd.DataFrame, ...]]:
     """Return both sides' runs of each number of shots, in the order of the seeds all share."""
     kept = [[side[side["shots"].isna() if k is None else side["shots"].eq(k)]
              .drop_duplicates("seed").set_index("seed") for side in (ours, theirs)]
@@ -246,7 +215,7 @@ def _paired(
     return [(a.loc[shared], b.loc[shared]) for a, b in kept]
 
 
-def _gaps(claim: Claim, pairs: list[_Pair], study: Study) -> np.ndarray:
+def _gaps(claim: Claim, pairs: list[tuple[pd.DataFrame, ...]], study: Study) -> np.ndarray:
     """Return what `two_way` draws from: the gap of each pair on each item, [pairs, items]."""
     a, b = pairs[0]
     if claim.measure == "first_epoch":

@@ -180,6 +180,8 @@ def _find(name_or_path: str | Path) -> Path:
     if path.suffix not in (".yml", ".yaml"):
         path = profiles_folder() / f"{name_or_path}.yml"
     if not path.is_file():
+        if path.parent != profiles_folder():
+            raise FileNotFoundError(f"{path}: no such file")
         raise FileNotFoundError(f"{path}: {unknown_key(path.stem, profile_names(), 'profile')}")
     return path.resolve()
 

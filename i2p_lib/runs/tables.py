@@ -47,6 +47,11 @@ class RunResult:
         tensors = load_file(self.folder / "features.safetensors")
         return {k: (t if "labels" in k else t.float()).numpy() for k, t in tensors.items()}
 
+    def hits(self) -> np.ndarray:
+        """Return which test clouds the network names rightly: bool [N]."""
+        kept = self.features()
+        return kept["test_logits"].argmax(1) == kept["test_labels"]
+
     def confusion(self) -> pd.DataFrame:
         """Return a segmentation's counts of points: a row per label, a column per prediction."""
         counts = pd.read_csv(self.folder / "confusion.csv")

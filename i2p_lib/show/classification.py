@@ -43,12 +43,6 @@ def summary(runs: pd.DataFrame, by: str | None = None) -> Styler:
     )  # fmt: skip
 
 
-def hits(result: RunResult) -> np.ndarray:
-    """Return which test clouds a run names rightly: bool [N]."""
-    kept = result.features()
-    return kept["test_logits"].argmax(1) == kept["test_labels"]
-
-
 def method_runs(results: Sequence[RunResult], method: str) -> list[RunResult]:
     """Return the runs of a method."""
     return [r for r in results if method_label(r.spec.weights, r.spec.regime) == method]
@@ -80,7 +74,7 @@ def paired_hits(
     sides: list[dict[tuple, list[np.ndarray]]] = [{}, {}]
     for side, results in zip(sides, (ours, theirs), strict=True):
         for r in results:
-            side.setdefault((r.spec.seed, r.spec.episode), []).append(hits(r))
+            side.setdefault((r.spec.seed, r.spec.episode), []).append(r.hits())
     shared = [name for name in sides[0] if name in sides[1]]
     one, other = (np.array([np.mean(side[name], 0) for name in shared]) for side in sides)
     return one, other

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+import numpy as np
+import pandas as pd
+
 from i2p_lib.analysis.bootstrap import Estimate
+from i2p_lib.paper.claims import Claim, Study, findings, load_claims
+
+UNITS = {
+    "top1": "{:+.1f} points", "first_epoch": "{:+.1f} points", "gain_of_shots": "{:+.1f} points",
+    "epochs": "{:.2f} times the epochs", "cdnv": "{:.2f} times the CDNV",
+}  # fmt: skip
+"""Measure of a claim -> how its value is written; the last two are kept as logarithms."""
 
 
 def html_list(lines: Iterable[str]) -> str:
@@ -56,3 +66,31 @@ def difference(
 def ranked(values: Mapping[str, float], style: str = ".2f") -> str:
     """Return "name number, name number, ..." in the order given."""
     return ", ".join(f"{name} {value:{style}}" for name, value in values.items())
+
+
+def natural(claim: Claim, numbers: Sequence[float]) -> np.ndarray:
+    """Return numbers of a claim in the unit that is shown: points, or a ratio."""
+    numbers = np.asarray(numbers, float)
+    return np.exp(numbers) if claim.measure in ("epochs", "cdnv") else numbers
+
+
+def claim_value(claim: Claim, row: pd.Series) -> str:
+    """Return a finding as a reader writes it: "+7.5 points (+0.1 to +15.0)"."""
+    number, unit = UNITS[claim.measure].split(" ", 1)
+    value, low, high = (number.format(x) for x in natural(claim, row[["value", "low", "high"]]))
+    return f"{value} {unit} ({low} to {high})"
+
+
+def recorded_lines(chapter: str) -> list[str]:
+    """Say what the recorded study found on a chapter's claims: a sentence for each setting."""
+    claims, study, said = load_claims(), Study.load(), []
+    for number, setting in enumerate(claims.settings):
+        table = findings(claims, study, setting).set_index("id")
+        for claim in claims.claims:
+            row, one = table.loc[claim.id], claim.primary and number == 0
+            if claim.chapter == chapter and pd.notna(row["value"]):
+                said.append(f"{claim.claim} {claims.title(setting)}, "
+                            f"{' against '.join(claim.contrast)}: {claim_value(claim, row)}, "
+                            f"{row['pairs']:.0f} pairs; {row['verdict']}"
+                            f"{'' if one else ', exploratory'}.")  # fmt: skip
+    return said

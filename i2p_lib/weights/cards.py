@@ -199,7 +199,7 @@ def model_library(name: str) -> str:
         return "torchvision"
     if timm.is_model(name):
         return "timm"
-    known = [*LITE, *OWN_BUILDERS, *theirs, *timm.list_models()]
+    known = list(dict.fromkeys([*LITE, *OWN_BUILDERS, *theirs, *timm.list_models()]))
     raise ValueError(
         f"unknown image model {name!r}; close: {difflib.get_close_matches(name, known, 5)} "
         "(torchvision's and timm's model names are accepted)"

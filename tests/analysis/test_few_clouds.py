@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from i2p_lib.analysis.collapse import cdnv
-from i2p_lib.analysis.few_clouds import unbiased_cdnv
+from i2p_lib.analysis.collapse import cdnv, unbiased_cdnv
 
 
 def gaussians(centres, each, rng, spread=2.0):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from i2p_lib.book.chapters import Project
 from i2p_lib.files import sha256, write_text
 from i2p_lib.paper.claims import (
     NOT_RUN,
@@ -53,7 +54,7 @@ def _planted(gain: dict[str, float], random: np.random.Generator, seeds: int = 1
 def _verdicts(gain: dict[str, float]) -> pd.Series:
     random = np.random.default_rng(1)
     study = _planted(gain, random)
-    found = findings(CLAIMS, study, "home_lite0", np.random.default_rng(2))
+    found = findings(CLAIMS, study, "home_lite0", 2)
     return found.set_index("id")["verdict"]
 
 
@@ -73,14 +74,14 @@ def test_each_verdict_comes_from_data_planted_for_it() -> None:
 def test_a_claim_whose_runs_are_not_recorded_is_not_run() -> None:
     study = _planted({}, np.random.default_rng(0))
     kept = Study(study.runs[study.runs["regime"] != "io"], study.epochs)
-    verdicts = findings(CLAIMS, kept, "home_lite0", np.random.default_rng(2)).set_index("id")
+    verdicts = findings(CLAIMS, kept, "home_lite0", 2).set_index("id")
     assert verdicts.loc["io_works", "verdict"] == f"{NOT_RUN}: its runs are not recorded"
 
 
 def test_null_data_give_no_more_verdicts_than_the_stated_level() -> None:
     random, wrong, single, trials = np.random.default_rng(3), 0, 0, 60
-    for _ in range(trials):
-        found = findings(CLAIMS, _planted({}, random), "home_lite0", random, draws=400)
+    for trial in range(trials):
+        found = findings(CLAIMS, _planted({}, random), "home_lite0", trial, draws=400)
         decided = found["verdict"].isin([SAME, OPPOSITE])
         tested = found.loc[found["id"] != "iobn_near_scratch"]  # its margin is not null here
         wrong += decided[tested.index][tested["primary"]].any()
@@ -108,22 +109,37 @@ def test_hits_are_what_was_packed() -> None:
 def test_the_file_of_claims_refuses_what_it_cannot_test(tmp_path) -> None:
     file = tmp_path / "claims.yml"
     head = "settings: {}\narms: {a: {}, b: {}}\nclaims:\n- {id: x, claim: c, place: p, chapter: d"
-    for tail, message in ((", contrast: [a, z], measure: top1}", "unknown arm 'z'"),
+    for tail, message in ((", contrast: [a, z], measure: top1}", "x: unknown arm 'z'"),
                           ("}", "say why it is not_run"),
-                          (", contrast: [a, b], mesure: top1}", "mesure")):  # fmt: skip
+                          (", contrast: [a, b], measure: epochs}", "x: epochs need a target"),
+                          (", contrast: [a, b], measure: top1, shots: [1, 5]}", "x: gain_of_shots"),
+                          (", contrast: [a, b], mesure: top1}", "claims.0.mesure: Extra")):
         file.write_text(head + tail)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"claims.yml: {message}" if "mesure" in tail else
+                           message):
             load_claims(file)
+
+
+def test_few_pairs_give_no_verdict() -> None:
+    study = _planted({"FIP-ALL": 3.0}, np.random.default_rng(4), seeds=4)
+    found = findings(CLAIMS, study, "home_lite0").set_index("id")
+    assert found.loc["all_over_scratch", "low"] > 0
+    assert set(found["verdict"].str.split(":").str[0]) == {UNDECIDED, NOT_RUN}
+
+
+def test_every_claims_chapter_is_a_page_of_the_book(project_root) -> None:
+    chapters = Project(project_root, project_root / "_build").sources()
+    assert {claim.chapter for claim in CLAIMS.claims} <= set(chapters)
 
 
 def test_gains_of_two_numbers_of_shots_are_paired_by_the_seeds_that_all_share() -> None:
     study = _planted({"FIP-ALL": 1.0}, np.random.default_rng(4), seeds=6)
     lost = study.runs["shots"].eq(1) & study.runs["seed"].eq(0)
     fewer = Study(study.runs[~lost], study.epochs)
-    found = findings(CLAIMS, fewer, "home_lite0", np.random.default_rng(2)).set_index("id")
+    found = findings(CLAIMS, fewer, "home_lite0", 2).set_index("id")
     assert found.loc["few_gain_grows", "pairs"] == 5
     both = study.runs[study.runs["seed"].ne(0)]
-    wanted = findings(CLAIMS, Study(both, study.epochs), "home_lite0", np.random.default_rng(2))
+    wanted = findings(CLAIMS, Study(both, study.epochs), "home_lite0", 2)
     wanted = wanted.set_index("id").loc["few_gain_grows", "value"]
     assert found.loc["few_gain_grows", "value"] == pytest.approx(wanted)
 

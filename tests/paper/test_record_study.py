@@ -72,6 +72,49 @@ def test_only_what_no_row_tells_of_is_trained(tmp_path, profile, monkeypatch, ca
     assert "4 of 4 runs of pieces" in capsys.readouterr().err
 
 
-def test_a_study_of_no_run_is_refused(tmp_path, profile) -> None:
-    with pytest.raises(SystemExit, match="give --train"):
-        record_study.record(profile, tmp_path / "kept")
+def test_what_is_recorded_is_not_lost_to_another_profile(tmp_path, profile, monkeypatch) -> None:
+    run_all(profile.experiment("first"), workers=1, progress=False)
+    record_study.record(profile, tmp_path / "kept")
+    before = (tmp_path / "kept" / "runs.csv").read_bytes()
+    other = tmp_path / "other.yml"
+    other.write_text(PROFILE.replace("seed: [0, 1]", "seed: [1, 7]"))
+    with pytest.raises(ValueError, match="has 1 runs that .*other.yml does not plan"):
+        record_study.record(load_profile(other), tmp_path / "kept")
+    assert (tmp_path / "kept" / "runs.csv").read_bytes() == before
+    assert record_study.record(load_profile(other), tmp_path / "kept", drop=True).startswith("1 of")
+
+
+@pytest.mark.parametrize(("name", "left", "words"), [
+    ("runs.csv", "a\n", "was changed after it was recorded"),
+    ("epochs.csv", None, "epochs.csv was changed"),
+    ("manifest.json", None, "manifest.json is missing"),
+    ("manifest.json", "{", "is not JSON"),
+])  # fmt: skip
+def test_damage_is_said_in_a_line(
+    tmp_path, profile, monkeypatch, capsys, name, left, words
+) -> None:
+    run_all(profile.experiment("first"), workers=1, progress=False)
+    record_study.record(profile, tmp_path / "kept")
+    file = tmp_path / "kept" / name
+    file.unlink() if left is None else file.write_text(left)
+    monkeypatch.setattr("sys.argv", ["x", str(profile.path), "-o", str(tmp_path / "kept")])
+    with pytest.raises(SystemExit) as stopped:
+        record_study.main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and words in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["nothing"], "unknown profile 'nothing'"), (["{}/no.yml"], "no.yml: no such file"),
+    (["{}/pieces.yml"], "no run of pieces is done: give --train"),
+    (["{}/pieces.yml", "--every", "0"], "--every: expected 1 or more, got 0"),
+    (["{}/pieces.yml", "-e", "third", "--train"], "unknown experiment 'third'"),
+])  # fmt: skip
+def test_wrong_words_are_said_in_a_line(
+    tmp_path, profile, monkeypatch, capsys, words, said
+) -> None:
+    given = [word.format(tmp_path) for word in words]
+    monkeypatch.setattr("sys.argv", ["x", *given, "-o", str(tmp_path / "kept")])
+    with pytest.raises(SystemExit) as stopped:
+        record_study.main()
+    assert stopped.value.code == 1 and said in capsys.readouterr().err

@@ -12,9 +12,8 @@ from torch import nn
 
 import i2p_lib as i2p
 from i2p_lib import paper
-from i2p_lib.analysis.collapse import cdnv
+from i2p_lib.analysis.collapse import cdnv, unbiased_cdnv
 from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
-from i2p_lib.analysis.few_clouds import unbiased_cdnv
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
