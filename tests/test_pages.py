@@ -126,6 +126,23 @@ def test_the_verdict_of_a_table_is_on_a_phones_screen(made_book: Path, browser: 
 
 
 @pytest.mark.slow
+def test_what_was_not_run_can_be_put_aside(made_book: Path, browser: Browser) -> None:
+    """Promise: one click on the overview leaves the rows that have more than "not run"."""
+    browser.open(made_book / "overview.html", width=390)
+    idle = "Array.from(document.querySelectorAll('.i2p-table tbody tr')).filter(row => " \
+           "row.offsetHeight && row.querySelector('.i2p-not-run') && " \
+           "!row.querySelector('.i2p-chip:not(.i2p-not-run)')).length"
+    rows = "Array.from(document.querySelectorAll('.i2p-table tbody tr'))" \
+           ".filter(row => row.offsetHeight).length"
+    before, all_rows = browser.value(idle), browser.value(rows)
+    assert before
+    browser.value("document.querySelector('.i2p-filter input').click()")
+    assert browser.value(idle) == 0 and browser.value(rows) == all_rows - before
+    browser.value("document.querySelector('.i2p-filter input').click()")
+    assert browser.value(rows) == all_rows
+
+
+@pytest.mark.slow
 def test_figures_and_tables_lie_on_the_dark_page_itself(made_book: Path, browser: Browser) -> None:
     browser.open(made_book / PAGE, dark=True)
     found = browser.value("""[...document.querySelectorAll('.cell_output img, .text_html, figure')]
