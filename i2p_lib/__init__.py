@@ -18,6 +18,7 @@ PUBLIC = {
     "image_model": "i2p_lib.weights",
     "fit": "i2p_lib.train.fit",
     "point_clouds": "i2p_lib.train.clouds",
+    "PointClouds": "i2p_lib.data.own",
     "RunSpec": "i2p_lib.runs.spec",
     "SegmentSpec": "i2p_lib.runs.spec",
     "run": "i2p_lib.runs",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
+import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from i2p_lib.data.cloud_files import CloudFile
 from i2p_lib.data.making import data_folder
 from i2p_lib.data.manifests import combined_hash
 from i2p_lib.data.modelnet import PointCloudSet, check_manifest, load_folder
 from i2p_lib.files import sha256
 
 HERE = Path(__file__).resolve().parent
+CARD = "card.yml"
+"""The card of a set that was built from a folder of your own, in that set's folder."""
 
 
 class Card(BaseModel):
@@ -70,28 +74,48 @@ def cards(kind: type[Kind]) -> dict[str, Kind]:
     """
     found = {}
     for file in sorted(kind.CARDS.glob("*.yml")):
-        try:
-            facts = {"name": file.stem, **yaml.safe_load(file.read_text(encoding="utf-8"))}
-            if like := facts.pop("like", None):
-                other = file.with_name(f"{like}.yml").read_text(encoding="utf-8")
-                facts = yaml.safe_load(other) | facts
-            found[file.stem] = kind.model_validate(facts)
-        except (yaml.YAMLError, TypeError, ValidationError) as error:
-            raise ValueError(f"{file} is no card: {error}") from error
+        found[file.stem] = read_card(kind, file, file.stem)
     return found
 
 
+def read_card(kind: type[Kind], file: Path, name: str) -> Kind:
+    """Read one card; raises as `cards` does."""
+    try:
+        facts = {"name": name, **yaml.safe_load(file.read_text(encoding="utf-8"))}
+        if like := facts.pop("like", None):
+            other = file.with_name(f"{like}.yml").read_text(encoding="utf-8")
+            facts = yaml.safe_load(other) | facts
+        return kind.model_validate(facts)
+    except (yaml.YAMLError, TypeError, ValidationError) as error:
+        raise ValueError(f"{file} is no card: {error}") from error
+
+
 def named_card(kind: type[Kind], name: str) -> Kind:
-    """Return the card of a set; ValueError, with the known names, for an unknown one."""
-    if name not in cards(kind):
-        raise ValueError(f"{kind.KIND}: expected one of {', '.join(cards(kind))}, got {name!r}")
-    return cards(kind)[name]
+    """Return the card of a set: of the book, or of your own that lies in the data folder.
+
+    Raises ValueError, with the known names, for an unknown one.
+    """
+    if name in cards(kind):
+        return cards(kind)[name]
+    own = data_folder(name) / CARD
+    if name and Path(name).name == name and own.is_file():
+        return read_card(kind, own, name)
+    raise ValueError(f"{kind.KIND}: expected one of {', '.join(cards(kind))}, or the name of a set "
+                     f"of your own that was built from a folder, got {name!r}")  # fmt: skip
+
+
+_TURNS = {"": [0, 1, 2], "z": [0, 1, 2], "y": [0, 2, 1], "x": [1, 2, 0]}
+"""Which axes become x, y and z, so that z is up; of y the new y points the other way."""
 
 
 class DatasetCard(Card):
     """The card of a point set.
 
-    splits: number of clouds in the files of each; up: the axis that points up in its files.
+    splits: number of clouds in the files of each; points: of each cloud; up: the axis that points
+    up in its files.  features: what a point has beside x, y and z.
+    center, unit_sphere, source_up: how a cloud came into the set, see `prepared`; source_up is the
+    axis that was up before ("": the same).
+    voxel_size: a suggestion, and why (voxel_note).  notes: what else to know of it.
     """
 
     CARDS: ClassVar[Path] = HERE / "cards"
@@ -101,6 +125,41 @@ class DatasetCard(Card):
     classes: int
     points: int
     up: str
+    features: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    center: bool = True
+    unit_sphere: bool = True
+    source_up: str = ""
+    voxel_size: float | None = None
+    voxel_note: str = ""
+    notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @property
+    def channels(self) -> int:
+        """The number of features of a point: x, y, z and `features`."""
+        return 3 + len(self.features)
+
+    def prepared(self, cloud: CloudFile, seed: int) -> np.ndarray:
+        """Return a cloud of a file as those of the set are: float32 [points, 3 + F].
+
+        Points are drawn by `seed`; z is turned up where another axis was; the mean is moved to the
+        origin (center) and the farthest point onto the unit sphere (unit_sphere).
+        Raises ValueError where the file lacks a feature of the set.
+        """
+        if lacks := [name for name in self.features if name not in cloud.columns]:
+            raise ValueError(
+                f"expected the features {', '.join(self.features)}, which "
+                f"{self.name} has; the file lacks {', '.join(lacks)}"
+            )
+        every = cloud.drawn(self.points, seed, self.features)
+        every[:, :3] = every[:, _TURNS[self.source_up]]
+        if self.source_up == "y":
+            every[:, 1] *= -1
+        if self.center:
+            every[:, :3] -= every[:, :3].mean(axis=0)
+        radius = np.linalg.norm(every[:, :3], axis=1).max()
+        if self.unit_sphere and radius > 0:
+            every[:, :3] /= radius
+        return every.astype(np.float32)
 
     def opened(self, root: str | Path | None = None) -> Path:
         """Return the set's folder; FileNotFoundError, with what to do, where it is not here."""
