@@ -29,7 +29,8 @@ VAL_SEED = 20220  # fixes which clouds these are
 class PointCloudSet:
     """One split of a classification set; the arrays are read-only.
 
-    points: [N, P, 3] float32 in the units of the files; labels: [N] int64.
+    points: [N, P, 3 + F] float32, x, y and z in the units of the files and then F features;
+    labels: [N] int64.
     """
 
     name: str
@@ -116,9 +117,9 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
             f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}) with 'data' "
             "and 'label'; it may be cut short: copy or build it again"
         ) from error
-    if points.ndim != 3 or points.shape[2] != 3 or points.dtype != np.float32 or not points.size:
-        raise ValueError(f"{path}: 'data': expected [N, P, 3] float32, got {list(points.shape)} "
-                         f"{points.dtype}; a cloud has at least one point")
+    if points.ndim != 3 or points.shape[2] < 3 or points.dtype != np.float32 or not points.size:
+        raise ValueError(f"{path}: 'data': expected [N, P, 3 or more] float32, got "
+                         f"{list(points.shape)} {points.dtype}; a cloud has at least one point")
     same = (points == points[:, :1]).all(axis=(1, 2)) & (points.shape[1] > 1)
     for bad, what in ((~np.isfinite(points).all(axis=(1, 2)), "hold NaN or infinite coordinates"),
                       (same, "are empty (all points equal)")):  # fmt: skip

@@ -59,6 +59,10 @@ class PointClouds:
         table = pd.crosstab(self.sources["class"], self.sources["split"])
         return table.reindex(index=self.class_names, columns=["train", "val", "test"], fill_value=0)
 
+    def files(self, split: str) -> list[str]:
+        """Return the names of a split's files, in the order of its clouds."""
+        return self.sources.loc[self.sources["split"] == split, "file"].tolist()
+
     def __str__(self) -> str:
         """What the set is, for people."""
         card, counts = self.card, self.counts()

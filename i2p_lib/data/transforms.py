@@ -62,16 +62,17 @@ PAPER_AUGMENT = Augment(
 
 
 def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Tensor:
-    """Return changed copies of clouds [B, P, 3]; `points` itself is never written to.
+    """Return changed copies of clouds [B, P, 3 + F]; `points` itself is never written to.
 
+    The first three columns are x, y and z; others follow their point and stay as they are.
     The order is shuffle, rotate, scale, shift, jitter.  All randomness comes from `generator`,
     whose device may differ from that of `points`.  Each cloud is drawn on its own.
 
-    Raises ValueError unless `points` is [B, P, 3] of a floating dtype.
+    Raises ValueError unless `points` is [B, P, 3 or more] of a floating dtype.
     """
-    if points.ndim != 3 or points.shape[2] != 3 or not points.is_floating_point():
+    if points.ndim != 3 or points.shape[2] < 3 or not points.is_floating_point():
         raise ValueError(
-            f"points: expected [B, P, 3] floating, got {list(points.shape)} {points.dtype}"
+            f"points: expected [B, P, 3 or more] floating, got {list(points.shape)} {points.dtype}"
         )
     batch, uniform = len(points), draws(generator, points)
 
@@ -81,7 +82,8 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
     changed = points.clone()
     if settings.shuffle:
         order = uniform(batch, points.shape[1]).argsort(dim=1, stable=True)
-        changed = changed.gather(1, order[..., None].expand(-1, -1, 3))
+        changed = changed.gather(1, order[..., None].expand_as(changed))
+    changed, others = changed[..., :3], changed[..., 3:]
     if settings.rotate != "none":
         changed = changed @ _rotation(uniform(batch) * 2 * math.pi, AXES[settings.rotate])
     if settings.scale != (1.0, 1.0):
@@ -92,10 +94,10 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
         offset = settings.shift * (2 * uniform(batch, 1, 3) - 1)
         changed = changed + offset * where(settings.shift_p)
     if settings.jitter:
-        noise = settings.jitter * (uniform(*points.shape) - 0.5)
+        noise = settings.jitter * (uniform(*changed.shape) - 0.5)
         noise = noise.clamp(-settings.jitter_clip, settings.jitter_clip)
         changed = changed + noise * where(settings.jitter_p)
-    return changed
+    return torch.cat([changed, others], 2) if others.shape[2] else changed
 
 
 def draws(generator: torch.Generator, like: Tensor) -> Callable[..., Tensor]:

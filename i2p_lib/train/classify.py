@@ -175,7 +175,7 @@ def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
 def _inflated(spec: NamedRun, weights: str, num_classes: int) -> nn.Module:
     return inflate(
         image_model(spec.model, weights=weights, seed=spec.seed),
-        in_channels=3,
+        in_channels=dataset_card(spec.data).channels,
         num_classes=num_classes,
         axis=spec.axis,
         normalize=spec.normalize,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.analysis.taps import taps
-from i2p_lib.data import few_shot_episode, load_dataset
+from i2p_lib.data import dataset_card, few_shot_episode, load_dataset
+from i2p_lib.data.registry import DatasetCard
 from i2p_lib.inflation.trace import evaluated
 from i2p_lib.sparse import SparseTensor, voxelize
 from i2p_lib.train import team
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Split:
-    """The clouds of one split in memory: points [N, P, 3] float32, labels [N] int64.
+    """The clouds of one split in memory: points [N, P, 3 + F] float32, labels [N] int64.
 
     The points lie on the device that trains, the labels on the CPU, where metrics read them.
     """
@@ -40,12 +41,14 @@ class Splits:
     """The splits that one run uses, and the class names.
 
     test is None where the run must not read it (protocol "tuning").
+    card: of the set that they come from, where they come from one.
     """
 
     train: Split
     val: Split
     test: Split | None
     class_names: tuple[str, ...]
+    card: DatasetCard | None = None
 
     @property
     def used(self) -> dict[str, Split]:
@@ -60,15 +63,18 @@ class Splits:
 
 
 def net_input(net: nn.Module, points: Tensor, settings: ClassifySettings) -> SparseTensor | Tensor:
-    """Return what a network takes of a batch [B, P, 3]: the points, or voxels made of them.
+    """Return what a network takes of a batch [B, P, 3 + F]: the points, or voxels made of them.
+
+    A network on points sees x, y and z; a voxel has all features.
 
     What a voxel has of its points, and where voxels lie, is the protocol's.
     With `amp` bf16 its features are bfloat16, and sparse layers work in their input's format.
     """
     if getattr(net, "i2p_input", "voxels") == "points":
-        return points
+        return points[..., :3]
     rules = settings.rules
-    voxels = voxelize(points, settings.voxel_size, reduce=rules.voxel, grid=rules.grid)
+    features = points.flatten(0, 1) if points.shape[2] > 3 else None
+    voxels = voxelize(points[..., :3], settings.voxel_size, rules.voxel, features, rules.grid)
     return voxels.to(torch.bfloat16) if settings.amp == "bf16" else voxels
 
 
@@ -140,7 +146,7 @@ def point_clouds(
         else:
             chosen = stratified_first(labels, train_limit if use == "train" else test_limit)
         parts[use] = Split(torch.tensor(whole.points[chosen.numpy(), :points]), labels[chosen])
-    return Splits(**parts, class_names=tuple(whole.class_names))
+    return Splits(**parts, class_names=tuple(whole.class_names), card=dataset_card(name))
 
 
 def load_splits(spec: NamedRun, device: torch.device = CPU) -> Splits:

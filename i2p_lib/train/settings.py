@@ -218,7 +218,7 @@ class ClassifySettings(Settings):
     """
 
     batch_size: int = Field(16, ge=2, le=4096)
-    voxel_size: float = Field(0.05, gt=0, le=1)
+    voxel_size: float = Field(0.05, gt=0, le=1e6)
     amp: Literal["off", "bf16"] = "off"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: Annotated[Augment, BeforeValidator(_to_augment)] = "upright"
