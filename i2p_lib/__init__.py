@@ -20,7 +20,7 @@ PUBLIC = {
     "point_clouds": "i2p_lib.train.clouds",
     "PointClouds": "i2p_lib.data.own",
     "predict": "i2p_lib.train.reading",
-    "load_run": "i2p_lib.runs.folder",
+    "load_run": "i2p_lib.runs",
     "RunSpec": "i2p_lib.runs.spec",
     "SegmentSpec": "i2p_lib.runs.spec",
     "run": "i2p_lib.runs",

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from i2p_lib.everyday import add_commands
+
 EXAMPLES = """examples:
+  i2p train --data my_clouds --weights imagenet1k --regime io+bn --out runs/mine
   i2p book                               execute what is missing (demo) and build the pages
   i2p run 03_few_shot --profile smoke    one chapter, in seconds
   i2p status --profile demo              what is done, stale (and why), missing or failed
@@ -43,8 +46,9 @@ Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 where it failed, 2 for wrong words, 130 when interrupted."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(settings="train" in words)
+    options = parser.parse_args(words)
     if "act" not in options:
         parser.print_help()
         return 2
@@ -62,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def build_parser(settings: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of all commands; settings: see `add_commands`."""
     as_typed = argparse.RawDescriptionHelpFormatter
     about = "Image2Point, reproduced: train, execute the chapters, build the book."
     parser = argparse.ArgumentParser("i2p", description=about, epilog=EXAMPLES,
@@ -109,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--part", action="store_true",
                       help="get: take a part of the set, or others in its layout")
     data.add_argument("--workers", type=_count, default=1, help="get: processes (default: 1)")
+    add_commands(command, settings)
     command("doctor", _doctor, "say what this machine has and what is missing")
     return parser
 

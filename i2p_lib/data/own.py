@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from i2p_lib.data.cloud_files import seed_of
 from i2p_lib.data.making import data_folder, folder_lock
-from i2p_lib.data.own_building import NAMES, SKIPPED, SOURCES, build
+from i2p_lib.data.own_building import NAMES, SKIPPED, build
 from i2p_lib.data.own_files import found_files
-from i2p_lib.data.registry import CARD, DatasetCard, read_card
+from i2p_lib.data.registry import CARD, SOURCES, DatasetCard, read_card
 from i2p_lib.files import sha256
 
 
@@ -58,10 +58,6 @@ class PointClouds:
         """Return the number of clouds of each class (a row) in each split (a column)."""
         table = pd.crosstab(self.sources["class"], self.sources["split"])
         return table.reindex(index=self.class_names, columns=["train", "val", "test"], fill_value=0)
-
-    def files(self, split: str) -> list[str]:
-        """Return the names of a split's files, in the order of its clouds."""
-        return self.sources.loc[self.sources["split"] == split, "file"].tolist()
 
     def __str__(self) -> str:
         """What the set is, for people."""

@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 from i2p_lib.data.cloud_files import USUAL, BadCloud, CloudFile, seed_of
 from i2p_lib.data.manifests import MANIFEST
 from i2p_lib.data.own_files import OwnFile
-from i2p_lib.data.registry import CARD, DatasetCard
+from i2p_lib.data.registry import CARD, SOURCES, DatasetCard
 from i2p_lib.files import sha256, write_text
 
 SHARES = {"test": 0.2, "val": 0.1}  # of each class, where a folder has no splits
 GRID = 32  # voxels along a cloud: 4 places are left behind a total stride of 8
 FILL = 0.6  # voxels per point at most, so that voxels have more than one point
 LISTED = 20  # faults that a message names
-SOURCES, SKIPPED, NAMES = "sources.csv", "skipped.csv", "shape_names.txt"
+SKIPPED, NAMES = "skipped.csv", "shape_names.txt"
 
 
 class BadClouds(ValueError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
 
 import numpy as np
+import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +20,8 @@ from i2p_lib.files import sha256
 HERE = Path(__file__).resolve().parent
 CARD = "card.yml"
 """The card of a set that was built from a folder of your own, in that set's folder."""
+SOURCES = "sources.csv"
+"""Beside it: file, class and split of each cloud, in the order of the splits' clouds."""
 
 
 class Card(BaseModel):
@@ -181,6 +184,20 @@ def dataset_names() -> tuple[str, ...]:
 def dataset_card(name: str) -> DatasetCard:
     """Return the card of a data set; ValueError for an unknown name."""
     return named_card(DatasetCard, name)
+
+
+def know(card: Card) -> None:
+    """Let a card be found by its name in this process, where its set is not here."""
+    cards(type(card)).setdefault(card.name, card)
+
+
+def cloud_names(name: str, split: str) -> tuple[str, ...]:
+    """Return the names of the files that a split of your own set came from; () of other sets."""
+    file = dataset_card(name).root() / SOURCES
+    if not file.is_file():
+        return ()
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return tuple(table.loc[table["split"] == split, "file"])
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> PointCloudSet:

@@ -54,7 +54,8 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
                 writing = [_writing_hook(entry)] if main else []
                 kept = finish(train(state, [*writing, *hooks]))
                 if main:
-                    _finish(entry, kept, state.net, about | backend.record())
+                    about |= backend.record() | entry.spec.reading(state.task)
+                    _finish(entry, kept, state.net, about)
         except Exception:
             if main:
                 mark_failed(entry, traceback.format_exc())
@@ -126,7 +127,7 @@ def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.glob("[!.]*"))  # without what a killed process was writing
-        if path.name not in store.UNSTABLE
+        if path.is_file() and path.name not in store.UNSTABLE
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
     store.write_json(folder / "state.json", about)

@@ -123,6 +123,10 @@ class Named(Settings):
             parts["norms"] = f"{self.norms} weights of {model}", size
         return parts
 
+    def reading(self, task: Any) -> dict[str, Any]:
+        """Return what a finished run says of how it read its data."""
+        return {"class_names": list(task.class_names)}
+
     def chain(self) -> list[Self]:
         """Return the runs that this one needs, teachers first, itself last."""
         return [*(self.teacher.chain() if self.teacher else []), self]

@@ -35,6 +35,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_yaml(text: str) -> Any:
+    """Return what YAML text says, as people write it; raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -161,7 +166,7 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _content(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return what a file says, laid over the profile that it extends."""
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
+    content = read_yaml(path.read_text(encoding="utf-8")) or {}
     fields = Profile.model_fields.items()
     known = [field.alias or name for name, field in fields if name != "path"]
     _refuse_unknown(content, known, "key", str(path))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
 from i2p_lib.files import atomic_write, sha256, write_text
-from i2p_lib.runs.spec import AnySpec
+from i2p_lib.runs.spec import AnySpec, spec_from
 from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
 
@@ -75,6 +75,50 @@ class Entry:
         parts = key_parts(spec)
         key = key_of(parts)
         return cls(spec, parts, key, store_root(store) / key[:16])
+
+    @classmethod
+    def at(cls, spec: AnySpec, folder: str | Path) -> Entry:
+        """Give a run a folder of its own, outside of a store; find it there where it was begun.
+
+        A finished run stays what it is when sources have changed since; one that was not finished
+        then starts anew.
+        Raises ValueError where the folder holds another run, or other files.
+        """
+        folder = Path(folder).expanduser().resolve()
+        parts, before = key_parts(spec), read_json(folder / "parts.json")
+        entry = cls(spec, parts, key_of(parts), folder)
+        if before is None:
+            if folder.is_dir() and any(folder.glob("[!.]*")):
+                raise ValueError(f"{folder}: expected a new folder or one of a run, got other "
+                                 "files: name another one")
+            return entry
+        known = cls(spec, before, key_of(before), folder)
+        changed = [name for name in entry.changed(before).split(", ")
+                   if name and not name.startswith("source ")]  # fmt: skip
+        if changed:
+            old, new = (json.loads(one["spec"]) for one in (before, parts))
+            differs = [f"{key} {old.get(key)} there, {value} here" for key, value in new.items()
+                       if old.get(key) != value] or changed  # fmt: skip
+            raise ValueError(f"{folder} holds another run ({'; '.join(differs)}): name another "
+                             "folder, or go on with that run's settings")
+        if known.done():
+            return known
+        if known.key != entry.key:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        return entry
+
+    @classmethod
+    def found(cls, folder: str | Path) -> Entry:
+        """Open the run that a folder holds, as it was written.
+
+        Raises FileNotFoundError where it holds none, DamagedRun where it was changed.
+        """
+        folder = Path(folder).expanduser().resolve()
+        settings, parts = (read_json(folder / f"{name}.json") for name in ("spec", "parts"))
+        if settings is None or parts is None:
+            raise FileNotFoundError(f"{folder}: expected the folder of a run, with spec.json and "
+                                    "parts.json: train one with i2p train --out FOLDER")
+        return cls(spec_from(settings, str(folder / "spec.json")), parts, key_of(parts), folder)
 
     def teachers(self) -> list[Entry]:
         """Return the places of the run's teachers in the same store, its own the last."""

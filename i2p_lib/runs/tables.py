@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
+from i2p_lib.analysis.answers import Answers
+from i2p_lib.data.registry import DatasetCard, cloud_names, dataset_card, know
 from i2p_lib.runs.needs import status
 from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.store import Entry, load_learned, read_json
+from i2p_lib.train.reading import Reads
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,49 @@ class RunResult:
         metrics = read_json(entry.folder / "metrics.json")
         return cls(entry.spec, entry.key, history, metrics, entry.folder)
 
+    @classmethod
+    def at(cls, folder: str | Path) -> RunResult:
+        """Open the finished run of a folder, whatever trained it and whatever changed since.
+
+        Raises FileNotFoundError where there is none, DamagedRun where its files were changed.
+        """
+        result = cls.load(Entry.found(folder))
+        if facts := result.about.get("card"):
+            know(DatasetCard.model_validate_json(json.dumps(facts)))
+        return result
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What state.json says: machine, versions, dates, classes, card of the data."""
+        return read_json(self.folder / "state.json")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        return tuple(self.about["class_names"])
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The trained network on the CPU, in eval mode; `predict` takes it."""
+        net = self.network()
+        if isinstance(self.spec, RunSpec):
+            card = dataset_card(self.spec.data)
+            net.i2p_reads = Reads(card, self.spec, self.class_names, self.spec.points)
+        return net
+
+    def answers(self) -> Answers:
+        """Return what the network said of the test clouds when the run was finished."""
+        kept = self.features()
+        if "test_logits" not in kept:
+            raise ValueError(f"{self.spec.label()}: this run has not read the test split")
+        names = cloud_names(self.spec.data, "test")
+        return Answers(kept["test_logits"], kept["test_labels"], self.class_names,
+                       names if len(names) == len(kept["test_labels"]) else ())  # fmt: skip
+
+    def errors(self) -> pd.DataFrame:
+        """Return the test clouds that are named wrongly, the surest first, see `Answers`."""
+        return self.answers().errors()
+
     def probes(self) -> pd.DataFrame:
         """Return the probes: one row per epoch, split, layer and metric."""
         return pd.read_csv(self.folder / "probes.csv")
@@ -53,7 +102,9 @@ class RunResult:
         return kept["test_logits"].argmax(1) == kept["test_labels"]
 
     def confusion(self) -> pd.DataFrame:
-        """Return a segmentation's counts of points: a row per label, a column per prediction."""
+        """Return counts of test clouds (or points): a row per label, a column per answer."""
+        if isinstance(self.spec, RunSpec):
+            return self.answers().confusion()
         counts = pd.read_csv(self.folder / "confusion.csv")
         return counts.set_axis(counts.columns, axis=0)
 
@@ -75,6 +126,14 @@ class RunResult:
         net = self.spec.module.build_network(self.spec, self.metrics["classes"])
         load_learned(net, tensors, self.folder / "model.safetensors")
         return net.eval()
+
+
+def load_run(folder: str | Path) -> RunResult:
+    """Return the finished run of a folder: one of yours, or one of the book's; see `RunResult.at`.
+
+    >>> i2p.load_run("runs/mine").confusion()  # doctest: +SKIP
+    """
+    return RunResult.at(folder)
 
 
 def results(runs: Sequence[RunResult]) -> pd.DataFrame:

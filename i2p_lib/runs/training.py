@@ -37,17 +37,19 @@ def run(
     store: str | Path | None = None,
     progress: bool = True,
     device: str = "cpu",
+    folder: str | Path | None = None,
 ) -> RunResult:
     """Return the result of a spec: found in the store, or trained here and stored.
 
     store: folder of the runs (default $I2P_RUNS, else `_runs` in the project).
+    folder: a folder for this run alone, instead of a place in the store, see `Entry.at`.
     device: "cpu", "cuda" or "auto"; not part of the key, since it does not describe the run.
     An interrupted run goes on from its checkpoint and ends as if it had never stopped.
     Simulated scenes are made where they are not here.
     Raises DamagedRun where the stored files were changed.
     """
     prepare([spec], progress)
-    entry = Entry.of(spec, store)
+    entry = Entry.of(spec, store) if folder is None else Entry.at(spec, folder)
     if not entry.done():
         _train_here([entry], progress, device)
     return RunResult.load(entry)

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from i2p_lib.analysis.answers import Answers
 from i2p_lib.data.own import PointClouds
-from i2p_lib.inflation.regimes import freeze
+from i2p_lib.data.registry import cloud_names
+from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.train.classify import Classify
 from i2p_lib.train.clouds import Splits, evaluate, point_clouds
 from i2p_lib.train.loop import Hook, State, finish, start, train
@@ -60,8 +61,8 @@ def fit(
             is trained in place and moved to the device.
         clouds: your own (`PointClouds`), a set of the book (`point_clouds`), or a `Splits` of your
             own tensors.
-        regime: what is trained, a name in `REGIMES`, see `freeze`.  None: parameters without
-            ``requires_grad`` stay as they are.
+        regime: what is trained, a name in `REGIMES`, see `freeze`; it also sets a usual learning
+            rate.  None: parameters without ``requires_grad`` stay as they are.
         hooks: called before training and after every epoch with the `State`.
         progress: whether a bar shows epochs, time left and the last accuracy.
         settings: fields of `ClassifySettings`, such as epochs, lr, batch_size, voxel_size, seed.
@@ -81,11 +82,12 @@ def fit(
     names: Sequence[str] = ()
     if isinstance(clouds, PointClouds):
         settings = {"voxel_size": clouds.voxel_size} | settings
-        names = clouds.files("test")
+        names = cloud_names(clouds.name, "test")
         clouds = point_clouds(clouds.name, clouds.card.points)
-    chosen = ClassifySettings(**settings)
     if regime is not None:
         freeze(net, regime)
+        settings = {"lr": REGIMES[regime].rate} | settings
+    chosen = ClassifySettings(**settings)
     task = Classify(chosen, clouds.to(device))
     _try_out(net.to(device), task)
     with tqdm(total=chosen.epochs, desc="epochs", disable=not progress) as bar:
