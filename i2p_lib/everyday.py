@@ -254,9 +254,11 @@ def predict_files(options: argparse.Namespace) -> None:
 
     result = opened(options.run)
     if "scenes" in type(result.spec).model_fields:
-        from i2p_lib.data.own_scenes import label_files
+        from i2p_lib.train.labelling import label_files
 
-        label_files(result, options.files, options.output or Path("."), options.device)
+        for path, counts in label_files(result.net, options.files, options.output or Path(".")):
+            shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in counts.items())
+            print(f"{path}: {shares}", flush=True)
         return
     from i2p_lib.runs.execute import resolve_device
 

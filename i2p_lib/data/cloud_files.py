@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+
+from i2p_lib.data.text_tables import TableFault, read_table
 
 LARGEST = 2**31  # bytes that one file may unpack to
 RED_GREEN_BLUE = ("red", "green", "blue")
 USUAL = (*RED_GREEN_BLUE, "intensity")
 """Columns beside x, y and z that are taken as features where every file of a set has them."""
+GUESSED = {4: ("intensity",), 6: RED_GREEN_BLUE, 7: ("intensity", *RED_GREEN_BLUE)}
+"""What columns behind x, y and z are where no header names them, by the number of all columns."""
+Guessed = Mapping[int, Sequence[str]]
 _NAMES = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "reflectance": "intensity",
           "scalar_intensity": "intensity", "normal_x": "nx", "normal_y": "ny",
           "normal_z": "nz", "class": "label", "classification": "label"}  # fmt: skip
@@ -32,14 +34,19 @@ class CloudFile:
     """What a file holds.
 
     points: [N, 3] float64, in the file's units.  columns: {name: [N]} of what else it says of
-    each point; colours and intensity lie in 0..1.  dropped: points that were not finite.
-    faces: [F, 3] of a mesh, whose points are its vertices; None of a cloud.
+    each point; colours and intensity lie in 0..1.  faces: [F, 3] of a mesh, whose points are its
+    vertices; None of a cloud.  dropped: points that were not finite.
     """
 
     points: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     faces: np.ndarray | None = None
     dropped: int = 0
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The columns that points drawn from it have: none, of a mesh."""
+        return frozenset(self.columns if self.faces is None else ())
 
     def drawn(self, count: int, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:
         """Return `count` points in random order, float64 [count, 3 + len(names)].
@@ -60,17 +67,19 @@ class CloudFile:
         return np.column_stack([self.points, *(self.columns[name] for name in names)])[order]
 
 
-def read_cloud(path: Path) -> CloudFile:
-    """Return what a file of one of the `FORMATS` holds, checked.
+def read_cloud(path: Path, guessed: Guessed = GUESSED) -> CloudFile:
+    """Return what a file of one of the `FORMATS` holds, checked; guessed: as `GUESSED` is.
 
     Raises BadCloud where it is damaged, empty or of another format, ImportError (what to install)
     where its format needs a package that is not here.
     """
     read = FORMATS[path.suffix.lower()]
     try:
-        found = read(path)
+        found = read(path, guessed)
     except (BadCloud, ImportError, FileNotFoundError):
         raise
+    except TableFault as error:
+        raise BadCloud(str(error)) from error
     except Exception as error:  # what is damaged fails in many ways inside the libraries
         kind = path.suffix[1:]
         text = " ".join(str(error).split())[:120] or type(error).__name__
@@ -101,7 +110,7 @@ def checked(found: CloudFile) -> CloudFile:
     return CloudFile(points, columns, dropped=int((~good).sum()))
 
 
-def _mesh(path: Path) -> CloudFile:
+def _mesh(path: Path, guessed: Guessed) -> CloudFile:
     """A mesh of any number of parts, or the vertices of a file without faces."""
     import trimesh
 
@@ -109,12 +118,15 @@ def _mesh(path: Path) -> CloudFile:
     parts = [part for part in scene.geometry.values() if len(getattr(part, "vertices", ()))]
     if not parts:
         raise BadCloud("expected vertices, got none")
+    raw = parts[0].metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
+    names = raw if isinstance(raw, dict) else raw.dtype.names or ()
+    columns = {name: np.asarray(raw[name]).reshape(-1) for name in names
+               if np.size(raw[name]) == len(parts[0].vertices)}  # fmt: skip
     if any(len(getattr(part, "faces", ())) for part in parts):
         whole = scene.to_mesh()
-        return CloudFile(np.asarray(whole.vertices, float), faces=np.asarray(whole.faces))
-    raw = parts[0].metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
-    columns = {name: np.asarray(values).reshape(-1) for name, values in raw.items()
-               if np.size(values) == len(parts[0].vertices)}  # fmt: skip
+        columns = columns if len(parts) == 1 else {}
+        table = _table(np.asarray(whole.vertices, float), columns)
+        return CloudFile(table.points, table.columns, np.asarray(whole.faces))
     return _table(np.asarray(parts[0].vertices, float), columns)
 
 
@@ -137,30 +149,33 @@ def _top(values: np.ndarray) -> float:
     return 1.0 if most <= 1 else 255.0 if most <= 255 else 65535.0
 
 
-def columns_of(array: np.ndarray, names: list[str] | None = None) -> CloudFile:
-    """A cloud from the rows [N, 3 + F] of a table, its columns named or guessed."""
+def columns_of(
+    array: np.ndarray, names: list[str] | None = None, guessed: Guessed = GUESSED
+) -> CloudFile:
+    """Return a cloud of the rows [N, 3 + F] of a table, its columns named or guessed."""
     if array.ndim != 2 or array.shape[1] < 3:
-        raise BadCloud(f"expected rows of x, y, z and more, [N, 3 or more], got "
+        raise BadCloud("expected rows of x, y, z and more, [N, 3 or more], got "
                        f"{list(array.shape)}")  # fmt: skip
     if array.dtype.kind not in "fiu":
         raise BadCloud(f"expected numbers, got {array.dtype}")
     width, rest = array.shape[1], array[:, 3:]
     if names is None:
-        lengths = np.linalg.norm(rest.astype(float), axis=1)
-        normals = width == 6 and np.allclose(lengths, 1, atol=0.01)
-        guessed = {4: ("intensity",), 6: ("nx", "ny", "nz") if normals else RED_GREEN_BLUE,
-                   7: ("intensity", *RED_GREEN_BLUE)}.get(width)  # fmt: skip
-        names = ["x", "y", "z", *(guessed or (f"column_{n}" for n in range(4, width + 1)))]
+        names = guessed.get(width, [f"column_{n}" for n in range(4, width + 1)])
+        if guessed is GUESSED and width == 6:
+            lengths = np.linalg.norm(rest.astype(float), axis=1)
+            names = ("nx", "ny", "nz") if np.allclose(lengths, 1, atol=0.01) else names
+        names = ["x", "y", "z", *names]
     place = {name.lower(): number for number, name in enumerate(names)}
     at = [place.get(axis, number) for number, axis in enumerate("xyz")]
     others = {name: array[:, n] for n, name in enumerate(names) if n not in at}
     return _table(array[:, at].astype(float), others)
 
 
-def _numpy(path: Path) -> CloudFile:
+def _numpy(path: Path, guessed: Guessed) -> CloudFile:
     """The rows of an .npy file, or an .npz file of points and what else each of them has."""
     if path.suffix == ".npy":
-        return columns_of(_native(np.load(path, mmap_mode="r", allow_pickle=False)))
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return columns_of(_native(array), guessed=guessed)
     with zipfile.ZipFile(path) as archive:
         if (size := sum(item.file_size for item in archive.infolist())) > LARGEST:
             raise BadCloud(f"would unpack to {size / 1e9:.0f} GB; {LARGEST / 1e9:.0f} are allowed")
@@ -168,7 +183,7 @@ def _numpy(path: Path) -> CloudFile:
         arrays = {name.lower(): _native(stored[name]) for name in stored.files}
     for name in ("points", "xyz", "pos", "data", "vertices", "coords", "arr_0"):
         if name in arrays:
-            found = columns_of(arrays.pop(name))
+            found = columns_of(arrays.pop(name), guessed=guessed)
             break
     else:
         raise BadCloud(f"expected an array named points, xyz, pos or data, got {sorted(arrays)}")
@@ -185,68 +200,8 @@ def _native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _text(path: Path) -> CloudFile:
-    """A table of points: blanks, commas or semicolons between them, a header or none."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        head = list(islice(file, 50))
-    skipped, names = 0, None
-    for line in head:
-        words = _words(line)
-        if words and all(map(_number, words)) and len(words) > 1:
-            break
-        if words and len(words) >= 3 and {"x", "y", "z"} <= {word.lower() for word in words}:
-            names = words
-        elif words and not line.lstrip().startswith(("#", "//")) and len(words) > 1:
-            raise BadCloud(f"line {skipped + 1}: expected numbers, got {line.strip()[:40]!r}")
-        skipped += 1
-    else:
-        raise BadCloud("expected lines of x, y and z, got none")
-    mark = next((mark for mark in ",;" if mark in head[skipped]), r"\s+")
-    width = len(_words(head[skipped]))
-    try:
-        rows = pd.read_csv(
-            path,
-            sep=mark,
-            header=None,
-            skiprows=skipped,
-            dtype=float,
-            comment="#",
-            usecols=range(width),
-            encoding="utf-8-sig",
-            encoding_errors="replace",
-        )
-    except (ValueError, pd.errors.ParserError):
-        rows = None
-    if rows is None or rows.isna().to_numpy().any():
-        if fault := _fault(path, skipped, width):
-            raise BadCloud(fault)
-    if names and len(names) != width:
-        raise BadCloud(f"the header names {len(names)} columns, the rows have {width}")
-    return columns_of(rows.to_numpy(), names)
-
-
-def _fault(path: Path, skipped: int, width: int) -> str:
-    """What is wrong with the first bad line of a table."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            words = _words(line.partition("#")[0])
-            if number <= skipped or not words:
-                continue
-            if len(words) != width or not all(map(_number, words)):
-                return f"line {number}: expected {width} numbers, got {line.strip()[:40]!r}"
-    return ""
-
-
-def _words(line: str) -> list[str]:
-    return re.split(r"[,;\s]+", line.strip().lstrip("#/ ").rstrip(",;")) if line.strip() else []
-
-
-def _number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _text(path: Path, guessed: Guessed) -> CloudFile:
+    return columns_of(*read_table(path), guessed)
 
 
 def _needed(package: str, path: Path):  # noqa: ANN202
@@ -258,7 +213,7 @@ def _needed(package: str, path: Path):  # noqa: ANN202
                           "pip install 'image2point-book[clouds]'") from error  # fmt: skip
 
 
-def _pcd(path: Path) -> CloudFile:
+def _pcd(path: Path, guessed: Guessed) -> CloudFile:
     cloud = _needed("pypcd4", path).PointCloud.from_path(path)
     columns = {name: cloud.pc_data[name] for name in cloud.fields}
     if "rgb" in columns:
@@ -269,14 +224,14 @@ def _pcd(path: Path) -> CloudFile:
     return _table(np.column_stack([columns[axis] for axis in "xyz"]).astype(float), columns)
 
 
-def _las(path: Path) -> CloudFile:
+def _las(path: Path, guessed: Guessed) -> CloudFile:
     las = _needed("laspy", path).read(path)
     here = [name for name in (*USUAL, "classification") if name in las.point_format.dimension_names]
     columns = {name: np.asarray(las[name]) for name in here}
     return _table(np.asarray(las.xyz, float), {k: v for k, v in columns.items() if v.any()})
 
 
-FORMATS: dict[str, Callable[[Path], CloudFile]] = {
+FORMATS: dict[str, Callable[[Path, Guessed], CloudFile]] = {
     **dict.fromkeys((".ply", ".off", ".obj", ".stl", ".glb", ".gltf"), _mesh),
     **dict.fromkeys((".npy", ".npz"), _numpy),
     **dict.fromkeys((".xyz", ".txt", ".csv", ".pts", ".asc"), _text),

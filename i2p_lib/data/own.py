@@ -131,10 +131,9 @@ class PointClouds:
                    "skip_bad": skip_bad}  # fmt: skip
         _check(root, options)
         files, skipped = found_files(root)
-        hashes = _hashes([file.path for file in files], progress)
+        hashes = hashes_of([file.path for file in files], progress)
         rows = [(file.name(root), file.label, file.split, hashes[file.path]) for file in files]
-        slug = re.sub(r"[^a-z0-9]+", "_", root.stem.lower()).strip("_")[:40] or "clouds"
-        name = f"{slug}_{seed_of(json.dumps([rows, options])):08x}"
+        name = set_name(root, [rows, options])
         folder = data_folder(name)
         with folder_lock(folder):
             if not (folder / CARD).is_file():
@@ -171,8 +170,15 @@ def _check(root: Path, options: Mapping) -> None:
         raise ValueError("unit_sphere is about the origin: leave center on, or turn both off")
 
 
-def _hashes(paths: Sequence[Path], progress: bool) -> dict[Path, str]:
+def hashes_of(paths: Sequence[Path], progress: bool) -> dict[Path, str]:
+    """Return the SHA-256 of each file; of many files a bar shows how far it is."""
     once = dict.fromkeys(paths)
     quiet = not progress or len(once) < 500
     bar = tqdm(once, desc="look at the files", unit="file", leave=False, disable=quiet)
     return {path: sha256(path) for path in bar}
+
+
+def set_name(root: Path, content: object) -> str:
+    """Return the name of the set that a folder becomes: its own, and digits of its content."""
+    slug = re.sub(r"[^a-z0-9]+", "_", root.stem.lower()).strip("_")[:40] or "clouds"
+    return f"{slug}_{seed_of(json.dumps(content)):08x}"

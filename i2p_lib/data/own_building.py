@@ -135,16 +135,17 @@ def _read(
     file: OwnFile, card: DatasetCard, seed: str, shared: set[str], options: Mapping
 ) -> tuple[np.ndarray, CloudFile]:
     """Return a cloud as the set has it, and the file; `shared` keeps the columns of all files."""
-    found = file.read()
-    has = set() if found.faces is not None else set(found.columns)
+    found, wanted = file.read(), card.features
     if options["features"] is None:
-        shared &= has
-        absent = {name: np.zeros(len(found.points)) for name in card.features if name not in has}
-        found.columns.update(absent)
-    elif lacks := [name for name in card.features if name not in has]:
-        raise BadCloud(f"lacks the features {', '.join(lacks)}; it has {sorted(has) or 'none'}")
+        shared &= found.features
+        card = card.model_copy(update={"features": tuple(found.features & set(card.features))})
+    elif lacks := sorted(set(card.features) - found.features):
+        has = ", ".join(sorted(found.features)) or "none"
+        raise BadCloud(f"lacks the features {', '.join(lacks)}; it has {has}")
     cloud = card.prepared(found, seed_of(seed))
-    return np.pad(cloud, ((0, 0), (0, card.channels - cloud.shape[1]))), found  # of a mesh: 3
+    every = np.zeros((len(cloud), 3 + len(wanted)), np.float32)
+    every[:, [0, 1, 2, *(3 + wanted.index(name) for name in card.features)]] = cloud
+    return every, found
 
 
 def drawn_splits(table: pd.DataFrame, seed: int) -> list[str]:

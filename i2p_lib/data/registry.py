@@ -148,7 +148,7 @@ class DatasetCard(Card):
         origin (center) and the farthest point onto the unit sphere (unit_sphere).
         Raises ValueError where the file lacks a feature of the set.
         """
-        if lacks := [name for name in self.features if name not in cloud.columns]:
+        if lacks := [name for name in self.features if name not in cloud.features]:
             raise ValueError(
                 f"expected the features {', '.join(self.features)}, which "
                 f"{self.name} has; the file lacks {', '.join(lacks)}"

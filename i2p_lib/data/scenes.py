@@ -91,6 +91,7 @@ class SceneCard(Card):
     of each other part; else it is scenes chosen by a hash of their place.
     sizes: published scenes of each split of a real set.
     typical_points: of one scene, for a forecast without the set.
+    names, features: the classes and the features of a point, where the layout has none of its own.
     trained_too: classes that are ignored here, but that the released code trains; its mIoU leaves
     their points out and counts each of them as 1.
     """
@@ -106,6 +107,8 @@ class SceneCard(Card):
     simulated: bool = False
     around_sensor: bool = False
     val_last: bool = False
+    names: Names = ()
+    features: Names = ()
     trained_too: Names = ()
     made_from: Names = ()
     sizes: dict[str, int] = {}
@@ -118,12 +121,12 @@ class SceneCard(Card):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of their labels."""
-        return self.reader.CLASS_NAMES
+        return self.names or self.reader.CLASS_NAMES
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """What the features of a point are, such as "intensity"."""
-        return self.reader.FEATURE_NAMES
+        return self.features or self.reader.FEATURE_NAMES
 
     @property
     def classes(self) -> int:
@@ -198,7 +201,8 @@ def load_scenes(
 def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
     """Return "train", "val" or "test" for each scene, named such as Area_1/office_3 or 08/000123.
 
-    Of each part but `card.test_part`, val is `VAL_SHARE`, at least one scene of two or more.
+    Of each part but `card.test_part`, val is `VAL_SHARE`, at least one scene of two or more; or val
+    is the part of that name, where there is one.
     """
     parts: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -206,6 +210,8 @@ def split_scenes(card: SceneCard, names: Iterable[str]) -> dict[str, str]:
     splits = {}
     for part, scenes in parts.items():
         held = max(len(scenes) > 1, round(VAL_SHARE * len(scenes)))
+        if "val" in parts:
+            held = len(scenes) if part == "val" else 0
         order = np.arange(len(scenes))[::-1]
         if not card.val_last:
             order = fixed_order(order, f"val {part}")

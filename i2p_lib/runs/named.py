@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from i2p_lib.data import dataset_card
+from i2p_lib.data.scenes import scene_card
 from i2p_lib.inflation import AXES
 from i2p_lib.inflation.regimes import REGIMES
 from i2p_lib.models import image_name, is_point_model, modules_of, point_models
@@ -125,7 +127,8 @@ class Named(Settings):
 
     def reading(self, task: Any) -> dict[str, Any]:
         """Return what a finished run says of how it read its data."""
-        return {"class_names": list(task.class_names)}
+        card = dataset_card(self.on) if self.DATA == "data" else scene_card(self.on)
+        return {"class_names": list(task.class_names), "card": card.model_dump(mode="json")}
 
     def chain(self) -> list[Self]:
         """Return the runs that this one needs, teachers first, itself last."""

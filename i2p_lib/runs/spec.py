@@ -78,10 +78,6 @@ class RunSpec(Named, ClassifySettings):
         """Return what identifies the clouds' content and how they stand."""
         return f"{dataset_hash(self.data)} {dataset_card(self.data).up} up"
 
-    def reading(self, task: Any) -> dict[str, Any]:
-        """Return what a finished run says of how it read its clouds."""
-        return super().reading(task) | {"card": dataset_card(self.data).model_dump(mode="json")}
-
     def row(self) -> dict[str, Any]:
         """Return the settings as one flat table row."""
         return super().row() | {

@@ -16,10 +16,13 @@ from torch import nn
 
 from i2p_lib.analysis.answers import Answers
 from i2p_lib.data.registry import DatasetCard, cloud_names, dataset_card, know
+from i2p_lib.data.scenes import SceneCard, scene_card
 from i2p_lib.runs.needs import status
 from i2p_lib.runs.spec import AnySpec, RunSpec
 from i2p_lib.runs.store import Entry, load_learned, read_json
+from i2p_lib.train.labelling import ReadsScenes
 from i2p_lib.train.reading import Reads
+from i2p_lib.train.segment import build_encoding
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class RunResult:
         Raises FileNotFoundError where there is none, DamagedRun where its files were changed.
         """
         result = cls.load(Entry.found(folder))
-        if facts := result.about.get("card"):
-            know(DatasetCard.model_validate_json(json.dumps(facts)))
+        kind = DatasetCard if isinstance(result.spec, RunSpec) else SceneCard
+        know(kind.model_validate_json(json.dumps(result.about["card"])))
         return result
 
     @cached_property
@@ -72,6 +75,9 @@ class RunResult:
         if isinstance(self.spec, RunSpec):
             card = dataset_card(self.spec.data)
             net.i2p_reads = Reads(card, self.spec, self.class_names, self.spec.points)
+        else:
+            card, encoding = scene_card(self.spec.scenes), build_encoding(self.spec)
+            net.i2p_reads = ReadsScenes(encoding, card, self.class_names)
         return net
 
     def answers(self) -> Answers:

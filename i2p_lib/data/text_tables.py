@@ -1,0 +1,82 @@
+"""Reading a text file of numbers, whatever stands between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+class TableFault(ValueError):
+    """A text file that is no table of numbers; the message names the line."""
+
+
+def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
+    """Return the numbers [N, C] of a text file, and the names of its columns or None.
+
+    Between the numbers stand blanks, commas or semicolons; lines that begin with # or // are left
+    out.  Raises TableFault with the line that is wrong.
+    """
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        head = list(islice(file, 50))
+    skipped, names = 0, None
+    for line in head:
+        words = _words(line)
+        if words and all(map(_number, words)) and len(words) > 1:
+            break
+        if words and len(words) >= 3 and {"x", "y", "z"} <= {word.lower() for word in words}:
+            names = words
+        elif words and not line.lstrip().startswith(("#", "//")) and len(words) > 1:
+            raise TableFault(f"line {skipped + 1}: expected numbers, got {line.strip()[:40]!r}")
+        skipped += 1
+    else:
+        raise TableFault("expected lines of x, y and z, got none")
+    mark = next((mark for mark in ",;" if mark in head[skipped]), r"\s+")
+    width = len(_words(head[skipped]))
+    try:
+        rows = pd.read_csv(path, sep=mark, header=None, skiprows=skipped, dtype=float, comment="#",
+                           usecols=range(width), encoding="utf-8-sig", encoding_errors="replace")
+    except (ValueError, pd.errors.ParserError):
+        rows = None
+    if rows is None or rows.isna().to_numpy().any():
+        if fault := _fault(path, skipped, width):
+            raise TableFault(fault)
+    if rows is None:  # marks that differ from line to line
+        rows = pd.DataFrame([words for _, words in _lines(path, skipped)], dtype=float)
+    if names and len(names) != width:
+        raise TableFault(f"the header names {len(names)} columns, the rows have {width}")
+    return rows.to_numpy(), names
+
+
+def _fault(path: Path, skipped: int, width: int) -> str:
+    """What is wrong with the first bad line of a table."""
+    for number, words in _lines(path, skipped):
+        if len(words) != width or not all(map(_number, words)):
+            return f"line {number}: expected {width} numbers, got {' '.join(words)[:40]!r}"
+    return ""
+
+
+def _lines(path: Path, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """The number and the words of each line behind the header."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if number > skipped and (words := _words(line.partition("#")[0])):
+                yield number, words
+
+
+def _words(line: str) -> list[str]:
+    return re.split(r"[,;\s]+", line.strip().lstrip("#/ ").rstrip(",;")) if line.strip() else []
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
