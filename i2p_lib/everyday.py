@@ -278,6 +278,10 @@ def compare_runs(options: argparse.Namespace) -> None:
     from i2p_lib.analysis.answers import compared
 
     one, other = (opened(folder) for folder in (options.run, options.other))
+    for result in (one, other):
+        if "scenes" in type(result.spec).model_fields:
+            raise ValueError(f"{result.folder}: expected a run on clouds, got one on scenes, whose "
+                             "few scenes tell two networks apart by luck: use i2p evaluate")
     gap, chance, counts = compared(one.answers(), other.answers())
     for name, result in (("A", one), ("B", other)):
         share = result.answers().accuracy()

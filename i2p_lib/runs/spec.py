@@ -18,7 +18,7 @@ def _to_spec(value: Any) -> Any:
     return RunSpec(**value) if isinstance(value, dict) else value
 
 
-class RunSpec(Named, ClassifySettings):
+class RunSpec(ClassifySettings, Named):
     """Everything that decides the result of one classification run (device and paths do not).
 
     Beside the settings of training (`ClassifySettings`) and of the network (`Named`):
@@ -101,7 +101,7 @@ OWN = {
 """Family of segmentation networks -> the settings that it alone reads."""
 
 
-class SegmentSpec(Named, SegmentSettings):
+class SegmentSpec(SegmentSettings, Named):
     """Everything that decides the result of one segmentation run (device and paths do not).
 
     Beside the settings of training (`SegmentSettings`) and of the network (`Named`):
