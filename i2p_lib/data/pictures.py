@@ -109,6 +109,6 @@ def _read(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
-    except OSError as error:  # PIL's for what is no picture, too
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return np.asarray(image.reduce(max(1, min(image.size) // LARGEST)))
