@@ -155,6 +155,13 @@ def test_a_damaged_file_of_steps_is_ignored_and_measured_again(damage, tmp_path)
     assert CostModel.of("cpu", tmp_path).cost(SMALL) == again
 
 
+def test_a_damaged_run_of_somebody_does_not_stop_a_forecast(tmp_path):
+    run(SMALL, store=tmp_path, progress=False)
+    (damaged,) = tmp_path.glob("*/state.json")
+    damaged.write_text("{")
+    assert CostModel.of("cpu", tmp_path).ratios == []
+
+
 def test_finished_runs_calibrate_the_estimate(tmp_path):
     result = run(SMALL, store=tmp_path, progress=False)
     checked = CostModel.of("cpu", tmp_path)

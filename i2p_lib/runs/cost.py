@@ -120,7 +120,9 @@ class CostModel:
         """Compare the newest finished runs of this device, of a few setups, with their steps."""
         done, setups = [], []
         for folder, parts in store.stored_runs(self.root):
-            state = store.read_json(folder / "state.json") or {}
+            state = {}
+            with suppress(store.DamagedRun):  # it is said where the run is asked for
+                state = store.read_json(folder / "state.json") or {}
             about = state.get("state"), state.get("device"), state.get("processes", 1)
             if about == ("done", self.device, 1):  # several processes' seconds tell nothing of one
                 done.append((state["finished"], folder, parts["spec"]))

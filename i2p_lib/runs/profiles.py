@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
-from i2p_lib.runs.store import project_root
+from i2p_lib.runs.store import key_of, project_root
 from i2p_lib.train.settings import explain, unknown_key
 
 KINDS = {RunSpec: "defaults", SegmentSpec: "scene_defaults"}
@@ -81,6 +81,13 @@ class Profile(BaseModel):
         """What finds this profile again: its name where it is one of the book's, else its path."""
         own = (profiles_folder() / self.path.name).resolve() == self.path
         return self.name if own else str(self.path)
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its chapters, which no other profile has."""
+        if self.address == self.name:
+            return self.name
+        return f"{self.name}-{key_of(self.address)[:8]}"
 
     def experiment(self, name: str) -> list[AnySpec]:
         """Return the specs of one experiment; raises ValueError where there is no such one."""
