@@ -145,6 +145,12 @@ def test_a_half_written_room_is_made_anew(source, tmp_path):
     assert convert(source, tmp_path / "set") == whole
 
 
+def test_a_number_of_workers_below_one_is_refused(source, tmp_path, capsys):
+    words = [str(source), "--output", str(tmp_path / "set"), "--part", "--workers=-3"]
+    assert script.main(words) == 1
+    assert capsys.readouterr().err == "error: workers must be 1 or more, got -3\n"
+
+
 def test_workers_write_the_same_set(source, tmp_path):
     assert convert(source, tmp_path / "two", workers=2) == convert(source, tmp_path / "one")
 
