@@ -65,7 +65,8 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
     if folder is None:
         return _shipped()
     root = Path(folder).expanduser()
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()
+                   and not f.name.startswith("._"))  # macOS' own
     if not files:
         raise FileNotFoundError(
             f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: give another "

@@ -45,7 +45,8 @@ _Loader.add_implicit_resolver(
 class Profile(BaseModel):
     """A profile's file, checked; its `experiments` are the runs that its blocks stand for.
 
-    extends: another profile's name; what this one says is added to that, or replaces it key by key.
+    extends: another profile's name, or its path from the profile's own folder; what this one says
+    is added to that, or replaces it key by key.
     chapters: notebook stem -> experiment names.  device and workers say how to train and are no
     part of any spec.  images is a folder of photographs for chapter 5, in the file a path from the
     profile's own folder; None: those that the book's dependencies bring.
@@ -176,14 +177,14 @@ def _content(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} extends itself: leave the key extends out of one of the files")
     if not (name := content.get("extends")):
         return content
-    base = _content(_find(name), (*extended, path))
+    base = _content(_find(name, path.parent), (*extended, path))
     both = {key: base[key] | content[key] for key in base.keys() & content.keys()
             if isinstance(base[key], dict) and isinstance(content[key], dict)}  # fmt: skip
     return base | content | both
 
 
-def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
+def _find(name_or_path: str | Path, home: Path = Path()) -> Path:
+    path = home / name_or_path
     if path.suffix not in (".yml", ".yaml"):
         path = profiles_folder() / f"{name_or_path}.yml"
     if not path.is_file():

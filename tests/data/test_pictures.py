@@ -17,6 +17,7 @@ def folder(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (40, 30), number).save(path)
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "cats" / "._0.png").write_text("what macOS writes beside it")
     return tmp_path
 
 
