@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_annotation(path: Path) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     Raises ValueError, naming file and line, for any other line that is not six numbers with
     colours 0 to 255, and for a file without points.
     """
-    data = path.read_bytes()
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     table, repairs = _parse(data), []
     if table is None:
         lines, repairs = _careful(path, data)

@@ -67,10 +67,12 @@ def do_all(
     """Return `work(item)` of all items, in order, with a bar that shows the time left.
 
     With more than one worker `work` runs in processes and must be picklable.  At the first error,
-    or when interrupted, what has not begun is dropped.
+    or when interrupted, what has not begun is dropped.  Raises ValueError for less than one worker.
     """
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
     bar = partial(tqdm, total=len(items), unit=unit, disable=not progress)
-    if workers <= 1:
+    if workers == 1:
         return [work(item) for item in bar(items)]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:

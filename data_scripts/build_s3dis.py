@@ -42,7 +42,7 @@ from _scenes import do_all, histogram, run, unlike_published
 from i2p_lib.data.manifests import MANIFEST, write_manifest
 from i2p_lib.data.s3dis import CLASS_NAMES
 from i2p_lib.data.scenes import IGNORED
-from i2p_lib.files import atomic_write, sha256
+from i2p_lib.files import atomic_write, note, sha256
 
 LABELS = {name: label for label, name in enumerate(CLASS_NAMES)} | {"stairs": IGNORED}
 # Rooms of each area as PointNet's list of annotation folders has them, 272.
@@ -59,13 +59,14 @@ _FARTHEST = 300.0  # metres from the origin; the official areas are below 100 m 
 def find_rooms(source: Path) -> list[str]:
     """Return the sorted names, such as Area_1/office_3, of the rooms in an official folder.
 
+    An empty folder is no room, and said to be left out.
     Raises FileNotFoundError for a folder without areas, and for a room without annotations.
     """
     areas = [a for a in sorted(source.glob("Area_*")) if re.fullmatch(r"Area_[1-6]", a.name)]
-    rooms = [
-        room for area in areas for room in sorted(area.iterdir())
-        if room.is_dir() and not room.name.startswith(".")
-    ]  # fmt: skip
+    folders = [f for area in areas for f in sorted(area.iterdir()) if f.is_dir() and _seen(f)]
+    rooms = [f for f in folders if any(g.is_file() and _seen(g) for g in f.rglob("*"))]
+    for empty in sorted(set(folders) - set(rooms)):
+        note(f"{empty}: an empty folder, left out")
     if not rooms:
         raise FileNotFoundError(
             f"{source}: expected the folders Area_1 to Area_6 with one folder a room, found "
@@ -77,10 +78,14 @@ def find_rooms(source: Path) -> list[str]:
     return [f"{room.parent.name}/{room.name}" for room in rooms]
 
 
+def _seen(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
 def _annotations(room: Path) -> list[Path]:
     """Return the sorted annotation texts of a room; each names its class."""
     folder = room / "Annotations"
-    files = sorted(f for f in folder.glob("*.txt") if not f.name.startswith("."))
+    files, numbered = sorted(filter(_seen, folder.glob("*.txt"))), {}
     if not files:
         raise FileNotFoundError(
             f"{folder}: expected texts such as chair_1.txt, found none; unpack this room again"
@@ -91,6 +96,10 @@ def _annotations(room: Path) -> list[Path]:
                 f"{file}: class {file.stem.split('_')[0]!r} is not among those of S3DIS: "
                 f"{', '.join(LABELS)}"
             )
+        name = (re.match(r"[a-z]+_\d+", file.stem) or [file.stem])[0]  # of "chair_1 (copy)", too
+        if file != (first := numbered.setdefault(name, file)):
+            raise ValueError(f"{folder}: {first.name} and {file.name} are one object, {name}, "
+                             "which would count twice: take the duplicate out")
     return files
 
 

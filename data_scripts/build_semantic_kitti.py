@@ -64,7 +64,7 @@ def find_scenes(source: Path) -> dict[str, tuple[str, str]]:
     """
     scans, labels = (
         {f"{path.parts[-3]}/{path.stem}" for path in source.glob(f"sequences/*/{pattern}")
-         if path.parts[-3] in SCANS}
+         if path.parts[-3] in SCANS and not path.name.startswith(".")}
         for pattern in ("velodyne/*.bin", "labels/*.label")
     )  # fmt: skip
     if alone := sorted(scans ^ labels):

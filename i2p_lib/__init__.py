@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 
 from i2p_lib import torchvision_shim
 
 torchvision_shim.install()  # costs nothing: it only waits for `import torchvision`
+
+
+def _writable(folder: str) -> bool:
+    """Tell whether a folder can be written, or made."""
+    folder = os.path.abspath(os.path.expanduser(folder))
+    while not os.path.exists(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return os.access(folder, os.W_OK)
+
+
+def _numba_cache() -> object | None:
+    """Give numba a folder for what it compiles where it would find none, and stop; else None.
+
+    It takes $NUMBA_CACHE_DIR, else a folder beside the sources, else one in the user's home.  This
+    one goes with the process; those that it starts use it, too.
+    """
+    home = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "numba")
+    beside = os.path.join(os.path.dirname(__file__), "sparse", "__pycache__")
+    if os.environ.get("NUMBA_CACHE_DIR") or _writable(beside) or _writable(home):
+        return None
+    from tempfile import TemporaryDirectory
+
+    folder = TemporaryDirectory(prefix="i2p-numba-", ignore_cleanup_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = folder.name
+    if "numba" in sys.modules:  # it has read its settings
+        sys.modules["numba"].config.CACHE_DIR = folder.name
+    return folder
+
+
+temporary_cache = _numba_cache()
 
 PUBLIC = {
     "SparseTensor": "i2p_lib.sparse",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import i2p_lib
 from i2p_lib.machine import cores, cpu_name, gpu_names, memory_gib
 
 Finding = tuple[str, str, str]
@@ -49,6 +50,10 @@ def _hardware(folder: Path) -> Iterator[Finding]:
     yield "ok" if memory >= 4 else "note", "memory", f"{memory} GiB (demo wants 4)"
     free = shutil.disk_usage(folder).free / 2**30
     yield "ok" if free >= 2 else "note", "free disk", f"{free:.0f} GiB (demo wants 2)"
+    if i2p_lib.temporary_cache:
+        yield "note", "compiled code", (
+            "is kept for one command only, since neither the package's folder nor the home can be "
+            "written: set NUMBA_CACHE_DIR to a folder of yours")  # fmt: skip
     gpus = gpu_names()
     text = ", ".join(gpus) or "none usable by torch; smoke and demo need none"
     yield "ok" if gpus else "note", "GPU", text

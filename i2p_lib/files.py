@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
@@ -39,6 +41,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text so that the file is whole or as before, see `atomic_write`."""
     with atomic_write(path) as temp:
         temp.write_text(text, encoding="utf-8")
+
+
+@cache
+def note(text: str) -> None:
+    """Say once a process, on stderr, what was found in the user's files and is worked with."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def sha256(path: str | Path) -> str:

@@ -37,6 +37,15 @@ def memory_gib() -> float:
     return round(psutil.virtual_memory().total / 2**30, 1)
 
 
+def must_fit(size: int, what: str | Path) -> None:
+    """Raise ValueError, before any is taken, where so many bytes of memory are not free."""
+    import psutil
+
+    if size > (free := psutil.virtual_memory().available):
+        raise ValueError(f"{what} would take {size / 2**30:,.1f} GiB of memory, "
+                         f"{free / 2**30:,.1f} GiB are free: use a smaller one")  # fmt: skip
+
+
 def gpu_names() -> list[str]:
     """Return the CUDA devices that torch can use."""
     import torch

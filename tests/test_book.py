@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from made_notebooks import write_notebook
+from made_notebooks import write_contents, write_notebook
 
 from benchmarks.recorded import recorded
 from i2p_lib.book import pages
@@ -51,10 +51,21 @@ def test_a_book_with_a_broken_link_is_not_published(small_book: Project) -> None
     assert not list(small_book.build.glob(".book-*")), "nothing is left lying about"
 
 
-def test_the_table_of_contents_names_every_notebook(project_root: Path) -> None:
-    project = Project(project_root, project_root / "_build")
-    in_git = sorted((project_root / "notebooks").glob("*.ipynb"))
-    assert sorted(project.sources().values()) == in_git
+def test_every_notebook_that_the_table_of_contents_names_is_there(project_root: Path) -> None:
+    """Promise: the chapters are those of the contents; a reader's own notebooks are none."""
+    sources = Project(project_root, project_root / "_build").sources()
+    assert sources and all(path.is_file() for path in sources.values())
+
+
+def test_a_readers_own_notebooks_are_no_chapters(tiny: Project) -> None:
+    """Promise: whatever they are called, numbers find chapters and nothing else is looked at."""
+    write_contents(tiny.root, "03_few_shot", "data")
+    for name in ("03_few_shot", "data", "3d_view", "2026_notes", "03_few_shot-Copy1"):
+        write_notebook(tiny.root / "notebooks" / f"{name}.ipynb")
+    assert tiny.chapters() == ["03_few_shot", "data"]
+    assert tiny.chapters(["3"]) == tiny.chapters(["03"]) == ["03_few_shot"]
+    with pytest.raises(ValueError, match="unknown chapter '2026'"):
+        tiny.chapters(["2026"])
 
 
 def test_a_chapter_that_was_not_executed_stops_the_book(small_book: Project) -> None:

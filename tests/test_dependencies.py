@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from i2p_lib.book.chapters import Project
 from i2p_lib.sources import imports
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ def sources(folder: str) -> Iterator[tuple[str, str]]:
     """(name, source) of each Python file, and of each notebook's code, in a folder."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
-    for path in sorted((ROOT / folder).glob("*.ipynb")):
+    for path in Project.default().sources().values() if folder == "notebooks" else ():
         cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         yield path.relative_to(ROOT).as_posix(), "\n".join(cells)
 

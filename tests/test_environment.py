@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import environment
+import i2p_lib
 from i2p_lib import doctor, torchvision_shim
 
 
@@ -198,6 +199,23 @@ def test_operators_are_declared_only_where_the_compiled_ones_do_not_load(
     names = [text.partition("(")[0] for text in declared]
     assert names == (["nms", "qnms"] if there == "neither" else [])
     assert len(torchvision_shim._kept_alive) == (there == "neither")
+
+
+def test_numba_gets_a_temporary_folder_only_where_it_would_find_none(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: the library works where nothing of it, nor the home, can be written; it is said."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "mine")
+    assert i2p_lib._numba_cache() is None
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert i2p_lib._numba_cache() is None
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    monkeypatch.setattr(i2p_lib, "temporary_cache", i2p_lib._numba_cache())
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert folder.is_dir() and folder.name.startswith("i2p-numba-")
+    found = {what: (mark, text) for mark, what, text in doctor._hardware(Path.cwd())}
+    assert found["compiled code"][0] == "note" and "NUMBA_CACHE_DIR" in found["compiled code"][1]
 
 
 def make(*words: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -25,7 +25,7 @@ def words() -> list[str]:
 def prose() -> dict[str, str]:
     """{file: text} of the chapters' Markdown and of the book's pages."""
     found = {path.name: path.read_text() for path in sorted((ROOT / "book").glob("*.md"))}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in Project.default().sources().values():
         cells = nbformat.read(path, 4).cells
         found[path.name] = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     return found

@@ -15,7 +15,7 @@ from i2p_lib.book.chapters import Project
 from i2p_lib.paper import paper_items
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOURCES = sorted(Project.default().sources().values())
 MOST_LINES, LONGEST_LINE = 40, 88  # of a code cell
 
 

@@ -1,5 +1,8 @@
 """A plan says, before any work, what a profile would train, what it lacks and what it costs."""
 
+import json
+
+import pandas as pd
 import pytest
 import torch
 
@@ -146,13 +149,21 @@ def test_a_network_counts_with_its_size_and_a_measured_step_is_kept(tmp_path, mo
     assert CostModel.of("cpu", tmp_path).cost(SMALL) == small
 
 
-@pytest.mark.parametrize("damage", ["{", "[1]", "\x00", '{"a": {"seconds_per_item": 1}}'])
+@pytest.mark.parametrize("damage", ["{", "[1]", "\x00", '{"a": {"seconds_per_item": 1}}', None])
 def test_a_damaged_file_of_steps_is_ignored_and_measured_again(damage, tmp_path):
     wanted = CostModel.of("cpu", tmp_path).cost(SMALL)
-    (tmp_path / "steps.json").write_text(damage)
+    keys = pd.read_json(tmp_path / "steps.json").columns
+    (tmp_path / "steps.json").write_text(damage or json.dumps(dict.fromkeys(keys, {})))
     again = CostModel.of("cpu", tmp_path).cost(SMALL)
     assert again.seconds > 0 and again.gib == pytest.approx(wanted.gib)
     assert CostModel.of("cpu", tmp_path).cost(SMALL) == again
+
+
+def test_a_damaged_run_of_somebody_does_not_stop_a_forecast(tmp_path):
+    run(SMALL, store=tmp_path, progress=False)
+    (damaged,) = tmp_path.glob("*/state.json")
+    damaged.write_text("{")
+    assert CostModel.of("cpu", tmp_path).ratios == []
 
 
 def test_finished_runs_calibrate_the_estimate(tmp_path):

@@ -175,6 +175,22 @@ def test_a_profile_adds_to_the_one_that_it_extends(write, tmp_path, monkeypatch)
         profiles.load_profile(write("extends: nothing\nexperiments: {a: [{seed: 0}]}\n"))
 
 
+def test_a_profile_of_ones_own_is_one_profile_from_wherever_it_is_asked_for(
+    tmp_path, monkeypatch
+):
+    """Promise: its path, which may have blanks, finds it and what it extends from any folder."""
+    folder = tmp_path / "my own"
+    folder.mkdir()
+    (folder / "base.yml").write_text("experiments: {a: [{seed: 7}]}\n")
+    (folder / "smoke.yml").write_text("extends: base.yml\n")
+    monkeypatch.chdir(folder)
+    here = profiles.load_profile("smoke.yml")
+    monkeypatch.chdir(tmp_path)
+    again = profiles.load_profile(here.address)
+    assert again == here and [spec.seed for spec in again.experiment("a")] == [7]
+    assert again.folder == here.folder != profiles.load_profile("smoke").folder == "smoke"
+
+
 def test_the_lab_trains_once_and_says_so(write, tmp_path, capsys, monkeypatch):
     small = "epochs: 1, points: 128, train_limit: 32, test_limit: 32"
     path = write(

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from convert_weights import convert, main
 from safetensors.torch import save_file
 
 from i2p_lib import weights
-from i2p_lib.weights import building, files
+from i2p_lib.weights import building, files, loading
 from i2p_lib.weights.cards import OWN_BUILDERS
 
 R50 = ("fractaldb1k", "fractaldb10k", "stylized_imagenet", "tiny_imagenet", "imagenet21k")
@@ -168,6 +169,22 @@ def test_code_in_a_checkpoint_never_runs(tmp_path):
         with pytest.raises(ValueError, match="holds more than tensors .*open"):
             act()
     assert not harm.exists()
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_holds_is_refused_unread(tmp_path, monkeypatch):
+    """Promise: what the archive says of itself is believed before memory is taken."""
+    torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pth")
+    with (zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+          zipfile.ZipFile(tmp_path / "tight.pth", "w", zipfile.ZIP_DEFLATED) as tight):  # fmt: skip
+        for name in plain.namelist():
+            tight.writestr(name, plain.read(name))
+    assert loading.read_checkpoint(tmp_path / "plain.pth")["weight"].shape == (1 << 20,)
+    monkeypatch.setattr(torch, "load", None)  # it may not be asked
+    with pytest.raises(ValueError, match="tight.pth: its .* unpack to 4 MiB, which no weights do"):
+        loading.read_checkpoint(tmp_path / "tight.pth")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: argparse.Namespace(available=1 << 20))
+    with pytest.raises(ValueError, match="plain.pth would take 0.0 GiB of memory"):
+        loading.read_checkpoint(tmp_path / "plain.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"junkjunk", b"PK\x03\x04" + bytes(100)])

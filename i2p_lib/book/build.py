@@ -47,7 +47,7 @@ def inputs_digest(project: Project, profile: Profile) -> str:
     scripts = {project.root / name for name in SCRIPTS}
     scripts |= {path.parent for path in project.root.glob("*/pages.py")}
     folders = (project.root / "book", project.package, *scripts,
-               project.build / "notebooks" / profile.name)  # fmt: skip
+               project.build / "notebooks" / profile.folder)  # fmt: skip
     found = [project.root / "_config.yml", profile.path, *project.sources().values()]
     found += [path for folder in folders for path in folder.rglob("*")]
     found += [entry.folder / "metrics.json" for entry in available(profile.all_specs())[0]]

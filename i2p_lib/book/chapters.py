@@ -99,7 +99,7 @@ class Chapter:
     @property
     def executed(self) -> Path:
         """Where the copy is that ran whole; its provenance is beside it."""
-        return self.project.build / "notebooks" / self.profile.name / f"{self.name}.ipynb"
+        return self.project.build / "notebooks" / self.profile.folder / f"{self.name}.ipynb"
 
     @property
     def failed(self) -> Path:

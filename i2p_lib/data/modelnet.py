@@ -3,7 +3,7 @@
 The layout, of `modelnet40_ply_hdf5_2048` and of the embedded home_objects alike:
 
     ply_data_{train,val,test}*.h5     `data` [N, P, 3] float32 and `label` [N, 1] or [N] integer
-    {train,val,test}_files.txt        (may be absent) names of those files
+    {train,val,test}_files.txt        (may be absent) names of those files; others are left out
     shape_names.txt                   class names, one a line, in label order
     manifest.json                     (may be absent) {"files": {name: SHA-256}}
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-import h5py
 import numpy as np
 
 from i2p_lib.data.episodes import fixed_order
+from i2p_lib.data.hdf5 import read_arrays
 from i2p_lib.data.manifests import MANIFEST, check_files, read_manifest
+from i2p_lib.files import note
 
 SPLITS = ("train", "val", "test", "trainval")
 VAL_SHARE = 0.10  # of each class of train, where the data set has no val files of its own
@@ -48,7 +49,8 @@ def load_folder(folder: Path, name: str, split: str) -> PointCloudSet:
     """Return split "train", "val", "test" or "trainval" of the set in an absolute `folder`.
 
     Without val files, val is a stratified VAL_SHARE of the train files fixed by VAL_SEED, and
-    train the rest of them; "trainval" is all that is not test (what the released code trains on).
+    train the rest of them (a class's only cloud, too); "trainval" is all that is not test (what
+    the released code trains on).
     Where there is a manifest.json its files are checked.
 
     Raises FileNotFoundError for a missing and ValueError for a damaged file, which both name.
@@ -68,29 +70,40 @@ def load_folder(folder: Path, name: str, split: str) -> PointCloudSet:
         raise ValueError(f"{folder}: clouds of one split have different sizes {sorted(sizes)}")
     points, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if split in ("train", "val") and not own_val:
-        chosen = np.isin(np.arange(len(labels)), held_out(labels)) == (split == "val")
+        alone = np.flatnonzero(np.bincount(labels) == 1)
+        if len(alone):
+            note(f"{folder}: one cloud each, which stays in train, so that val has none: "
+                 f"{', '.join(class_names[label] for label in alone)}")  # fmt: skip
+        held = held_out(labels)
+        if not len(held):
+            raise ValueError(f"{folder}: val is taken from classes of two clouds or more, and no "
+                             "class of train has two: add clouds, or ply_data_val0.h5")
+        chosen = np.isin(np.arange(len(labels)), held) == (split == "val")
         points, labels = points[chosen], labels[chosen]
     for array in (points, labels):
         array.setflags(write=False)
     return PointCloudSet(name, split, points, labels, class_names)
 
 
-def data_files(folder: Path, stem: str) -> list[Path]:
+def data_files(folder: Path, stem: str, needed: bool = True) -> list[Path]:
     """Return the sorted HDF5 files of "train", "val" or "test".
 
-    Raises FileNotFoundError where there is none, or where `{stem}_files.txt` names one more.
+    Where `{stem}_files.txt` names some, others are left out.
+    Raises FileNotFoundError where one that it names is gone, or there is none and one is `needed`.
     """
-    files = sorted(folder.glob(f"ply_data_{stem}*.h5"))
+    found = {file.name for file in folder.glob(f"ply_data_{stem}*.h5")}
     listing = folder / f"{stem}_files.txt"
-    listed = listing.read_text(encoding="utf-8").split() if listing.exists() else []
-    absent = sorted({Path(line).name for line in listed} - {file.name for file in files})
-    if absent or not files:
+    listed = {PureWindowsPath(line).name for line in (_lines(listing) if listing.exists() else ())}
+    names = listed or found
+    if names - found or (needed and not names):
         raise FileNotFoundError(
-            f"{folder}: expected {', '.join(absent) or f'ply_data_{stem}*.h5'}, "
-            f"found {', '.join(file.name for file in files) or 'none'}; "
+            f"{folder}: expected {', '.join(sorted(names - found)) or f'ply_data_{stem}*.h5'}, "
+            f"found {', '.join(sorted(found)) or 'none'}; "
             "copy the whole data set into that folder again"
         )
-    return files
+    if found - names:
+        note(f"{listing} does not name {', '.join(sorted(found - names))}: left out")
+    return [folder / name for name in sorted(names)]
 
 
 def read_class_names(folder: Path) -> tuple[str, ...]:
@@ -98,10 +111,19 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
     path = folder / "shape_names.txt"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; it belongs to the data set's folder")
-    names = tuple(path.read_text(encoding="utf-8").split())
+    names = tuple(_lines(path))
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path}: expected one distinct class name a line, got {list(names)}")
     return names
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text that say something, without the blanks around them."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a text in UTF-8: save it as such ({error})") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,14 +131,11 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError naming the file and what is wrong with it.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            points, labels = file["data"][()], file["label"][()]
-    except (OSError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}) with 'data' "
-            "and 'label'; it may be cut short: copy or build it again"
-        ) from error
+    points, labels = read_arrays(path, ("data", "label"), "copy or build it again")
+    if points.dtype.kind == "f" and points.dtype != np.float32:
+        note(f"{path.parent}: 'data' is {points.dtype}, read as float32")
+        with np.errstate(over="ignore"):  # it becomes infinite, which is refused below
+            points = points.astype(np.float32)
     if points.ndim != 3 or points.shape[2] < 3 or points.dtype != np.float32 or not points.size:
         raise ValueError(f"{path}: 'data': expected [N, P, 3 or more] float32, got "
                          f"{list(points.shape)} {points.dtype}; a cloud has at least one point")
@@ -136,11 +155,14 @@ def read_file(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
-    """Return the sorted indices of the val clouds: VAL_SHARE of each class, fixed by VAL_SEED."""
+    """Return the sorted indices of the val clouds: VAL_SHARE of each class, fixed by VAL_SEED.
+
+    At least one of a class, but never its only cloud.
+    """
     chosen = []
     for label in np.unique(labels):
         members = fixed_order(np.flatnonzero(labels == label), f"val {VAL_SEED} label {label}")
-        chosen.append(members[: max(1, round(VAL_SHARE * len(members)))])
+        chosen.append(members[: max(int(len(members) > 1), round(VAL_SHARE * len(members)))])
     return np.sort(np.concatenate(chosen))
 
 

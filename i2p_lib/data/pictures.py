@@ -65,7 +65,8 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
     if folder is None:
         return _shipped()
     root = Path(folder).expanduser()
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()
+                   and not f.name.startswith("._"))  # macOS' own
     if not files:
         raise FileNotFoundError(
             f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: give another "
@@ -109,6 +110,6 @@ def _read(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
-    except OSError as error:  # PIL's for what is no picture, too
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return np.asarray(image.reduce(max(1, min(image.size) // LARGEST)))

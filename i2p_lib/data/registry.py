@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from i2p_lib.data.cloud_files import CloudFile
 from i2p_lib.data.making import data_folder
 from i2p_lib.data.manifests import combined_hash
-from i2p_lib.data.modelnet import PointCloudSet, check_manifest, load_folder
+from i2p_lib.data.modelnet import PointCloudSet, check_manifest, data_files, load_folder
 from i2p_lib.files import sha256
 
 HERE = Path(__file__).resolve().parent
@@ -222,7 +222,7 @@ def dataset_hash(name: str, root: str | Path | None = None) -> str:
 @lru_cache(maxsize=16)
 def _hash(folder: Path) -> str:
     known = check_manifest(folder)
-    files = list(folder.glob("ply_data_*.h5"))
+    files = [file for stem in ("train", "val", "test") for file in data_files(folder, stem, False)]
     if not files:
         raise FileNotFoundError(f"{folder}: expected ply_data_*.h5, found none")
     files.append(folder / "shape_names.txt")

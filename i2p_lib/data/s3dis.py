@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from i2p_lib.data.hdf5 import read_arrays
 from i2p_lib.data.scenes import IGNORED
 
 CLASS_NAMES = (
@@ -32,11 +32,8 @@ def read_scene(
     path = folder / f"{name}.h5"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; convert S3DIS again")
-    try:
-        with h5py.File(path, "r") as file:
-            points, colours, labels = (file[key][()] for key in ("points", "colours", "labels"))
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole room ({error}); convert S3DIS again") from error
+    names = ("points", "colours", "labels")
+    points, colours, labels = read_arrays(path, names, "convert S3DIS again")
     if labels.min(initial=0) < IGNORED or labels.max(initial=0) >= len(CLASS_NAMES):
         raise ValueError(f"{path}: labels: expected {IGNORED} to {len(CLASS_NAMES) - 1}")
     if released:  # no other points are IGNORED

@@ -86,12 +86,18 @@ def clip_to_cube(points: Tensor, half: float) -> Tensor:
     """Return the indices [M] int64 of the points [N, 3] in a cube about the centre of their box.
 
     half: half of the cube's side.  A scene whose box is nowhere longer than `half` stays whole.
+    Where at most one point is there (a ring, an L), the cube is about a point of the scene, the one
+    than which half of the others are nearer to that centre.
     """
     low, high = points.amin(0), points.amax(0)
     if not (high - low).max() >= half:
         return torch.arange(len(points), device=points.device)
     offset = points - (low + high) / 2
-    return ((offset >= -half) & (offset < half)).all(1).nonzero().squeeze(1)
+    kept = ((offset >= -half) & (offset < half)).all(1).nonzero().squeeze(1)
+    if len(kept) < 2:
+        offset = points - points[offset.norm(dim=1).argsort(stable=True)[len(points) // 2]]
+        kept = ((offset >= -half) & (offset < half)).all(1).nonzero().squeeze(1)
+    return kept
 
 
 def at_most(count: int, most: int, generator: torch.Generator) -> Tensor:

@@ -146,8 +146,8 @@ class SceneCard(Card):
     def opened(self, root: str | Path | None = None) -> tuple[Path, dict]:
         """Return the set's folder and its manifest.
 
-        Raises FileNotFoundError (how to get it) and ValueError as `read_manifest` does, and
-        ValueError for a set of another layout.
+        Raises FileNotFoundError (how to get it) and ValueError as `read_manifest` does,
+        FileNotFoundError where all files are gone, and ValueError for a set of another layout.
         """
         folder = self.root(root)
         try:
@@ -159,6 +159,12 @@ class SceneCard(Card):
         if (found := manifest["layout"]) != self.layout:
             raise ValueError(
                 f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}"
+            )
+        place, files = files_folder(folder, manifest), manifest["files"]
+        if files and not any((place / name).is_file() for name in files):
+            raise FileNotFoundError(
+                f"scenes {self.name}: none of its {len(files):,} files is in {place} any more: put "
+                f"them back, or make the set again from where they are now: {self.how_to_get}"
             )
         return folder, manifest
 

@@ -59,7 +59,11 @@ def read_scene(
     points_file, labels_file = (folder / file for file in scan_files(name))
     for path in (points_file, labels_file):
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; each .bin needs its .label, and reverse")
+            other = "each .bin needs its .label, and reverse"
+            if not (points_file.is_file() or labels_file.is_file()):
+                other = ("so are its labels; where the scans moved: "
+                         "`i2p data get semantic_kitti --from FOLDER`")  # fmt: skip
+            raise FileNotFoundError(f"{path} is missing; {other}")
     size = points_file.stat().st_size
     if size % POINT_BYTES or not size:
         raise ValueError(

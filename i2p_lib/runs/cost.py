@@ -66,8 +66,9 @@ class CostModel:
     def of(cls, device: str, root: str | Path | None = None, calibrate: bool = True) -> CostModel:
         """Open the model of a device ("cpu", "cuda" or "auto"), checked against the store."""
         model = cls(resolve_device(device), store.store_root(root))
-        with suppress(ValueError, TypeError):  # what is damaged is measured again
-            model._steps |= store.read_json(model.root / STEPS) or {}
+        with suppress(ValueError, TypeError, AttributeError):  # what is damaged is measured again
+            kept = store.read_json(model.root / STEPS) or {}
+            model._steps |= {key: step for key, step in kept.items() if "parameter_bytes" in step}
         if calibrate:
             model._calibrate()
         return model
@@ -120,7 +121,9 @@ class CostModel:
         """Compare the newest finished runs of this device, of a few setups, with their steps."""
         done, setups = [], []
         for folder, parts in store.stored_runs(self.root):
-            state = store.read_json(folder / "state.json") or {}
+            state = {}
+            with suppress(store.DamagedRun):  # it is said where the run is asked for
+                state = store.read_json(folder / "state.json") or {}
             about = state.get("state"), state.get("device"), state.get("processes", 1)
             if about == ("done", self.device, 1):  # several processes' seconds tell nothing of one
                 done.append((state["finished"], folder, parts["spec"]))

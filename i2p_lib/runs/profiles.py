@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
-from i2p_lib.runs.store import project_root
+from i2p_lib.runs.store import key_of, project_root
 from i2p_lib.train.settings import explain, unknown_key
 
 KINDS = {RunSpec: "defaults", SegmentSpec: "scene_defaults"}
@@ -50,7 +50,8 @@ _Loader.add_implicit_resolver(
 class Profile(BaseModel):
     """A profile's file, checked; its `experiments` are the runs that its blocks stand for.
 
-    extends: another profile's name; what this one says is added to that, or replaces it key by key.
+    extends: another profile's name, or its path from the profile's own folder; what this one says
+    is added to that, or replaces it key by key.
     chapters: notebook stem -> experiment names.  device and workers say how to train and are no
     part of any spec.  images is a folder of photographs for chapter 5, in the file a path from the
     profile's own folder; None: those that the book's dependencies bring.
@@ -86,6 +87,13 @@ class Profile(BaseModel):
         """What finds this profile again: its name where it is one of the book's, else its path."""
         own = (profiles_folder() / self.path.name).resolve() == self.path
         return self.name if own else str(self.path)
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its chapters, which no other profile has."""
+        if self.address == self.name:
+            return self.name
+        return f"{self.name}-{key_of(self.address)[:8]}"
 
     def experiment(self, name: str) -> list[AnySpec]:
         """Return the specs of one experiment; raises ValueError where there is no such one."""
@@ -174,14 +182,14 @@ def _content(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} extends itself: leave the key extends out of one of the files")
     if not (name := content.get("extends")):
         return content
-    base = _content(_find(name), (*extended, path))
+    base = _content(_find(name, path.parent), (*extended, path))
     both = {key: base[key] | content[key] for key in base.keys() & content.keys()
             if isinstance(base[key], dict) and isinstance(content[key], dict)}  # fmt: skip
     return base | content | both
 
 
-def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
+def _find(name_or_path: str | Path, home: Path = Path()) -> Path:
+    path = home / name_or_path
     if path.suffix not in (".yml", ".yaml"):
         path = profiles_folder() / f"{name_or_path}.yml"
     if not path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.machine import must_fit
 from i2p_lib.weights.cards import WeightCard
 from i2p_lib.weights.files import CONVERTED
 
+MOST_INFLATED = 10  # times the file's size; torch itself packs nothing
 # BatchNorm's counter: files of before 2018's BatchNorm lack it, and it is no weight.
 _COUNTER = "num_batches_tracked"
 
@@ -115,8 +118,14 @@ def read_checkpoint(path: Path, unwrap: str = "") -> dict[str, Tensor]:
     """Return {name: tensor} of a PyTorch checkpoint; unwrap: the entry that holds the tensors.
 
     Raises ValueError where the file holds more than `weights_only` reads, or something else than
-    tensors at that place.
+    tensors at that place, and, before it is unpacked, where it says that it becomes far larger.
     """
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as file:
+        whole = sum(part.file_size for part in file.infolist())
+        if whole > MOST_INFLATED * (size := path.stat().st_size):
+            raise ValueError(f"{path}: its {size / 2**20:,.1f} MiB say that they unpack to "
+                             f"{whole / 2**20:,.0f} MiB, which no weights do: get it again")
+        must_fit(whole, path)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

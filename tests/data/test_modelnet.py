@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from i2p_lib.data import dataset_hash, registry
-from i2p_lib.data.modelnet import held_out, load_folder
-from i2p_lib.files import sha256
+from i2p_lib.data.modelnet import held_out, load_folder, read_class_names
+from i2p_lib.files import note, sha256
 
 
 def damage(folder, points=None, labels=None):
@@ -86,7 +86,8 @@ def test_bad_coordinates_are_counted_and_located(tiny_modelnet, value):
     [
         (np.zeros((30, 16, 4), np.float32), r"expected \[N, P, 3\] float32, got \[30, 16, 4\]"),
         (np.zeros((30, 48), np.float32), r"expected \[N, P, 3\] float32, got \[30, 48\]"),
-        (np.zeros((30, 16, 3), np.float64), "float32, got .* float64"),
+        (np.zeros((30, 16, 3), np.int64), "float32, got .* int64"),
+        (np.full((30, 16, 3), 1e300), "30 clouds hold NaN or infinite"),
         (np.zeros((30, 0, 3), np.float32), "at least one point"),
         (np.zeros((30, 16, 3), np.float32), "30 clouds are empty"),
         (np.ones((30, 8, 3), np.float32) * np.arange(8)[:, None].astype(np.float32),
@@ -117,6 +118,83 @@ def test_wrong_labels_are_refused(tiny_modelnet, labels, message):
 def test_a_listed_file_that_is_gone_is_named(tiny_modelnet):
     (tiny_modelnet / "ply_data_train1.h5").unlink()
     with pytest.raises(FileNotFoundError, match="expected ply_data_train1.h5, found ply_data_tra"):
+        load_folder(tiny_modelnet, "modelnet40", "train")
+
+
+def test_names_and_listings_of_other_systems_are_read(tiny_modelnet, capsys):
+    """Promise: one name a line, with blanks and a byte order mark; both separators; the list
+    decides which files are read, and the hash rests on those alone."""
+    text = "\ufeffnight stand\r\nbed\r\n\r\ncar\n"
+    (tiny_modelnet / "shape_names.txt").write_bytes(text.encode())
+    assert read_class_names(tiny_modelnet) == ("night stand", "bed", "car")
+    text = "\ufeffdata\\my set\\ply_data_train0.h5\r\n"
+    (tiny_modelnet / "train_files.txt").write_bytes(text.encode())
+    before = dataset_hash("modelnet40", tiny_modelnet)
+    assert len(load_folder(tiny_modelnet, "modelnet40", "trainval")) == 30
+    assert "train_files.txt does not name ply_data_train1.h5: left out" in capsys.readouterr().err
+    (tiny_modelnet / "ply_data_train1.h5").unlink()
+    registry._hash.cache_clear()
+    assert dataset_hash("modelnet40", tiny_modelnet) == before
+    (tiny_modelnet / "shape_names.txt").write_text("chair", encoding="utf-16")
+    with pytest.raises(ValueError, match="shape_names.txt: expected a text in UTF-8"):
+        read_class_names(tiny_modelnet)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ">f4"])
+def test_other_floats_are_read_as_float32_and_it_is_said_once(tiny_modelnet, kind, capsys):
+    note.cache_clear()
+    points = np.random.default_rng(1).random((30, 16, 3)).astype(kind)
+    damage(tiny_modelnet, points)
+    found = load_folder(tiny_modelnet, "modelnet40", "trainval").points
+    assert found.dtype == np.float32 and (found[:30] == points.astype(np.float32)).all()
+    load_folder(tiny_modelnet, "modelnet40", "train")
+    assert capsys.readouterr().err.count("read as float32") == 1
+
+
+def test_the_only_cloud_of_a_class_is_trained_on(tiny_modelnet, capsys):
+    (tiny_modelnet / "train_files.txt").write_text("ply_data_train0.h5")
+    labels = np.ones(30, np.uint8)
+    labels[4] = 0
+    damage(tiny_modelnet, labels=labels)
+    assert np.bincount(load_folder(tiny_modelnet, "modelnet40", "train").labels).tolist() == [1, 26]
+    assert load_folder(tiny_modelnet, "modelnet40", "val").labels.tolist() == [1, 1, 1]
+    assert "so that val has none: airplane" in capsys.readouterr().err
+
+
+def a_group(file):
+    file.create_group("data")
+
+
+def a_link(file):
+    file["data"] = h5py.ExternalLink("ply_data_test0.h5", "data")
+
+
+def a_link_in_disguise(file):
+    file["elsewhere"] = h5py.ExternalLink("ply_data_test0.h5", "/")
+    file["data"] = h5py.SoftLink("/elsewhere/data")
+
+
+def huge(file):
+    file.create_dataset("data", (2**31, 1000, 3), "f4", chunks=(1, 1000, 3))
+
+
+def texts(file):
+    file["data"] = ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(a_group, "got a group"), (a_link, "got a link to ply_data_test0.h5"),
+     (a_link_in_disguise, "in another file"), (huge, "would take 24,000.0 GiB of memory"),
+     (texts, "expected numbers, got .2,. object")],
+)  # fmt: skip
+def test_what_is_no_array_of_the_file_is_refused_before_memory_is_taken(
+    tiny_modelnet, change, message
+):
+    with h5py.File(tiny_modelnet / "ply_data_train0.h5", "a") as file:
+        del file["data"]
+        change(file)
+    with pytest.raises(ValueError, match=f"ply_data_train0.h5: 'data'.* {message}"):
         load_folder(tiny_modelnet, "modelnet40", "train")
 
 

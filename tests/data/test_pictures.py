@@ -1,5 +1,7 @@
 """Pictures: those that come with the dependencies, and a folder of the reader's."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +17,7 @@ def folder(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (40, 30), number).save(path)
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "cats" / "._0.png").write_text("what macOS writes beside it")
     return tmp_path
 
 
@@ -56,4 +59,14 @@ def test_a_folder_without_photographs_and_a_damaged_file_are_refused(tmp_path):
         pictures(tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="broken.jpg cannot be read as a picture"):
+        pictures(tmp_path)
+
+
+def test_a_picture_that_would_not_fit_is_refused_by_what_its_header_says(tmp_path):
+    """Promise: file and reason, before memory is taken."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "wide.bmp")
+    data = bytearray((tmp_path / "wide.bmp").read_bytes())
+    data[18:26] = struct.pack("<ii", 30_000, 30_000)
+    (tmp_path / "wide.bmp").write_bytes(data)
+    with pytest.raises(ValueError, match="wide.bmp cannot be read .*900000000 pixels"):
         pictures(tmp_path)

@@ -23,6 +23,11 @@ def convert(source, output, **more):
     return script.convert(source, output, part=True, progress=False, **more)
 
 
+def write_text(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("1 2 3 4 5 6\n")
+
+
 def write(path, lines: bytes):
     path.write_bytes(lines)
     return path
@@ -72,6 +77,11 @@ def test_a_line_that_is_not_six_numbers_is_named(tmp_path, line):
     path = write(tmp_path / "a_1.txt", b"1 2 3 4 5 6\n\n" + line + b"\n")
     with pytest.raises(ValueError, match=r"a_1\.txt:3: expected six numbers"):
         read_annotation(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    points, _, repairs = read_annotation(write(tmp_path / "a_1.txt", b"\xef\xbb\xbf1 2 3 4 5 6\n"))
+    assert points.tolist() == [[1, 2, 3]] and not repairs
 
 
 def test_a_text_without_points_is_refused(tmp_path):
@@ -135,6 +145,12 @@ def test_a_half_written_room_is_made_anew(source, tmp_path):
     assert convert(source, tmp_path / "set") == whole
 
 
+def test_a_number_of_workers_below_one_is_refused(source, tmp_path, capsys):
+    words = [str(source), "--output", str(tmp_path / "set"), "--part", "--workers=-3"]
+    assert script.main(words) == 1
+    assert capsys.readouterr().err == "error: workers must be 1 or more, got -3\n"
+
+
 def test_workers_write_the_same_set(source, tmp_path):
     assert convert(source, tmp_path / "two", workers=2) == convert(source, tmp_path / "one")
 
@@ -153,13 +169,16 @@ def test_a_disk_that_fills_leaves_no_set(source, tmp_path, limit):
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda s: (s / "Area_1/office_2").mkdir(), FileNotFoundError, "office_2/Annotations"),
+        (lambda s: write_text(s / "Area_1/office_2/office_2.txt"), FileNotFoundError,
+         "office_2/Annotations"),
+        (lambda s: write_text((s / HALLWAY).with_name("wall_1 (copy).txt")), ValueError,
+         r"wall_1 \(copy\).txt and wall_1.txt are one object, wall_1.* take the duplicate out"),
         (lambda s: (s / "Area_1").rename(s / "Area1"), None, ""),
         (lambda s: (s / HALLWAY).rename(s / HALLWAY.replace("ceiling", "roof")), ValueError,
          "roof_1.txt: class 'roof'"),
         (lambda s: (s / HALLWAY).write_text("4000 2 3 4 5 6\n"), ValueError, "metres, got 4000"),
     ],
-    ids=["room without annotations", "other folders", "unknown class", "millimetres"],
+    ids=["room without annotations", "duplicate", "other folders", "unknown class", "millimetres"],
 )  # fmt: skip
 def test_a_wrong_folder_is_refused(source, tmp_path, spoil, error, message):
     spoil(source)
@@ -168,6 +187,13 @@ def test_a_wrong_folder_is_refused(source, tmp_path, spoil, error, message):
         return
     with pytest.raises(error, match=message):
         convert(source, tmp_path / "set")
+
+
+def test_an_empty_folder_is_no_room_and_said_to_be_left_out(source, tmp_path, capsys):
+    whole = convert(source, tmp_path / "whole")
+    (source / "Area_1/stray/Annotations").mkdir(parents=True)
+    assert convert(source, tmp_path / "set") == whole
+    assert "Area_1/stray: an empty folder, left out" in capsys.readouterr().err
 
 
 def test_no_rooms_at_all_says_what_folder_is_meant(tmp_path):
@@ -215,7 +241,7 @@ def test_a_damaged_room_is_named_when_it_is_read(source, tmp_path):
     with pytest.raises(ValueError, match="hallway_6.h5: labels"):
         scenes[0]
     room.write_bytes(b"short")
-    with pytest.raises(ValueError, match="hallway_6.h5 is not a whole room"):
+    with pytest.raises(ValueError, match="hallway_6.h5 is not a whole HDF5 file.*convert S3DIS"):
         scenes[0]
     room.unlink()
     with pytest.raises(FileNotFoundError, match="hallway_6.h5 is missing"):

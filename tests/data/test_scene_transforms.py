@@ -69,6 +69,22 @@ def test_clipping_keeps_the_cube_about_the_centre_of_the_box(scene):
     assert torch.equal(shown[0], points[shown[2]]) and torch.equal(shown[1], scene[1][shown[2]])
 
 
+@pytest.mark.parametrize("shape", ["L", "ring", "a point in a ring"])
+def test_a_scene_without_a_middle_is_clipped_about_a_point_of_its_own(shape):
+    """Promise: training goes on where nothing stands in the middle of the box."""
+    points = torch.rand(4000, 3, generator=seeded()) * 16
+    points[:, 2] /= 6
+    x, y = points[:, 0], points[:, 1]
+    arms = (x < 2) | (y < 2) if shape == "L" else ((x - 8).abs() > 6) | ((y - 8).abs() > 6)
+    points = points[arms]
+    if shape == "a point in a ring":
+        points = torch.cat([points, torch.tensor([[8.0, 8.0, 1.0]])])
+    kept = clip_to_cube(points, 4.0)
+    assert 100 < len(kept) < len(points) and kept.diff().min() > 0
+    assert (points[kept].amax(0) - points[kept].amin(0)).max() < 8
+    assert len(augment_scene(points, points[:, :1] / 16, seeded(), PAPER_ROOMS)[0]) > 100
+
+
 def test_flips_mirror_x_and_y_each_half_the_time_and_never_z(scene):
     points, features = scene
     seen = {(0, 0): 0, (0, 1): 0, (1, 0): 0, (1, 1): 0}

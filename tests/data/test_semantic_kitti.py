@@ -95,6 +95,27 @@ def test_a_scan_that_changed_after_the_check_is_named_when_it_is_read(source, tm
         scene_hash("semantic_kitti", tmp_path / "set")
 
 
+def test_scans_that_moved_after_the_check_are_told_with_the_command(source, tmp_path):
+    convert(source, tmp_path / "set")
+    scenes = load_scenes("semantic_kitti", "test", tmp_path / "set")
+    (source / "sequences").rename(tmp_path / "sequences")
+    what = "none of its 18 files is in .*official any more.*i2p data get semantic_kitti --from"
+    for use in (lambda: load_scenes("semantic_kitti", "test", tmp_path / "set"),
+                lambda: scene_hash("semantic_kitti", tmp_path / "set")):  # fmt: skip
+        with pytest.raises(FileNotFoundError, match=what):
+            use()
+    with pytest.raises(FileNotFoundError, match="000001.bin is missing; so are its labels.*--from"):
+        scenes[1]
+
+
+def test_hidden_files_beside_the_scans_are_none(source, tmp_path):
+    """Promise: what macOS writes beside files on other disks does not count."""
+    for path in (SCAN, LABELS):
+        (source / path).with_name("._" + path.rpartition("/")[2]).write_bytes(b"x")
+    (source / SCAN).with_name("._000007.bin").write_bytes(b"x")
+    assert len(convert(source, tmp_path / "set")["scenes"]) == 9
+
+
 def test_a_check_that_was_stopped_goes_on(source, tmp_path, monkeypatch):
     """Promise: what was checked is not read again, what changed is; notes go with the end."""
     monkeypatch.setattr(script, "_TOGETHER", 2)
