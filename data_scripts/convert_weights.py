@@ -25,12 +25,12 @@ from i2p_lib.weights.files import CONVERTED, ORIGIN
 from i2p_lib.weights.loading import read_checkpoint
 
 
-def convert(path: Path, trusted: Sequence[Any] = (), unwrap: str = "") -> Path:
+def convert(path: Path, trusted: Sequence[Any] = (), unwrap: str | None = None) -> Path:
     """Write the tensors of a checkpoint that `weights_only` refuses to `PATH.safetensors`.
 
     trusted: the classes or functions, themselves and not their names, that the checkpoint may
     ask for besides tensors; they are allowed for this one reading.  unwrap: the entry that holds
-    the tensors.
+    the tensors; None: found as in a file that is given by its path (`read_checkpoint`).
 
     Raises ValueError where the checkpoint asks for anything else.
     """
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="the checkpoint")
     parser.add_argument("--trust", nargs="*", default=[], metavar="NAME",
                         help="what it may ask for besides tensors, such as argparse.Namespace")
-    parser.add_argument("--unwrap", default="", help="the entry that holds the tensors")
+    parser.add_argument("--unwrap", help="the entry that holds the tensors (default: looked for)")
     options = parser.parse_args(arguments)
 
     def work() -> None:

@@ -48,6 +48,7 @@ PUBLIC = {
     "REGIMES": "i2p_lib.inflation.regimes",
     "freeze": "i2p_lib.inflation.regimes",
     "image_model": "i2p_lib.weights",
+    "load_original": "i2p_lib.models.original",
     "fit": "i2p_lib.train.fit",
     "point_clouds": "i2p_lib.train.clouds",
     "PointClouds": "i2p_lib.data.own",

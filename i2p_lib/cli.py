@@ -40,7 +40,7 @@ WEIGHT_EXAMPLES = """examples:
   i2p weights get resnet50:imagenet21k   other weights of the same model
   i2p weights check efficientnet_lite0   its hash, and whether every tensor fits the model
 
-Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder.
+Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder; resnet18:mine.pth names your own.
 """
 
 

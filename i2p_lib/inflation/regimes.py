@@ -43,6 +43,11 @@ def within(name: str, modules: Sequence[str]) -> bool:
     return name.startswith(tuple(f"{module}." for module in modules))
 
 
+def chosen(name: str, parts: Sequence[str]) -> bool:
+    """Whether a tensor is one of some parts, which are names of modules or of tensors."""
+    return name in parts or within(name, parts)
+
+
 def roles_of(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
     """Name of each parameter -> "input" or "output" in those modules, else "norm", "backbone"."""
     norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}

@@ -58,7 +58,7 @@ def image_name(name: str) -> str:
     return _IMAGE_MODELS.get(name, name.removeprefix(VIEWS))
 
 
-def point_model(name: str, num_classes: int, weights: str = "random", seed: int = 0,
+def point_model(name: str, num_classes: int, weights: str | Path = "random", seed: int = 0,
                 weights_dir: str | Path | None = None, up: str = "z") -> nn.Module:  # fmt: skip
     """Return a network that maps points [B, P, 3] to logits [B, num_classes].
 

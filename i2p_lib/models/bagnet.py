@@ -14,7 +14,7 @@ class BagNet(nn.Module):
     have the names of the published checkpoints.
     """
 
-    def __init__(self, wide_stages: int):
+    def __init__(self, wide_stages: int, num_classes: int = 1000):
         super().__init__()
         from timm.layers import Conv2dSame
         from torchvision.models.resnet import Bottleneck
@@ -34,22 +34,22 @@ class BagNet(nn.Module):
             self.add_module(f"layer{number + 1}", stage)
             channels = 4 * width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, 1000)
+        self.fc = nn.Linear(channels, num_classes)
         he_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] to logits [B, 1000]; the mean of the local logits, taken before ``fc``."""
+        """[B, 3, H, W] to logits [B, num_classes]: the mean of local ones, taken before ``fc``."""
         x = self.relu(self.bn1(self.conv2(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def bagnet17() -> BagNet:
+def bagnet17(num_classes: int = 1000) -> BagNet:
     """BagNet-17: 3x3 kernels in the first three stages; see ``bagnet33``."""
-    return BagNet(3)
+    return BagNet(3, num_classes)
 
 
-def bagnet33() -> BagNet:
+def bagnet33(num_classes: int = 1000) -> BagNet:
     """BagNet-33: a 3x3 kernel in each of the four stages, with the published network's tensors.
 
     The published network has no padding: each 3x3 kernel shrinks the image, its shortcut is cropped
@@ -65,4 +65,4 @@ def bagnet33() -> BagNet:
 
     ``inflate`` keeps each 1x1 kernel as 1x1x1; how the paper made 3x3x3 of it is not known.
     """
-    return BagNet(4)
+    return BagNet(4, num_classes)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from i2p_lib.inflation.regimes import Shapes, describe, shapes
 from i2p_lib.models import point_network
 from i2p_lib.models.point_ops import ball_query, farthest_points, gather, interpolate
-from i2p_lib.weights.building import load_weights, seeded
-from i2p_lib.weights.cards import is_random, weight_card
+from i2p_lib.weights.building import seeded, with_weights
+from i2p_lib.weights.cards import is_random
 
 PIXEL_CHANNELS = 3  # red, green, blue
 BALL = 32  # points
@@ -99,14 +99,14 @@ class PointNet2(nn.Module):
 
 
 @point_network
-def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 0,
+def pointnet2_ssg(num_classes: int, weights: str | Path | None = "random", seed: int = 0,
                   weights_dir: str | Path | None = None) -> PointNet2:  # fmt: skip
     """Return PointNet++ on points [B, P, 3], random or pretrained on pixels.
 
     Args:
         weights: None or "random"; "fractal_pixels", which comes with this package; or
-            "imagenet1k_pixels": a file that you trained (none is public), the ``state_dict`` of
-            ``PointNet2(1000, channels=3)`` on photos as clouds of their pixels (see
+            "imagenet1k_pixels" or a path: a file that you trained (none is public), the
+            ``state_dict`` of ``PointNet2(1000, channels=3)`` on photos as clouds of pixels (see
             ``image_to_points`` in ``data_scripts/_pretraining.py``). All its tensors must be
             there and fit; the first layer and the classifier are replaced by new ones, every
             other tensor is kept.
@@ -119,9 +119,9 @@ def pointnet2_ssg(num_classes: int, weights: str | None = "random", seed: int = 
         if is_random(weights):
             net, image = PointNet2(num_classes), {}
         else:
-            classes = weight_card("pointnet2_ssg", weights).classes
-            net = PointNet2(classes, channels=PIXEL_CHANNELS)
-            load_weights(net, "pointnet2_ssg", weights, weights_dir)
+            net = with_weights(
+                lambda num_classes=1000: PointNet2(num_classes, channels=PIXEL_CHANNELS),
+                "pointnet2_ssg", weights, weights_dir)
             image, net.channels = shapes(net), 0
             net.sa1.mlp[0] = nn.Linear(3, net.sa1.mlp[0].out_features, bias=False)
             net.classifier = nn.Linear(net.classifier.in_features, num_classes)
@@ -184,7 +184,7 @@ class PointNet2Segmentation(nn.Module):
         return self.decoder(levels)
 
 
-def pointnet2_segmentation(num_classes: int, channels: int, weights: str | None = "random",
+def pointnet2_segmentation(num_classes: int, channels: int, weights: str | Path | None = "random",
                            seed: int = 0, weights_dir: str | Path | None = None
                            ) -> PointNet2Segmentation:  # fmt: skip
     """Return PointNet++ for segmentation, random or with what pixels have taught.

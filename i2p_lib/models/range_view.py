@@ -33,7 +33,7 @@ SIGMA, CUTOFF = 1.0, 1.0  # of the vote: pixels of its Gaussian, metres of a wei
 
 
 def range_network(image_name: str, num_classes: int, in_channels: int,
-                  weights: str | None = "random", seed: int = 0,
+                  weights: str | Path | None = "random", seed: int = 0,
                   weights_dir: str | Path | None = None) -> RangeNetwork:  # fmt: skip
     """Return an image network that labels the pixels of range images.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pandas as pd
 from torch import Tensor, nn
 
 from i2p_lib.models.stages import he_init, residual_stage
-from i2p_lib.weights.cards import weight_card
+from i2p_lib.weights.cards import WeightCard, weight_card
 from i2p_lib.weights.files import verified
-from i2p_lib.weights.loading import read_tensors, transfer
+from i2p_lib.weights.loading import common_prefix, read_tensors, transfer
+from i2p_lib.weights.paths import is_path
 
 DEPTHS, WIDTHS = (2, 3, 4, 6), (32, 64, 128, 256)
 
@@ -33,7 +35,7 @@ class Res16Encoder(nn.Module):
 
     norm_on_logits, more_inputs = True, ("ds1", "ds2", "ds3")
 
-    def __init__(self):
+    def __init__(self, num_classes: int = 1000):
         super().__init__()
         from torchvision.models.resnet import BasicBlock
 
@@ -48,24 +50,24 @@ class Res16Encoder(nn.Module):
             self.add_module(f"layer{stage}", residual_stage(BasicBlock, channels, width, depth))
             channels = width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, 1000)
+        self.fc = nn.Linear(channels, num_classes)
         he_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] to logits [B, 1000]."""
+        """[B, 3, H, W] to logits [B, num_classes]."""
         x = self.layer2(self.ds1(self.layer1(self.bn1(self.conv1(x)))))
         x = self.layer4(self.ds3(self.layer3(self.ds2(x))))
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def res16unet34() -> Res16Encoder:
+def res16unet34(num_classes: int = 1000) -> Res16Encoder:
     """The image network whose inflated form is the released code's ``SPVCNN34_cls``.
 
     Channels 32, 64, 128, 256, total stride 8, no activation behind the stem. The authors'
     ImageNet weights of it are not public. Inflate it with ``recipe=None``: it has the paper's
     geometry already, its shortcuts stay 1x1x1, and its logits get a norm.
     """
-    return Res16Encoder()
+    return Res16Encoder(num_classes)
 
 
 def pointcontrast_name(key: str) -> str | None:
@@ -105,24 +107,36 @@ def torchsparse_offsets(kernel: int) -> list[tuple[int, int, int]]:
 
 
 def is_pointcontrast(name: str, weights: str) -> bool:
-    """Tell whether a model's weights are kernels on points, to be loaded after inflating it."""
-    return name == "res16unet34" and weights.startswith("pointcontrast")
+    """Tell whether a model's weights are kernels on points, to be loaded after inflating it.
+
+    A file that was given by its path is asked what its tensors are called.
+    """
+    if name != "res16unet34" or not is_path(weights):
+        return name == "res16unet34" and weights.startswith("pointcontrast")
+    card = weight_card(name, weights)
+    stored = read_tensors(card, verified(card)[0])
+    prefix = common_prefix(stored)
+    return any(key.endswith("kernel") and pointcontrast_name(key.removeprefix(prefix))
+               for key in stored)  # fmt: skip
 
 
 def load_pointcontrast(
-    net: nn.Module, weights: str, order: str = "minkowski", weights_dir: str | Path | None = None
-) -> pd.DataFrame:
+    net: nn.Module, weights: str | Path, order: str = "minkowski",
+    weights_dir: str | Path | None = None, weights_except: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
     """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
         net: what ``inflate(res16unet34(), ..., recipe=None)`` returned. Its stages and its
             downsampling layers are filled; stem and classifier stay.
-        weights: "pointcontrast_nce" or "pointcontrast_hardest".
+        weights: "pointcontrast_nce" or "pointcontrast_hardest", or the path of such a file.
         order: where tap i of a file's kernel [K, C_in, C_out] goes. ``"minkowski"`` keeps each
             tap at its place in space. ``"released"`` repeats the released code of the paper,
             which copies tap i to tap i of torchsparse: the two libraries number the taps of a
             3x3x3 kernel differently, so its kernels are shuffled in space.
         weights_dir: folder of the file; see ``i2p_lib.weights.image_model``.
+
+        weights_except: parts of the network that stay as they are, such as ["layer4"].
 
     Returns the table of all tensors, see ``transfer``; in ``net.i2p_report`` what was filled now
     counts as copied.
@@ -135,13 +149,28 @@ def load_pointcontrast(
     if order not in ("minkowski", "released"):
         raise ValueError(f"order must be one of minkowski, released, got {order!r}")
     card = weight_card("res16unet34", weights)
+    if card.path:
+        known = weight_card("res16unet34", "pointcontrast_nce")
+        card = card.model_copy(update={"drop": known.drop, "fresh": known.fresh})
     path, _ = verified(card, weights_dir)
-    found = {}
-    for key, tensor in read_tensors(card, path).items():
-        plain = key.removeprefix("module.")  # of data-parallel training
+    return load_kernels(net, card, path, pointcontrast_name, order, weights_except)
+
+
+def load_kernels(
+    net: nn.Module, card: WeightCard, path: Path, name_of: Callable[[str], str | None],
+    order: str, weights_except: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """Load the kernels of another 3D library into an inflated network, see ``transfer``.
+
+    name_of: our name of a tensor of the file, or None.  order: see ``load_pointcontrast``.
+    """
+    stored, found = read_tensors(card, path), {}
+    prefix = common_prefix(stored)  # of data-parallel training
+    for key, tensor in stored.items():
+        plain = key.removeprefix(prefix)
         value = _to_taps(tensor, order) if plain.endswith("kernel") else tensor
-        found[pointcontrast_name(plain) or plain] = key, value
-    table = transfer(net, card, path, found)
+        found[name_of(plain) or plain] = key, value
+    table = transfer(net, card, path, found, weights_except)
     copied = table.loc[table["state"] == "copied", "name"]
     net.i2p_report.loc[net.i2p_report["tensor"].isin(copied), "action"] = "copied"
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -32,15 +33,17 @@ def encoding_for(name: str, **settings: Any) -> Encoding:
 
 
 def segmenter(
-    name: str, num_classes: int, in_features: int, weights: str | None = "random", **settings: Any
-) -> nn.Module:
+    name: str, num_classes: int, in_features: int, weights: str | Path | None = "random",
+    **settings: Any,
+) -> nn.Module:  # fmt: skip
     """Return a segmentation network on the CPU; it maps what its encoding gives to logits [M, C].
 
     Args:
         name: "unet:NAME", a sparse U-Net around the inflated image network (paper: resnet18);
             "pointnet2_ssg"; "range:NAME", the image network on range images (paper: hrnet_w48).
         in_features: features of a point besides its coordinates (3 colours, 1 intensity).
-        weights: "random", or image weights of NAME; of pointnet2_ssg those of pixels.
+        weights: "random", or image weights of NAME, of pointnet2_ssg those of pixels: a name or
+            the path of a file.
         settings: weights_dir (see ``i2p_lib.weights.image_model``), seed (of every random layer;
             torch's global generator stays as it was), and those of ``unet``, ``range_network``.
 

@@ -11,6 +11,7 @@ decoder are torchvision's with sparse layers inside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,13 +34,15 @@ WIDTHS = (512, 256, 192, 192)  # channels of the decoder, coarsest first
 STRIDES = (2, 4, 8, 16)  # of the encoder's levels, in input voxels
 
 
-def unet(image_name: str, num_classes: int, in_channels: int, weights: str | None = "random",
+def unet(image_name: str, num_classes: int, in_channels: int, weights: str | Path | None = "random",
          seed: int = 0, weights_dir: str | Path | None = None, decoder_width: float = 1.0,
-         axis: str = "z", normalize: bool = True) -> UNet:  # fmt: skip
+         axis: str = "z", normalize: bool = True, weights_except: Sequence[str] = ()
+         ) -> UNet:  # fmt: skip
     """Return a U-Net on sparse voxels around an image network with named stages.
 
     Args:
-        image_name, weights, seed, weights_dir: see ``segmenter``.
+        image_name, weights, seed, weights_dir: see ``segmenter``; weights_except: see
+            ``image_model``.
         in_channels: features per voxel.
         decoder_width: factor on the channels of stem and decoder (1: the paper's 64, and
             512, 256, 192, 192). The encoder keeps the image network's own.
@@ -48,7 +51,7 @@ def unet(image_name: str, num_classes: int, in_channels: int, weights: str | Non
     Raises ValueError for a network without named stages, and InflationError for one that cannot
     be inflated or has other levels than strides 2, 4, 8, 16.
     """
-    image = image_model(image_name, weights, seed, weights_dir)
+    image = image_model(image_name, weights, seed, weights_dir, weights_except)
     stages = stage_names(image)
     before, behind = around_stages(image, stages)
     first = [image.get_submodule(name) for name in before]

@@ -11,7 +11,7 @@ from i2p_lib.inflation.regimes import describe, shapes
 from i2p_lib.inflation.trace import evaluated
 from i2p_lib.models import point_network
 from i2p_lib.models.stages import he_init, residual_stage, with_norm_behind
-from i2p_lib.weights.building import image_model, load_weights, seeded
+from i2p_lib.weights.building import image_model, seeded, with_weights
 from i2p_lib.weights.cards import is_random
 
 CAMERA = 1.4  # distance of the six cameras from the origin
@@ -86,8 +86,9 @@ class ViewNet(nn.Module):
         return self.classifier(self.fusion(self.image(pictures)))
 
 
-def image_on_views(image_name: str, num_classes: int, weights: str | None = "random", seed: int = 0,
-                   weights_dir: str | Path | None = None, up: str = "z") -> ViewNet:  # fmt: skip
+def image_on_views(image_name: str, num_classes: int, weights: str | Path | None = "random",
+                   seed: int = 0, weights_dir: str | Path | None = None, up: str = "z"
+                   ) -> ViewNet:  # fmt: skip
     """Any image classifier of torchvision or timm on six depth views, its 2D weights copied.
 
     The input convolution takes one depth channel, with its kernels summed over the colours. That
@@ -110,7 +111,7 @@ def image_on_views(image_name: str, num_classes: int, weights: str | None = "ran
 
 
 @point_network
-def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
+def simpleview(num_classes: int, weights: str | Path | None = "random", seed: int = 0,
                weights_dir: str | Path | None = None, up: str = "z") -> ViewNet:  # fmt: skip
     """SimpleView: a quarter-width ResNet-18 on six depth views (paper, Table 1).
 
@@ -118,14 +119,14 @@ def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
     hidden layer with BatchNorm, ReLU and dropout, and the linear classifier.
 
     Args:
-        weights: "random", or "imagenet1k": a file that you trained (none is public), with the
-            tensors of ``resnet18_quarter()``; FileNotFoundError without it, ValueError for others.
+        weights: "random", or "imagenet1k" or a path: a file that you trained (none is public),
+            with the tensors of ``resnet18_quarter()``; FileNotFoundError without it, ValueError
+            for others.
         seed, up: see ``image_on_views``.
     """
     with seeded(seed):
-        image = resnet18_quarter()
-        if not is_random(weights):
-            load_weights(image, "simpleview", weights, weights_dir)
+        image = (resnet18_quarter() if is_random(weights) else
+                 with_weights(resnet18_quarter, "simpleview", weights, weights_dir))
         width = image.fc.in_features
         fusion = nn.Sequential(
             nn.BatchNorm1d(width), nn.Unflatten(0, (-1, len(VIEWS))), nn.Dropout(0.5),
@@ -135,7 +136,7 @@ def simpleview(num_classes: int, weights: str | None = "random", seed: int = 0,
         return ViewNet(image, fusion, num_classes, up)
 
 
-def resnet18_quarter() -> nn.Module:
+def resnet18_quarter(num_classes: int = 1000) -> nn.Module:
     """SimpleView's image network on colour images: torchvision's ResNet-18, four times narrower.
 
     Channels 16, 32, 64, 128; a 3x3 stem of stride 1 and no pooling behind it. The last norm of
@@ -150,7 +151,7 @@ def resnet18_quarter() -> nn.Module:
     net.layer1 = residual_stage(BasicBlock, 16, 16, 2)
     for number, width in enumerate((32, 64, 128), 2):
         net.set_submodule(f"layer{number}", residual_stage(BasicBlock, width // 2, width, 2, 2))
-    net.fc = nn.Linear(128, 1000)
+    net.fc = nn.Linear(128, num_classes)
     he_init(net)
     for block in net.modules():
         if isinstance(block, BasicBlock):

@@ -64,7 +64,9 @@ class Opened:
         Its weights lie in memory channels last, which a CPU convolves faster.
         """
         with _BUILDING:
-            model = image_model(self.spec.model, weights=self.spec.weights, seed=self.spec.seed)
+            spec = self.spec
+            model = image_model(spec.model, spec.weights, spec.seed,
+                                weights_except=spec.weights_except)
         return model.eval().to(self.place, memory_format=torch.channels_last)
 
     def inputs(self, net: nn.Module, points: torch.Tensor) -> Iterator[SparseTensor]:

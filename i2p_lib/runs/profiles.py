@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from i2p_lib.runs.spec import AnySpec, RunSpec, SegmentSpec, kind_of, spec_from
 from i2p_lib.runs.store import key_of, project_root
 from i2p_lib.train.settings import explain, unknown_key
+from i2p_lib.weights.paths import placed
 
+LISTS = ("probe_epochs", "weights_except")
 KINDS = {RunSpec: "defaults", SegmentSpec: "scene_defaults"}
 """Kind of run -> the key of a profile that holds what its blocks need not say."""
 
@@ -54,7 +56,7 @@ class Profile(BaseModel):
     is added to that, or replaces it key by key.
     chapters: notebook stem -> experiment names.  device and workers say how to train and are no
     part of any spec.  images is a folder of photographs for chapter 5, in the file a path from the
-    profile's own folder; None: those that the book's dependencies bring.
+    profile's own folder, as a path of weights is; None: those that the book's dependencies bring.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -154,8 +156,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the settings of a block's cartesian product; the last key varies fastest.
 
-    A list is a set of choices.  Settings that are lists themselves (probe_epochs) are one value
-    as a flat list, and choices as a list of lists.  `trial` is no setting: trial n is episode n
+    A list is a set of choices.  Settings that are lists themselves (`LISTS`) are one value as a
+    flat list, and choices as a list of lists.  `trial` is no setting: trial n is episode n
     with seed n.
 
     >>> grid({"regime": ["io", "all"], "seed": [0, 1]})[1]
@@ -164,7 +166,7 @@ def grid(block: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = []
     for key, value in block.items():
         one = not isinstance(value, list)
-        if key == "probe_epochs" and not one:
+        if key in LISTS and not one:
             one = not (value and isinstance(value[0], list))
         choices.append([value] if one else value)
     rows = [dict(zip(block, chosen, strict=True)) for chosen in itertools.product(*choices)]
@@ -210,6 +212,8 @@ def _experiment(profile: Profile, name: str) -> tuple[AnySpec, ...]:
             raise ValueError(f"{place}: trial sets {min(both)}, so leave one of them out")
         for settings in grid(block):
             whole = getattr(profile, KINDS[kind]) | settings
+            whole |= {key: placed(whole[key], profile.path.parent)
+                      for key in ("weights", "norms") if key in whole}  # fmt: skip
             specs.append(spec_from(_with_teacher(whole, f"{place}: teacher"), place))
     return tuple(dict.fromkeys(specs))
 

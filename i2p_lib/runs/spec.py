@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from i2p_lib.data import dataset_card, dataset_hash
 from i2p_lib.data.scenes import scene_card, scene_hash
-from i2p_lib.runs.named import Named
+from i2p_lib.runs.named import Named, WeightsName
 from i2p_lib.train.settings import ClassifySettings, SegmentSettings, explain
 
 
@@ -41,7 +41,7 @@ class RunSpec(ClassifySettings, Named):
 
     data: str = "home_objects"
     model: str = "efficientnet_lite0"
-    weights: str = "imagenet1k"
+    weights: WeightsName = "imagenet1k"
     recipe: Literal["paper"] | None = None
     points: int = Field(2048, ge=1)
     shots: int | None = Field(None, ge=1)
@@ -58,7 +58,7 @@ class RunSpec(ClassifySettings, Named):
             raise ValueError("teacher and distill belong together: set both or neither")
         if self.teacher is None:
             return self
-        same = ("data", "model", "weights", "recipe", "axis", "normalize", "init")
+        same = ("data", "model", "weights", "weights_except", "recipe", "axis", "normalize", "init")
         other = [name for name in same if getattr(self, name) != getattr(self.teacher, name)]
         if other:
             raise ValueError(f"a student has its teacher's network; they differ in {other}")
@@ -129,7 +129,7 @@ class SegmentSpec(SegmentSettings, Named):
 
     scenes: str = "simulated_rooms"
     model: str = Field("unet:resnet18", pattern=r"^(unet:\w+|range:\w+|pointnet2_ssg)$")
-    weights: str = "random"
+    weights: WeightsName = "random"
     voxel_size: float | None = Field(None, gt=0, le=1)
     decoder_width: float | None = Field(None, gt=0, le=4)
     block_size: float | None = Field(None, gt=0, le=100)
@@ -171,7 +171,8 @@ class SegmentSpec(SegmentSettings, Named):
     @property
     def network_settings(self) -> dict[str, Any]:
         """What the spec sets of its network; the inflation of a U-Net's encoder is part of it."""
-        return self._set("decoder_width", "axis", "normalize") if self.inflated else {}
+        inflation = ("axis", "normalize", *(("weights_except",) if self.weights_except else ()))
+        return self._set("decoder_width", *inflation) if self.inflated else {}
 
     def _set(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -159,10 +160,12 @@ def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
         net = point_model(spec.model, num_classes, spec.weights, spec.seed, up=up)
     else:
         on_points = is_pointcontrast(spec.model, spec.weights)
-        net = _inflated(spec, "random" if on_points else spec.weights, num_classes)
+        net = (_inflated(spec, "random", num_classes) if on_points else
+               _inflated(spec, spec.weights, num_classes, spec.weights_except))
         draw_weights(net, spec)
         if on_points:
-            load_pointcontrast(net, spec.weights, spec.rules.taps)
+            load_pointcontrast(net, spec.weights, spec.rules.taps,
+                               weights_except=spec.weights_except)
         if spec.norms == "torchsparse":
             initialize(reference := copy.deepcopy(net), spec.norms, generator(spec.seed, "norms"))
             match_norms(net, reference)
@@ -172,9 +175,11 @@ def build_network(spec: NamedRun, num_classes: int) -> nn.Module:
     return net
 
 
-def _inflated(spec: NamedRun, weights: str, num_classes: int) -> nn.Module:
+def _inflated(
+    spec: NamedRun, weights: str, num_classes: int, weights_except: Sequence[str] = ()
+) -> nn.Module:
     return inflate(
-        image_model(spec.model, weights=weights, seed=spec.seed),
+        image_model(spec.model, weights, spec.seed, weights_except=weights_except),
         in_channels=dataset_card(spec.data).channels,
         num_classes=num_classes,
         axis=spec.axis,

@@ -89,6 +89,7 @@ AUGMENT_PRESETS = {
     "paper": PAPER_AUGMENT,
     "upright": Augment(scale=(0.8, 1.25), rotate="z", jitter=0.02),  # for sets with z up
 }
+KEY = "key"
 Schedule = Literal["one_cycle", "cosine", "cosine_per_iteration", "poly", "warmup_cosine"]
 
 
@@ -202,8 +203,12 @@ class Settings(BaseModel):
         return type(self)(**(dict(self) | changes))
 
     def key_fields(self) -> str:
-        """Return the canonical JSON of all settings: the same text for equal ones."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Return the canonical JSON of all settings: the same text for equal ones.
+
+        What serialises for a key otherwise than for a file is told so by the context `KEY`.
+        """
+        values = self.model_dump(mode="json", context=KEY)
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 class ClassifySettings(Settings):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from i2p_lib.inflation import initialize
+from i2p_lib.inflation.regimes import chosen
 from i2p_lib.train import settings
 from i2p_lib.train.settings import Settings
 
@@ -76,6 +77,7 @@ class NamedRun(Protocol):
     drawn: Literal["torchsparse", "he"] | None
     seed: int
     rules: settings.Protocol
+    weights_except: tuple[str, ...]
 
     def __getattr__(self, name: str) -> Any:
         """Return a setting of its network or data, such as `model` or `points`."""
@@ -85,14 +87,16 @@ def draw_weights(net: nn.Module, run: NamedRun) -> None:
     """Draw the weights of scratch by the run's rule, see `initialize`; others stay.
 
     Where the protocol's rule is torchsparse's, the new layers of every inflated network are drawn
-    by it, as in the original (model_zoo.py, spvcnn_cls: image weights fill the stages alone).
+    by it, as in the original (model_zoo.py, spvcnn_cls: image weights fill the stages alone), and
+    so are the layers that `weights_except` leaves out.
     """
     random = generator(run.seed, "initial")
     if run.drawn:
         initialize(net, run.drawn, random)
     elif run.inflated and run.rules.init == "torchsparse":
         fresh = {name.rpartition(".")[0]: None for name, role in net.i2p_roles.items()
-                 if role in ("input", "output")}  # fmt: skip
+                 if role in ("input", "output")
+                 or chosen(name.removeprefix("encoder."), run.weights_except)}  # fmt: skip
         for name in fresh:
             initialize(net.get_submodule(name), run.rules.init, random)
 

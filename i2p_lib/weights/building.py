@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +27,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 def image_model(
     name: str,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     seed: int = 0,
     weights_dir: str | Path | None = None,
+    weights_except: str | Sequence[str] = (),
 ) -> nn.Module:
     """Return an unchanged 2D image model, in training mode.
 
@@ -42,42 +43,52 @@ def image_model(
                  "imagenet21k", a name that `i2p weights list` shows (`resnet50`: "fractaldb1k",
                  "stylized_imagenet", ...; `resnet18`: "fractal", which comes with this package),
                  or a tag of torchvision ("imagenet1k_v2") or timm.
+                 Or the path of a file of your own, such as "~/runs/best.pth" or a .safetensors: a
+                 state_dict, by itself or in one of the entries state_dict, model,
+                 model_state_dict and net of a checkpoint, with the names of this network, before
+                 which `module.`, `model.` or `_orig_mod.` may stand.
                  The classifier has as many classes as the file's.
     weights_dir  searched first for the file; then `$I2P_WEIGHTS`, then torch hub's checkpoints.
+
+    weights_except
+                 parts of the network, such as ["layer4", "fc"], that do not get the file's
+                 tensors and keep their random start, that of `seed`.
 
     A loaded model carries the table of its tensors as `net.i2p_transfer`, see `transfer`.
     Nothing is downloaded.
 
-    Raises ValueError for an unknown model or weights name, a file with the wrong hash, or a
-    tensor without its counterpart, and FileNotFoundError, saying what to place where, for a file
-    that is not there.
+    Raises ValueError for an unknown model or weights name, a file with the wrong hash, a tensor
+    without its counterpart, or a part that the network has not, and FileNotFoundError, saying
+    what to place where, for a file that is not there.
 
     >>> net = image_model("efficientnet_lite0", weights="imagenet1k")     # doctest: +SKIP
+    >>> net = image_model("resnet18", weights="runs/my birds.pth")        # doctest: +SKIP
     """
     card = None if is_random(weights) else weight_card(name, weights)
+    if not card and weights_except:
+        raise ValueError("weights_except leaves out parts of a file, and random weights have none")
     if card and card.network != "image":
         raise ValueError(
             f"the {card.weights} weights are for a network on points ({card.note}); "
             "image_model builds image networks"
         )
     library = model_library(name)
-    classes = {"num_classes": card.classes} if card and card.classes else {}
-    with seeded(seed):  # the one place where image models draw random numbers
-        if library == "torchvision":
-            import torchvision
 
-            net = torchvision.models.get_model(name, weights=None, **classes)
-        elif library == "i2p":
-            net = getattr(importlib.import_module(OWN_BUILDERS[name]), name)()
-        else:
+    def build(**classes: int) -> nn.Module:
+        with seeded(seed):  # the one place where image models draw random numbers
+            if library == "torchvision":
+                import torchvision
+
+                return torchvision.models.get_model(name, weights=None, **classes)
+            if library == "i2p":
+                return getattr(importlib.import_module(OWN_BUILDERS[name]), name)(**classes)
             import timm
 
             tag = f".{card.tag}" if card and card.tag else ""
             full = f"tf_{name}" if library == "lite" else f"{name}{tag}"
-            net = timm.create_model(full, pretrained=False, **classes)
-    if card:
-        load_weights(net, name, weights, weights_dir)
-    return net
+            return timm.create_model(full, pretrained=False, **classes)
+
+    return with_weights(build, name, weights, weights_dir, weights_except) if card else build()
 
 
 def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
@@ -99,8 +110,43 @@ def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
     return prepare(Image.fromarray(image))[None]
 
 
+def with_weights(
+    build: Callable[..., nn.Module],
+    name: str,
+    weights: str | Path,
+    weights_dir: str | Path | None = None,
+    weights_except: str | Sequence[str] = (),
+) -> nn.Module:
+    """Return a network with the tensors of a file and as many classes as the file's classifier.
+
+    build: called as build() or build(num_classes=n).  name, weights, weights_dir, weights_except
+    and errors: as for `image_model`.
+    """
+    card = weight_card(name, weights)
+    path, _ = verified(card, weights_dir)
+    net = build(**{"num_classes": card.classes} if card.classes else {})
+    found = named_tensors(net, card, path)
+    if card.path and (classes := _other_classes(net, found)):
+        first, net = net.state_dict(), build(num_classes=classes)
+        kept = {n: first[n] for n, own in net.state_dict().items() if own.shape == first[n].shape}
+        net.load_state_dict(kept, strict=False)  # the random start does not depend on the classes
+    left_out = (weights_except,) if isinstance(weights_except, str) else tuple(weights_except)
+    transfer(net, card, path, found, left_out)
+    return net
+
+
+def _other_classes(net: nn.Module, found: Mapping[str, tuple[str, Tensor]]) -> int | None:
+    """The classes of a file, where its classifier is of another size than a network's."""
+    usual, sizes = getattr(net, "num_classes", 1000), set()
+    for name, own in net.state_dict().items():
+        theirs = found[name][1].shape if name in found else own.shape
+        if own.shape[:1] == (usual,) != theirs[:1] and own.shape[1:] == theirs[1:]:
+            sizes.update(theirs[:1])
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def load_weights(
-    net: nn.Module, name: str, weights: str, weights_dir: str | Path | None = None
+    net: nn.Module, name: str, weights: str | Path, weights_dir: str | Path | None = None
 ) -> pd.DataFrame:
     """Copy the file of a card into a network that `image_model` does not build, all or nothing.
 

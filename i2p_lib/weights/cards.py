@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from i2p_lib.weights.paths import is_path, placed
+
 CARDS_FILE = Path(__file__).with_name("cards.yml")
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 # 2D networks that no image library has, and the module whose builder of that name makes them.
@@ -58,13 +60,14 @@ class WeightCard(LibraryFile):
     unwrap, prefix, names, classes, drop, fresh
                      the rules for its tensors, see cards.yml
     tag              timm's name of the weights
+    path             the file itself, where it was given by its path instead of a name
     """
 
     network: Literal["image", "points"] = "image"
     pretraining: str = ""
     source: str
     licence: str
-    file_name: str = Field(pattern=r"^[\w][\w.-]*$")
+    file_name: str = Field(pattern=r"^[^/\\]+$")
     size: int = Field(0, ge=0)
     sha256: str = Field("", pattern=r"^([0-9a-f]{8,64})?$")
     released: bool = True
@@ -79,6 +82,7 @@ class WeightCard(LibraryFile):
     drop: Names = ()
     fresh: Names = ()
     tag: str = ""
+    path: Path | None = None
 
     @model_validator(mode="after")
     def _can_be_had(self) -> WeightCard:
@@ -164,13 +168,21 @@ def weight_cards() -> tuple[WeightCard, ...]:
     return (*by_pip, *library, *(card for card in stored.cards if not card.pip))
 
 
-def weight_card(name: str, weights: str | None = "imagenet1k") -> WeightCard:
-    """Return the card of one file; ValueError with close matches where there is none."""
+def weight_card(name: str, weights: str | Path | None = "imagenet1k") -> WeightCard:
+    """Return the card of one file; ValueError with close matches where there is none.
+
+    weights: a name, or the path of a file of your own (see `is_path`), which need not be there.
+    """
     if is_random(weights):
         raise ValueError("random weights have no file; ask for a name such as 'imagenet1k'")
     stored = _stored()
     own = {card.weights: card for card in stored.cards if card.model == name}
     on_points = any(card.network == "points" for card in own.values())
+    if is_path(weights):
+        if on_points and name not in OWN_BUILDERS:
+            return file_card(name, weights, "points")
+        model_library(name)
+        return file_card(name, weights)
     if weights in own or on_points or model_library(name) in ("lite", "i2p"):
         return _pick(name, weights, own)
     make = _torchvision_card if model_library(name) == "torchvision" else _timm_card
@@ -180,7 +192,17 @@ def weight_card(name: str, weights: str | None = "imagenet1k") -> WeightCard:
     return card.model_copy(update=known)
 
 
-def is_random(weights: str | None) -> bool:
+def file_card(model: str, path: str | Path, network: str = "image") -> WeightCard:
+    """Return a card for a file of your own: any content, its tensors named as the network's."""
+    path = Path(placed(path))
+    return WeightCard(
+        model=model, weights=str(path), path=path, file_name=path.name, network=network,
+        pretraining="your own", source="a file of your own", licence="not stated",
+        how_to_get="give the path of a file that is there",
+    )  # fmt: skip
+
+
+def is_random(weights: str | Path | None) -> bool:
     """Tell whether a weights name means the library's own initialisation."""
     return weights is None or weights == "random"
 
@@ -213,7 +235,7 @@ def _pick(name: str, weights: str, known: Mapping[str, Any]) -> Any:
         hint = f"did you mean {close[0]!r}? E" if close else "e"
         raise ValueError(
             f"unknown weights {weights!r} for {name}; {hint}xpected 'random' or one of "
-            f"{sorted(known)}"
+            f"{sorted(known)}, or the path of a file"
         )
     return known[weights]
 

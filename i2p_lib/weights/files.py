@@ -52,7 +52,9 @@ def presence(card: WeightCard) -> str:
     return "present"
 
 
-def weights_hash(name: str, weights: str | None, weights_dir: str | Path | None = None) -> str:
+def weights_hash(
+    name: str, weights: str | Path | None, weights_dir: str | Path | None = None
+) -> str:
     """Return the SHA-256 of the file that `image_model` would load ("random": no file)."""
     if is_random(weights):
         model_library(name)
@@ -61,7 +63,12 @@ def weights_hash(name: str, weights: str | None, weights_dir: str | Path | None 
 
 
 def find_file(card: WeightCard, weights_dir: str | Path | None = None) -> Path | None:
-    """Return the first file with the card's name, or its converted form, or None."""
+    """Return the first file with the card's name, or its converted form, or None.
+
+    A file that was given by its path is looked for there alone.
+    """
+    if card.path:
+        return card.path if card.path.is_file() else None
     folders = [*weight_folders(weights_dir), PACKAGED]
     package = card.pip.partition("==")[0].replace("-", "_")
     if package and (spec := importlib.util.find_spec(package)):
@@ -77,6 +84,13 @@ def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[P
     Raises FileNotFoundError (what to place where) or ValueError (expected and found hash).
     """
     path = find_file(card, weights_dir)
+    if path is None and card.path:
+        place = next(place for place in card.path.parents if place.is_dir())
+        there = "a folder" if card.path.is_dir() else f"nothing (there is a folder {place})"
+        raise FileNotFoundError(
+            f"the weights of {card.model}: expected a file {card.path}, got {there}. Give the path "
+            "of a file that is there, or a name that i2p weights list shows"
+        )
     if path is None:
         places = " or ".join(str(folder) for folder in weight_folders(weights_dir))
         where = "" if card.pip else f", into {places} (I2P_WEIGHTS names a folder of your own)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -12,24 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from i2p_lib.models.original import original_name
 from i2p_lib.sparse import SparseTensor
 
 DATA = Path(__file__).parent / "data"
 MISSING = float("inf")  # the difference of arrays of different shapes
-
-_NAMES = (
-    (r"stem\.0\.kernel", "conv1.weight"), (r"stem\.1\.", "bn1."),
-    (r"ds(\d)\.net\.0\.kernel", r"ds\1.0.weight"), (r"ds(\d)\.net\.1\.", r"ds\1.1."),
-    (r"stage(\d)\.(\d+)\.net\.0\.kernel", r"layer\1.\2.conv1.weight"),
-    (r"stage(\d)\.(\d+)\.net\.1\.", r"layer\1.\2.bn1."),
-    (r"stage(\d)\.(\d+)\.net\.3\.kernel", r"layer\1.\2.conv2.weight"),
-    (r"stage(\d)\.(\d+)\.net\.4\.", r"layer\1.\2.bn2."),
-    (r"stage(\d)\.(\d+)\.net\.6\.kernel", r"layer\1.\2.conv3.weight"),
-    (r"stage(\d)\.(\d+)\.net\.7\.", r"layer\1.\2.bn3."),
-    (r"stage(\d)\.(\d+)\.downsample\.0\.kernel", r"layer\1.\2.downsample.0.weight"),
-    (r"stage(\d)\.(\d+)\.downsample\.1\.", r"layer\1.\2.downsample.1."),
-    (r"classifier\.", "fc."),
-)  # fmt: skip
 
 
 @cache
@@ -66,11 +52,10 @@ def only_in_one(ours: Tensor, theirs: Tensor) -> float:
     return float(len(one ^ other))
 
 
-def our_name(name: str) -> str:
-    """Our name of a tensor of a classification network of the original."""
-    for pattern, ours in _NAMES:
-        if re.match(pattern, name):
-            return re.sub(pattern, ours, name)
+def our_name(name: str, unet: bool = False) -> str:
+    """Our name of a tensor of a network of the original."""
+    if ours := original_name(name, unet):
+        return ours
     raise ValueError(f"{name!r} has no twin")
 
 

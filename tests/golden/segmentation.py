@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 
 import numpy as np
@@ -36,26 +35,13 @@ from tests.golden.original import (
 
 ROUNDTRIP, EXACT, SINGLE = (f"06b_spvcnn18_s3dis_{form}"
                             for form in ("float64", "float64_exact", "float32"))  # fmt: skip
-STEM = {"0": "0", "1": "1", "3": "2", "4": "3"}
 SIZES = {ROUNDTRIP: SIZE, EXACT: 1.0}
 """Golden file -> the v of (n v) / v."""
 
 
 def unet_name(name: str) -> str:
     """Our name of a tensor of the original's segmentation network."""
-    if found := re.match(r"stem\.(\d)\.(.*)", name):
-        return f"stem.{STEM[found[1]]}.{found[2].replace('kernel', 'weight')}"
-    if found := re.match(r"ds\.net\.(\d)\.(.*)", name):
-        return f"down.{found[1]}.{found[2].replace('kernel', 'weight')}"
-    if found := re.match(r"up(\d)\.0\.net\.(\d)\.(.*)", name):
-        last = found[3].replace("kernel", "weight")
-        return f"decoder.up.{int(found[1]) - 1}.transposed.{found[2]}.{last}"
-    if found := re.match(r"up(\d)\.1\.(.*)", name):
-        block = our_name(f"stage1.{found[2]}").removeprefix("layer1.")
-        return f"decoder.up.{int(found[1]) - 1}.blocks.{block}"
-    if name.startswith("classifier.0"):
-        return name.replace("classifier.0", "decoder.classifier")
-    return f"encoder.{our_name(name)}"
+    return our_name(name, unet=True)
 
 
 def fresh() -> nn.Module:

@@ -18,7 +18,10 @@ from i2p_lib.models.res16 import (
     res16unet34,
     torchsparse_offsets,
 )
+from i2p_lib.runs.spec import RunSpec
 from i2p_lib.sparse import Sites, SparseTensor, voxelize
+from i2p_lib.train.classify import build_network
+from i2p_lib.weights import image_model
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -196,6 +199,23 @@ def test_other_forms_of_the_file_load_alike(folder, stored, tmp_path):
     for name, tensor in first.state_dict().items():
         if re.match(r"(layer|ds)\d", name):
             assert torch.equal(tensor, second.state_dict()[name])
+
+
+def test_a_path_loads_as_the_card_does(folder, stored, tmp_path):
+    """Promise: PointContrast's file under another name is known by its tensors, in runs as well."""
+    path, first, second = tmp_path / "mine.pt", network(), network()
+    torch.save({"net": {f"module.{name}": value for name, value in stored.items()}}, path)
+    load(first, folder)
+    load_pointcontrast(second, path, weights_except=["layer4"])
+    spec = RunSpec(model="res16unet34", weights=str(path))
+    third = build_network(spec, 40).state_dict()
+    for name, tensor in first.state_dict().items():
+        if re.match(r"(layer|ds)\d", name):
+            assert torch.equal(tensor, third[name])
+            left_out = name.startswith("layer4")
+            assert torch.equal(tensor, second.state_dict()[name]) != left_out
+    with pytest.raises(ValueError, match="looks like PointContrast's 3D network: RunSpec"):
+        image_model("res16unet34", path)
 
 
 @pytest.mark.parametrize("change, message", [
