@@ -52,6 +52,7 @@ PUBLIC = {
     "fit": "i2p_lib.train.fit",
     "point_clouds": "i2p_lib.train.clouds",
     "PointClouds": "i2p_lib.data.own",
+    "Scenes": "i2p_lib.data.own_scenes",
     "predict": "i2p_lib.train.reading",
     "load_run": "i2p_lib.runs",
     "RunSpec": "i2p_lib.runs.spec",

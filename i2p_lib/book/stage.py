@@ -51,7 +51,8 @@ def stage(project: Project, profile: Profile, staged: Path) -> None:
     Raises BookError where an executed chapter is missing.
     """
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(project.root / "book", staged)
+    shutil.copytree(project.root / "book", staged,
+                    ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     shutil.copy(project.root / "_config.yml", staged / "_config.yml")
     copy_plotly(staged / "_vendor")
     with _own_pages(project.root, staged):

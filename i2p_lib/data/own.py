@@ -75,12 +75,8 @@ class PointClouds:
         if few := [name for name, row in counts.iterrows() if row["train"] < 5]:
             lines.append(f"  fewer than 5 training clouds: {', '.join(few)}")
         if len(self.skipped):
-            lines.append(f"  {len(self.skipped)} files were left out: {self._folder / SKIPPED}")
+            lines.append(f"  left out: {len(self.skipped)} files, listed in {SKIPPED} beside the set")
         return "\n".join(lines)
-
-    @property
-    def _folder(self) -> Path:
-        return data_folder(self.name)
 
     @classmethod
     def from_folder(
