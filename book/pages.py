@@ -15,11 +15,13 @@ from i2p_lib.files import write_text
 
 HEAD = """# Commands and functions
 
-What stands here is made from the code: the help of each command, and the names of `import i2p_lib as i2p` with their shapes, units and errors.
+What stands here is made from the code: the help of each command, and the names of
+`import i2p_lib as i2p` with their shapes, units and errors.
 
 ## At the shell
 
-Each command ends with 0 when it did its work, 1 when it could not, 2 when it was used wrongly, and 130 when it was interrupted; the same command then goes on.
+Each command ends with 0 when it did its work, 1 when it could not, 2 when it was used wrongly.
+It ends with 130 when it was interrupted; the same command then goes on.
 """
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from i2p_lib.everyday import add_commands
+from i2p_lib.commands.asking import add_asking
+from i2p_lib.commands.inputs import add_inputs
+from i2p_lib.commands.training import add_train
 
 EXAMPLES = """examples:
   i2p train --data my_clouds --weights imagenet1k --regime io+bn --out runs/mine
@@ -24,23 +26,6 @@ EXAMPLES = """examples:
   i2p run --profile paper --experiment rooms   one experiment, such as Table 2 on S3DIS
   i2p run --scheduler tcp://host:8786    train on the workers of a Dask cluster
   i2p doctor                             what this machine has and lacks
-"""
-DATA_EXAMPLES = """examples:
-  i2p data list                          each set: source, licence, size, whether it is here
-  i2p data check home_objects            its hash
-  i2p data get simulated_rooms           generate rooms in S3DIS's form, about a minute
-  i2p data get modelnet40                fetch 435 MB; an interrupted download goes on
-  i2p data get s3dis --from FOLDER --workers 4    convert the official folder, 4 processes
-
-Sets go to $I2P_DATA, else to data_cache in the project.
-"""
-WEIGHT_EXAMPLES = """examples:
-  i2p weights list                       each file: present, absent or never released; licence
-  i2p weights get resnet50               its ImageNet-1k weights; an interrupted download goes on
-  i2p weights get resnet50:imagenet21k   other weights of the same model
-  i2p weights check efficientnet_lite0   its hash, and whether every tensor fits the model
-
-Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder; resnet18:mine.pth names your own.
 """
 
 
@@ -99,21 +84,9 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
         sub.add_argument("--workers", type=_count, help="runs, or chapters, at once")
         sub.add_argument("--scheduler", metavar="ADDRESS", help="train on a Dask cluster")
         sub.add_argument("--timeout", type=int, default=3600, help="seconds for one cell")
-    data = command("data", _data, "data sets: list, get, check",
-                   epilog=DATA_EXAMPLES, formatter_class=as_typed)
-    weights = command("weights", _weights, "image weights: list, get, check",
-                      epilog=WEIGHT_EXAMPLES, formatter_class=as_typed)
-    for sub, metavar, what in ((data, "NAME", "a data set"),
-                               (weights, "MODEL[:WEIGHTS]", "an image model and its weights")):
-        sub.add_argument("action", choices=("list", "get", "check"))
-        sub.add_argument("name", nargs="?", metavar=metavar, help=f"{what}, for get and check")
-    data.add_argument("--from", dest="source", type=Path, metavar="PATH",
-                      help="get: the official folder of s3dis and semantic_kitti, or the zip file "
-                      "of modelnet40")
-    data.add_argument("--part", action="store_true",
-                      help="get: take a part of the set, or others in its layout")
-    data.add_argument("--workers", type=_count, default=1, help="get: processes (default: 1)")
-    add_commands(command, settings)
+    add_inputs(command, _count)
+    add_train(command, settings)
+    add_asking(command)
     command("doctor", _doctor, "say what this machine has and what is missing")
     return parser
 
@@ -250,46 +223,6 @@ def _results(options: argparse.Namespace) -> None:
         print(table.to_csv(index=False), end="")
     else:
         write_csv(options.output, table)
-
-
-def _data(options: argparse.Namespace) -> None:
-    from i2p_lib.data.get import check_data, data_cards, get_data
-    from i2p_lib.train.settings import unknown_key
-
-    cards, name = data_cards(), options.name
-    if options.action == "list":
-        print("\n".join(cards.values()))
-        return
-    if not name:
-        raise ValueError(f"i2p data {options.action}: name a set; known are {', '.join(cards)}")
-    if name not in cards:
-        raise ValueError(unknown_key(name, tuple(cards), "data set"))
-    if options.action == "get":
-        get_data(name, options.source, options.part, options.workers)
-    print(check_data(name))
-
-
-def _weights(options: argparse.Namespace) -> None:
-    from i2p_lib import weights
-
-    if options.action == "list":
-        for card in weights.weight_cards():
-            print(card.text(weights.presence(card)))
-        return
-    if not options.name:
-        raise ValueError(
-            f"i2p weights {options.action}: name an image model, such as resnet50, "
-            "or resnet50:fractaldb1k; i2p weights list shows all"
-        )
-    model, _, name = options.name.partition(":")
-    card = weights.weight_card(model, name or "imagenet1k")
-    path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)
-    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text})"]
-    if card.network == "image":
-        table = weights.image_model(card.model, card.weights).i2p_transfer
-        counts = table["state"].value_counts().to_dict()
-        lines.append("  tensors: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
-    print("\n".join(lines))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     *("torchvision_shim", "files", "sources", "machine", "markup"),
     *("sparse", "inflation", "data", "weights", "models", "analysis", "train", "runs"),
-    *("paper", "show", "book", "doctor", "cli"),
+    *("paper", "show", "book", "doctor", "commands", "cli"),
 )
 """What stands in i2p_lib; each may import only from what stands before it."""
 

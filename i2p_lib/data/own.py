@@ -75,7 +75,7 @@ class PointClouds:
         if few := [name for name, row in counts.iterrows() if row["train"] < 5]:
             lines.append(f"  fewer than 5 training clouds: {', '.join(few)}")
         if len(self.skipped):
-            lines.append(f"  left out: {len(self.skipped)} files, listed in {SKIPPED} beside the set")
+            lines.append(f"  left out: {len(self.skipped)} files, see {SKIPPED} in its folder")
         return "\n".join(lines)
 
     @classmethod
