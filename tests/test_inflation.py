@@ -168,7 +168,6 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize("layer, reason", [
     (nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'"),
     (nn.Conv2d(3, 3, 3, padding=1, stride=(1, 2)), "differ between height and width"),
-    (nn.Conv2d(3, 3, 2, padding=1, dilation=2), "is no multiple of the dilation"),
     (nn.MaxPool2d((3, 2), 2), "uneven pooling window"),
     (nn.AvgPool2d(1, 2), "leave sites out"),
     (ScaledConv(3, 3, 3, padding=1), "ScaledConv is no plain convolution"),
@@ -193,8 +192,10 @@ def test_a_layer_without_a_twin_is_named_with_the_reason(layer, reason):
 @pytest.mark.parametrize("layer", [
     nn.Conv2d(3, 6, (1, 7), padding=(0, 3)), nn.Conv2d(3, 6, (7, 1), padding=(3, 0)),
     nn.Conv2d(3, 6, (1, 3), padding=(0, 1), groups=3), nn.Conv2d(3, 6, 3, 2, 1, groups=3),
-    nn.Conv2d(3, 6, 3, padding=2, dilation=2),
-], ids=["1x7", "7x1", "1x3 in groups", "strided in groups", "dilated"])  # fmt: skip
+    nn.Conv2d(3, 6, 3, padding=2, dilation=2), nn.Conv2d(3, 6, 2, padding=1, dilation=2),
+    nn.Conv2d(3, 6, (1, 3), padding=(0, 2), dilation=2),
+], ids=["1x7", "7x1", "1x3 in groups", "strided in groups", "dilated", "even and dilated",
+        "1x3 dilated"])  # fmt: skip
 def test_a_kernel_of_any_shape_repeats_its_2d_activations(layer, axis):
     model = nn.Sequential(nn.Conv2d(3, 3, 1), around(layer, 6)).double()
     net = inflate(model, None, None, axis=axis)

@@ -6,18 +6,16 @@ pooling) are exchanged for sparse 3D ones, and ``SparseTensor`` answers the func
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.modules.utils import _pair
 
+from i2p_lib.inflation.classifier import find_classifier, new_classifier
 from i2p_lib.inflation.filters import AXES, ORIGINAL_AXES, inflate_weight, to_taps
 from i2p_lib.inflation.initial import initialize, match_norms
-from i2p_lib.inflation.layers import new_stem, restride, sparse_twin
+from i2p_lib.inflation.layers import IMAGE_NORMS, new_stem, restride, sparse_twin
 from i2p_lib.inflation.regimes import NORMS, describe, shapes, within
-from i2p_lib.inflation.trace import InflationError, Step, trace, try_out
-from i2p_lib.sparse import SparseGlobalPool
+from i2p_lib.inflation.trace import InflationError, Step, copied, trace, try_out
 
 __all__ = ["AXES", "ORIGINAL_AXES", "InflationError", "inflate", "inflate_weight", "initialize",
            "match_norms", "to_taps"]  # fmt: skip
@@ -34,8 +32,9 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
     Args:
         model: the image model; it is copied and stays as it is.
         in_channels: channels of the point features; the input layer is then new and random.
-            None keeps the image model's own input layer, inflated.
-        num_classes: size of a new, random classifier. None keeps the image model's own.
+            None keeps the image model's own input layer, inflated, and its channels.
+        num_classes: size of a new, random classifier, in the place of the image model's own or,
+            where it has none (any more), at its end. None keeps the image model's own.
         axis, normalize: see ``inflate_weight``.
         recipe: None changes nothing else. ``"paper"`` makes the paper's changes (of the released
             code, core/models/collection): a 3x3x3 input layer of stride 1 without
@@ -52,7 +51,8 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
     Returns:
         A module that maps a SparseTensor to logits [B, num_classes]. ``net.i2p_roles`` maps each
         parameter's name to "input", "output", "norm" or "backbone"; ``net.i2p_classifier`` names
-        the classifier; ``net.i2p_report`` is a table of what became of each tensor, see `describe`.
+        the classifier (None without one); ``net.i2p_report`` is a table of what
+        became of each tensor, see `describe`.
 
     Raises:
         InflationError: a layer or function that cannot be inflated, with its name and why.
@@ -62,15 +62,19 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
         raise ValueError(f"recipe must be one of {RECIPES}, got {recipe!r}")
     if recipe == "paper" and in_channels is None:
         raise ValueError("the paper's recipe replaces the input layer: give in_channels")
-    net = copy.deepcopy(model)
+    net = copied(model)
     steps = trace(net)
     stem = next((step.name for step in steps if isinstance(step.layer, nn.Conv2d)), None)
     if stem is None:
         raise InflationError("the model needs a convolution first")
     _drop_unused(net, steps)
     if recipe == "paper":
-        _apply_paper_geometry(net, steps)
+        _apply_paper_geometry(net, steps, stem)
+    twins: dict[object, object] = {}  # a layer or parameter of the image network -> ours
     for name, layer in _leaves(net):
+        if layer in twins:
+            net.set_submodule(name, twins[layer])
+            continue
         try:
             if name == stem and in_channels is not None:
                 new = new_stem(layer, in_channels, recipe, generator)
@@ -78,9 +82,15 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
                 new = sparse_twin(name, layer, axis, normalize, recipe)
         except ValueError as error:
             raise InflationError(f"{name}: {error}") from error
-        net.set_submodule(name, new.train(layer.training))
+        if name != stem:  # parameters that layers share stay shared
+            for key, value in layer.named_parameters(recurse=False):
+                setattr(new, key, twins.setdefault(value, getattr(new, key)))
+        twins[layer] = new.train(layer.training)
+        net.set_submodule(name, new)
     norm = recipe == "paper" or getattr(model, "norm_on_logits", False)
-    head = _new_classifier(net, steps, num_classes, norm, generator)
+    old = find_classifier(steps)
+    head = new_classifier(net, steps, num_classes, norm, generator) if num_classes else (
+        old and old.name)
     names = [step.name for step in steps]
     norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
     first_norm = [name for name in names[names.index(stem) :] if name in norms][:1]
@@ -94,8 +104,9 @@ def inflate(model: nn.Module, in_channels: int | None = 3, num_classes: int | No
 
 def _leaves(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Layers to replace: those without children, and norm layers with what they contain."""
-    norms = [name for name, layer in net.named_modules() if isinstance(layer, nn.BatchNorm2d)]
-    return [(name, layer) for name, layer in net.named_modules() if not within(name, norms)
+    every = list(net.named_modules(remove_duplicate=False))
+    norms = [name for name, layer in every if isinstance(layer, IMAGE_NORMS)]
+    return [(name, layer) for name, layer in every if not within(name, norms)
             and (name in norms or next(layer.children(), None) is None)]
 
 
@@ -104,19 +115,22 @@ def _drop_unused(net: nn.Module, steps: list[Step]) -> None:
 
     ``aux_logits`` is the name under which torchvision's models keep the switch of such parts.
     """
-    if getattr(net, "aux_logits", False):
-        net.aux_logits = False
-    ran, dropped = {step.name + "." for step in steps}, []
+    for part in net.modules():
+        if getattr(part, "aux_logits", False):
+            part.aux_logits = False
+    running, dropped = {step.layer for step in steps}, []
+    ran = [name + "." for name, part in net.named_modules(remove_duplicate=False)
+           if part in running]  # fmt: skip
     for name, part in list(net.named_modules()):
         if (not name or within(name, dropped) or next(part.parameters(), None) is None
                 or any(step.startswith(name + ".") for step in ran)
-                or isinstance(net.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)):
+                or isinstance(net.get_submodule(name.rpartition(".")[0]), IMAGE_NORMS)):
             continue
         net.set_submodule(name, nn.Identity())
         dropped.append(name)
 
 
-def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
+def _apply_paper_geometry(net: nn.Module, steps: list[Step], stem: str) -> None:
     """Stem of stride 1, no pooling and no activation behind it, and total stride 8 at most."""
     total = max(step.stride_out for step in steps if isinstance(step.layer, nn.Conv2d))
     surplus = max(1, total // PAPER_STRIDE)
@@ -127,46 +141,19 @@ def _apply_paper_geometry(net: nn.Module, steps: list[Step]) -> None:
             net.set_submodule(step.name, nn.Identity())
         elif isinstance(step.layer, nn.Conv2d):
             restride(step.layer)
-    for step in steps[1:3]:
-        if isinstance(step.layer, nn.ReLU) and "." not in step.name:
+    core, first = _inside_wrappers(net), [step.name for step in steps].index(stem)
+    for step in steps[first + 1 : first + 3]:
+        if isinstance(step.layer, nn.ReLU) and "." not in step.name.removeprefix(core):
             net.set_submodule(step.name, nn.Identity())
 
 
-def _new_classifier(net: nn.Module, steps: list[Step], num_classes: int | None, norm: bool,
-                    generator: torch.Generator | None) -> str:  # fmt: skip
-    """Put the new classifier in its place, with a norm on its logits; its name.
-
-    A model that ends in a convolution and pooling gets a linear classifier behind the pooling.
-    """
-    last = [s for s in steps if isinstance(s.layer, nn.Linear | nn.Conv2d)][-1]
-    if num_classes is None:
-        return last.name
-    flat = isinstance(last.layer, nn.Linear)
-    features = last.layer.in_features if flat else last.layer.in_channels
-    head = nn.utils.skip_init(nn.Linear, features, num_classes)  # draws nothing globally
-    with torch.no_grad():
-        head.weight.uniform_(-(features**-0.5), features**-0.5, generator=generator)
-        head.bias.zero_()
-    head = nn.Sequential(head, nn.BatchNorm1d(num_classes)) if norm else head
-    if flat:
-        _check_single(last, steps)
-        net.set_submodule(last.name, head)
-        return last.name
-    pools = [n for n, m in net.named_modules() if isinstance(m, SparseGlobalPool)]
-    if not pools:
-        raise InflationError(f"{last.name}: the model ends in this convolution, and no pooling "
-                             "layer follows behind which a linear classifier could stand")
-    net.set_submodule(last.name, nn.Identity())
-    pool = net.get_submodule(pools[-1])
-    net.set_submodule(pools[-1], nn.Sequential(pool, nn.Flatten(), head))
-    return f"{pools[-1]}.2"
-
-
-def _check_single(last: Step, steps: list[Step]) -> None:
-    """InflationError where the logits come from several classifiers (distilled networks)."""
-    shape = last.layer.weight.shape
-    twins = [step.name for step in steps if step.name != last.name
-             and isinstance(step.layer, nn.Linear) and step.layer.weight.shape == shape]
-    if twins and last.layer.in_features != last.layer.out_features:
-        raise InflationError(f"{last.name}: {twins[-1]} gives logits as well, and only a single "
-                             "classifier can be replaced by a new one")
+def _inside_wrappers(net: nn.Module) -> str:
+    """What the names begin with of a network that others only wrap: "0." in Sequential(resnet)."""
+    path, core, inner = "", "", net
+    while True:
+        parts = [name for name, part in inner.named_children() if next(part.parameters(), None)
+                 is not None]  # fmt: skip
+        if len(parts) != 1:
+            return core
+        path, inner = f"{path}{parts[0]}.", inner.get_submodule(parts[0])
+        core = core if isinstance(inner, nn.Sequential) else path

@@ -16,6 +16,8 @@ from i2p_lib.sparse import (
     window,
 )
 
+IMAGE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 def sparse_twin(
     name: str, layer: nn.Module, axis: str, normalize: bool, recipe: str | None
@@ -27,8 +29,8 @@ def sparse_twin(
     if isinstance(layer, nn.Conv2d):
         wide = recipe == "paper" and ".downsample." in name and layer.kernel_size == (1, 1)
         return _conv(layer, axis, normalize, wide)
-    if isinstance(layer, nn.BatchNorm2d):
-        return _norm(layer)
+    if isinstance(layer, IMAGE_NORMS):
+        return _norm(name, layer)
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
         twin = SparseMaxPool3d if isinstance(layer, nn.MaxPool2d) else SparseAvgPool3d
         return twin(*window(layer.kernel_size, layer.stride, layer.padding))
@@ -41,7 +43,7 @@ def new_stem(conv: nn.Conv2d, in_channels: int, recipe: str | None,
              generator: torch.Generator | None) -> SparseConv3d:  # fmt: skip
     """A random input layer in the place of an image network's; ValueError as for its twin."""
     _check_conv(conv)
-    geometry = max(conv.kernel_size), conv.stride[0], max(_padding(conv))
+    geometry = max(conv.kernel_size), conv.stride[0], max(_padding(conv)), conv.dilation[0]
     return SparseConv3d(in_channels, conv.out_channels,
                         *((3, 1, 1) if recipe == "paper" else geometry),
                         bias=conv.bias is not None, generator=generator)  # fmt: skip
@@ -53,7 +55,7 @@ def _conv(conv: nn.Conv2d, axis: str, normalize: bool, wide: bool) -> SparseConv
     weight = inflate_weight(conv.weight.detach(), axis, normalize)
     pad_h, pad_w = _padding(conv)
     square = conv.kernel_size[0] == conv.kernel_size[1]
-    deep = pad_h if square else (max(conv.kernel_size) - 1) // 2
+    deep = pad_h if square else conv.dilation[0] * ((max(conv.kernel_size) - 1) // 2)
     padding = AXES[axis].plane(pad_w, pad_h, deep)
     if wide:
         weight = weight.expand(*weight.shape[:2], 2, 2, 2) / (8 if normalize else 1)
@@ -77,9 +79,6 @@ def _check_conv(conv: nn.Conv2d) -> None:
                          "and width; sparse levels have one stride")
     if conv.padding_mode != "zeros":
         raise ValueError(f"padding mode {conv.padding_mode!r}; empty space is zero")
-    if any(cells % conv.dilation[0] for cells in _cells_before(conv)):
-        raise ValueError(f"padding {conv.padding} is no multiple of the dilation {conv.dilation}; "
-                         "the kernel's taps would lie between the sites")
 
 
 def _pads_by_itself(conv: nn.Conv2d) -> bool:
@@ -88,11 +87,6 @@ def _pads_by_itself(conv: nn.Conv2d) -> bool:
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:
-    """The first tap's distance from the site in taps, as the sparse layers count it."""
-    return tuple(cells // conv.dilation[0] for cells in _cells_before(conv))
-
-
-def _cells_before(conv: nn.Conv2d) -> tuple[int, int]:
     """Cells before the first tap, for height and width."""
     own = (-1, -1) if _pads_by_itself(conv) else conv.padding
     return tuple(grid_padding(k, conv.stride[0], p, d)
@@ -107,8 +101,12 @@ def restride(conv: nn.Conv2d) -> None:
                              for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
 
 
-def _norm(norm: nn.BatchNorm2d) -> SparseBatchNorm:
+def _norm(name: str, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> SparseBatchNorm:
+    activation, drop = getattr(norm, "act", None), getattr(norm, "drop", None)  # timm's norms
+    if not isinstance(drop, nn.Identity | None):
+        activation = nn.Sequential(drop, *[activation] * (activation is not None))
     twin = SparseBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine,
-                           norm.track_running_stats, activation=getattr(norm, "act", None))
-    twin.load_state_dict(norm.state_dict(), assign=True)
+                           norm.track_running_stats, activation=activation)
+    twin.load_state_dict(norm.state_dict(), strict=False, assign=True)  # but for its activation's
+    twin.label = name
     return twin

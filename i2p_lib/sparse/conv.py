@@ -39,7 +39,7 @@ class _SparseKernel(nn.Module):
                  generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         self.kernel_size = triple(kernel_size)
-        half = tuple((k - 1) // 2 for k in self.kernel_size)
+        half = tuple(dilation * ((k - 1) // 2) for k in self.kernel_size)
         self.padding = half if padding is None else triple(padding)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stride, self.dilation, self.groups = stride, dilation, groups
@@ -74,8 +74,8 @@ class SparseConv3d(_SparseKernel):
     With stride 1 the output has the input's sites (a submanifold convolution); with stride s it
     has the sites ``unique(floor(c / s))``. At those sites the result equals
     ``torch.nn.functional.conv3d`` of the zero-filled volume with the same padding, if the volume's
-    first cell is a multiple of the stride. ``padding`` (default ``(k - 1) // 2``) places the
-    kernel: its first tap lies at ``stride * output - padding``.
+    first cell is a multiple of the stride. ``padding``, in cells (default: ``(k - 1) // 2`` taps),
+    places the kernel: its first tap lies at ``stride * output - padding``.
 
     A kernel of size 1 also takes a dense [B, C, 1, 1] tensor (squeeze-and-excitation layers).
     """

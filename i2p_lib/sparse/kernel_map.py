@@ -32,7 +32,7 @@ def once(store: dict, key: Hashable, make: Callable[[], Made]) -> Made:
 def kernel_offsets(kernel: Triple, padding: Triple, dilation: int) -> Tensor:
     """Offsets [K, 3] of the taps from ``stride * output``, in row-major (x, y, z) order."""
     axes = zip(kernel, padding, strict=True)
-    return torch.cartesian_prod(*((torch.arange(k) - p) * dilation for k, p in axes))
+    return torch.cartesian_prod(*(torch.arange(k) * dilation - p for k, p in axes))
 
 
 def grid_padding(kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -98,7 +98,8 @@ def build_kernel_map(sites_in: Tensor, sites_out: Tensor, kernel: Triple, stride
         every = torch.cat([sites_in, sites_out * sites_out.new_tensor([1, *[stride] * 3])])
     keys, extent = _numbered(every, int(offsets.abs().max()))
     keys_in, keys_out = keys[: len(sites_in)], keys[len(keys) - len(sites_out) :]
-    centred = all(2 * p == (k - 1) for k, p in zip(kernel, padding, strict=True))
+    centred = all(k % 2 and 2 * p == dilation * (k - 1)
+                  for k, p in zip(kernel, padding, strict=True))  # fmt: skip
     mirror = same and centred and extruded is None
     searched = offsets[: len(offsets) // 2] if mirror else offsets
     weights = searched.new_tensor([extent[2] * extent[3], extent[3], 1])

@@ -85,8 +85,10 @@ def checked_sites(coords: Tensor, batch_size: int | None) -> Sites:
     Raises TypeError for other than integers, ValueError for a wrong shape, a batch index out of
     range, or a site twice.
     """
-    if coords.is_floating_point() or coords.dtype == torch.bool:
-        raise TypeError(f"coordinates must be integers, got {coords.dtype}: voxelize points first")
+    if not isinstance(coords, Tensor) or coords.is_floating_point() or coords.dtype == torch.bool:
+        got = f"{type(coords).__name__} of {getattr(coords, 'dtype', 'none')}"
+        raise TypeError("coordinates must be integers in a torch.Tensor, got "
+                        f"{got}: voxelize points first")
     if coords.ndim != 2 or coords.shape[1] != 4:
         raise ValueError(f"coordinates must be [N, 4] (batch, x, y, z), got {list(coords.shape)}")
     coords = coords.long()

@@ -53,8 +53,10 @@ class SparseTensor:
     def __init__(self, feats: Tensor, coords: Tensor | Sites, batch_size: int | None = None,
                  channels_last: bool = False):  # fmt: skip
         sites = coords if isinstance(coords, Sites) else checked_sites(coords, batch_size)
-        if not feats.is_floating_point():
-            raise TypeError(f"features must be floating point, got {feats.dtype}")
+        if not isinstance(feats, Tensor) or not feats.is_floating_point():
+            got = getattr(feats, "dtype", "none")
+            raise TypeError("features must be floating point in a torch.Tensor, got "
+                            f"{type(feats).__name__} of {got}")
         if feats.ndim < 2 or len(feats) != len(sites):
             raise ValueError(f"features must be [N, C] with one row for each of the {len(sites)} "
                              f"sites, got {list(feats.shape)}")
@@ -65,6 +67,7 @@ class SparseTensor:
     batch_size = property(attrgetter("sites.batch_size"), doc="Samples, empty ones included.")
     device = property(attrgetter("feats.device"), doc="Where the features live.")
     dtype = property(attrgetter("feats.dtype"), doc="Number format of the features.")
+    requires_grad = property(attrgetter("feats.requires_grad"), doc="Whether gradients are kept.")
     ndim = property(lambda self: len(self.shape), doc="Number of entries of ``shape``.")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -18,12 +19,14 @@ COORD_LIMIT = 2**30
 
 
 def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_size: float,
-             reduce: Literal["mean", "first"] = "mean", features: Tensor | None = None,
-             grid: Literal["floor", "round"] = "floor") -> SparseTensor:  # fmt: skip
+             reduce: Literal["mean", "first"] = "mean", features: np.ndarray | Tensor | None = None,
+             grid: Literal["floor", "round"] = "floor",
+             dtype: torch.dtype = torch.float32) -> SparseTensor:  # fmt: skip
     """Put points into cubic voxels; one site for each voxel that holds a point.
 
     Args:
-        points: B clouds, each [N_i, 3], or one array [B, N, 3]; x, y, z in any unit.
+        points: B clouds, each [N_i, 3], or one array [B, N, 3]; x, y, z in any unit. Arrays of any
+            byte order and layout, read-only ones as well.
         voxel_size: edge of a voxel in that unit.
         reduce: ``"mean"`` of the points in a voxel (the paper's text, section 3), or the
             ``"first"`` point of it in the order given (what the released code keeps).
@@ -31,16 +34,21 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
         grid: a point falls into the voxel ``floor(xyz / size)``; or, as the released code has it
             (``core/datasets/modelnet.py``), into ``round(xyz / size)``, half to even, less the
             lowest of its cloud on each axis.
+        dtype: number format of the site features; cells and means of float64 points are computed
+            in float64 all the same.
 
     Returns:
-        A float32 SparseTensor (float64 for float64 points), its sites sorted by (batch, x, y, z).
+        A SparseTensor, its sites sorted by (batch, x, y, z).
 
-    Raises TypeError for points that are not floating point, ValueError for a wrong shape, NaN or
-    infinite coordinates, an empty batch, a voxel size that is not positive, or one so small that
-    the grid has more than 2^30 cells along an axis.
+    Raises TypeError for points or features that are not floating point, ValueError for a wrong
+    shape, NaN or infinite values, an empty batch, a voxel size that is not one positive number, or
+    one so small that the grid has more than 2^30 cells along an axis.
     """
-    if not (np.isfinite(voxel_size) and voxel_size > 0):
-        raise ValueError(f"voxel_size must be a positive number, got {voxel_size}")
+    if getattr(voxel_size, "ndim", None) == 0:  # a number in an array
+        voxel_size = voxel_size.item()
+    if not (isinstance(voxel_size, Real) and 0 < voxel_size < np.inf):
+        raise ValueError("voxel_size must be a positive number, the edge of cubic voxels, got "
+                         f"{voxel_size!r}")
     if reduce not in ("mean", "first") or grid not in ("floor", "round"):
         raise ValueError("reduce must be 'mean' or 'first' and grid 'floor' or 'round', got "
                          f"{reduce!r} and {grid!r}")
@@ -50,11 +58,10 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
     xyz = torch.cat(clouds)
     sizes = torch.tensor([len(cloud) for cloud in clouds])
     batch = torch.repeat_interleave(torch.arange(len(clouds)), sizes).to(xyz.device)
-    if features is None:
-        features = xyz
-    elif features.ndim != 2 or len(features) != len(xyz):
+    features = xyz if features is None else _floats(features, "features")
+    if features.ndim != 2 or len(features) != len(xyz):
         raise ValueError(f"features must be [{len(xyz)}, C], got {list(features.shape)}")
-    elif not torch.isfinite(features).all():
+    if features is not xyz and not torch.isfinite(features).all():
         raise ValueError("the features hold NaN or infinite values")
     cells = (torch.floor if grid == "floor" else torch.round)(xyz / voxel_size)
     if grid == "round":
@@ -69,18 +76,32 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
     coords = torch.cat([batch[:, None], cells.long()], 1)
     unique, place, counts = unique_rows(coords)
     if reduce == "mean":
-        feats = mean_rows(features, place, counts).to(features.dtype)
+        feats = mean_rows(features, place, counts)
     else:
         first = place.new_full((len(unique),), len(place))
         first.scatter_reduce_(0, place, torch.arange(len(place), device=place.device), "amin")
         feats = features[first]
-    return SparseTensor(feats, Sites(unique, len(clouds)))
+    return SparseTensor(feats.to(dtype), Sites(unique, len(clouds)))
 
 
 def _cloud(cloud: np.ndarray | Tensor, index: int) -> Tensor:
-    cloud = torch.as_tensor(cloud)
-    if not cloud.is_floating_point():
-        raise TypeError(f"cloud {index} must be floating point, got {cloud.dtype}")
+    cloud = _floats(cloud, f"cloud {index}")
     if cloud.ndim != 2 or cloud.shape[1] != 3:
-        raise ValueError(f"cloud {index} must be [N, 3], got {list(cloud.shape)}")
-    return cloud if cloud.dtype == torch.float64 else cloud.float()
+        hint = "; a single cloud goes into a list: [points]" if cloud.ndim == 1 else ""
+        raise ValueError(f"cloud {index} must be [N, 3], got {list(cloud.shape)}{hint}")
+    return cloud
+
+
+def _floats(values: np.ndarray | Tensor, name: str) -> Tensor:
+    """Values as float64 if they have it, else float32; TypeError where they are no such numbers."""
+    try:
+        found = values if isinstance(values, np.ndarray | Tensor) else torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a floating point array, got {type(values).__name__} that "
+                        f"is none: {error}") from error
+    if isinstance(found, np.ndarray) and found.dtype.kind == "f":  # torch takes only some layouts
+        found = torch.from_numpy(found.astype(
+            np.float32 if found.itemsize < 8 else np.float64, order="C"))
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {found.dtype}")
+    return found if found.dtype == torch.float64 else found.float()

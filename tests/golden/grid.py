@@ -114,7 +114,8 @@ def block(suffix: str, size: float) -> tuple[SparseTensor, Points, str]:
     places = tensor(file, "coords").float() * torch.tensor([size, size, size, 1])
     places, batch = places[:, :3], places[:, 3].long()
     clouds = [places[batch == b] for b in batch.unique()]
-    x = voxelize(clouds, size, features=tensor(file, "feats")[batch.argsort(stable=True)])
+    x = voxelize(clouds, size, features=tensor(file, "feats")[batch.argsort(stable=True)],
+                 dtype=torch.float64)  # fmt: skip
     return x, Points(places / size, batch), file
 
 

@@ -70,7 +70,7 @@ def voxels(file: str) -> SparseTensor:
     rows, size = our_sites(tensor(file, "lidar_C")), SIZES[file]
     places = rows[:, 1:].float() * size
     x = voxelize([places[rows[:, 0] == b] for b in rows[:, 0].unique()], size,
-                 features=tensor(file, "lidar_F").double())  # fmt: skip
+                 features=tensor(file, "lidar_F").double(), dtype=torch.float64)  # fmt: skip
     x.sites.pyramid["points",] = Points(places / size, rows[:, 0])
     return x
 

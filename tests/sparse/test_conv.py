@@ -51,9 +51,6 @@ def dense_reference(layer, x):
     pads = []
     for axis in (2, 1, 0):
         pads += [layer.padding[axis], after[axis] * layer.dilation]
-    before = [p * (layer.dilation - 1) for p in layer.padding]
-    for n, axis in enumerate((2, 1, 0)):
-        pads[2 * n] += before[axis]
     out = F.conv3d(F.pad(volume, pads), dense_weight(layer), layer.bias, stride,
                    dilation=layer.dilation, groups=layer.groups)
     c = x.sites.downsample(stride).coords
@@ -88,7 +85,8 @@ def test_equals_dense_convolution(kernel, stride, groups, out, dtype):
 
 
 @pytest.mark.parametrize("kernel, padding, dilation", [
-    (3, 0, 1), (5, 1, 1), (3, 1, 2), ((3, 1, 1), (1, 0, 0), 1), ((1, 3, 5), (0, 1, 2), 1),
+    (3, 0, 1), (5, 1, 1), (3, 1, 2), (3, 2, 2), (2, 1, 2), (3, None, 2),
+    ((3, 1, 1), (1, 0, 0), 1), ((1, 3, 5), (0, 1, 2), 1),
 ])  # fmt: skip
 def test_padding_dilation_and_uneven_kernels_equal_dense(kernel, padding, dilation):
     generator = torch.Generator().manual_seed(3)

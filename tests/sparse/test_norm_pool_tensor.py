@@ -1,5 +1,7 @@
 """Norm, pooling, voxelisation and the tensor class keep their promises."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from i2p_lib.sparse import (
     SparseAvgPool3d,
     SparseBatchNorm,
+    SparseConv3d,
     SparseGlobalPool,
     SparseMaxPool3d,
     SparseTensor,
@@ -268,7 +272,7 @@ def test_voxelisation_equals_grouping_by_floor(seed, size, points):
     for point in cloud:
         groups.setdefault(tuple(np.floor(point / size).astype(int)), []).append(point)
     for reduce, pick in (("mean", lambda g: np.mean(g, 0)), ("first", lambda g: g[0])):
-        tensor = voxelize([cloud], size, reduce)
+        tensor = voxelize([cloud], size, reduce, dtype=torch.float64)
         assert [tuple(c) for c in tensor.coords[:, 1:].tolist()] == sorted(groups)
         expected = np.array([pick(groups[key]) for key in sorted(groups)])
         np.testing.assert_allclose(tensor.feats.numpy(), expected, rtol=1e-6, atol=1e-9)
@@ -305,9 +309,93 @@ def test_bad_points_are_refused(points, message):
         voxelize(points, 0.05)
 
 
+@pytest.mark.parametrize("points, features, error, message", [
+    (np.zeros((3, 3)), None, ValueError, r"got \[3\]; a single cloud goes into a list"),
+    ([None], None, TypeError, "cloud 0 must be a floating point array, got NoneType"),
+    ([[[0.0, 1.0], [2.0]]], None, TypeError, "cloud 0 must be a floating point array, got list"),
+    ([np.zeros((3, 3))], np.zeros(3), ValueError, r"features must be \[3, C\], got \[3\]"),
+    ([np.zeros((3, 3))], np.zeros((3, 1), int), TypeError, "features must be floating .* int64"),
+    ([np.zeros((3, 3))], np.full((3, 1), np.inf), ValueError, "features hold NaN or infinite"),
+])  # fmt: skip
+def test_what_is_no_batch_of_clouds_is_told_beside_what_was_expected(
+    points, features, error, message
+):
+    with pytest.raises(error, match=message):
+        voxelize(points, 0.05, features=features)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_layout_give_the_voxels_of_plain_ones_in_float32():
+    plain = np.random.default_rng(0).random((50, 3))
+    turned = np.array(plain[::-1])[::-1]
+    fixed = plain.copy()
+    fixed.setflags(write=False)
+    expected = voxelize([plain], 0.2)
+    assert expected.feats.dtype == torch.float32  # as the weights of a network
+    assert voxelize([plain], 0.2, dtype=torch.float64).feats.dtype == torch.float64
+    for cloud in (plain.astype(">f8"), np.asfortranarray(plain), turned, fixed):
+        for features in (None, cloud):
+            got = voxelize([cloud], np.array(0.2), features=features)
+            assert torch.equal(got.coords, expected.coords)
+            assert torch.equal(got.feats, expected.feats)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ((np.zeros((1, 3)), torch.zeros(1, 4).long()), "features must be .* got ndarray of float64"),
+    ((torch.zeros(1, 3), np.zeros((1, 4), int)), "coordinates must be .* got ndarray of int64"),
+])  # fmt: skip
+def test_a_sparse_tensor_says_that_it_takes_tensors(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        SparseTensor(*arguments)
+
+
+def small_net():
+    random = torch.Generator().manual_seed(0)
+    return nn.Sequential(
+        SparseConv3d(3, 4, 3, generator=random), SparseBatchNorm(4, activation=nn.ReLU()),
+        SparseConv3d(4, 2, 3, generator=random), SparseBatchNorm(2))  # fmt: skip
+
+
+def test_checkpointing_gives_equal_gradients():
+    x = voxelize(torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0)), 0.2)
+    plain, saving = small_net(), small_net()
+    plain(x).feats.square().sum().backward()
+    checkpoint(saving, x, use_reentrant=False).feats.square().sum().backward()
+    for ours, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_norm_converted_to_syncbatchnorm_computes_the_same_with_its_activation(training):
+    x = voxelize(torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0)), 0.2)
+    net = copy.deepcopy(small_net()).train(training)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(small_net()).train(training)
+    assert not any(isinstance(layer, SparseBatchNorm) for layer in converted)
+    torch.testing.assert_close(converted(x).feats, net(x).feats, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_of_a_single_site_are_refused_in_training_and_stay_as_they_were():
+    x = voxelize(torch.zeros(1, 5, 3), 0.2)
+    norm = SparseBatchNorm(3)
+    norm.label = "layer4.bn1"
+    before = copy.deepcopy(norm.state_dict())
+    with pytest.raises(ValueError, match=r"layer4.bn1 \(3 channels\).* got 1 sites at stride 1"):
+        norm(x)
+    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
+    assert norm.eval()(x).feats.shape == (1, 3)
+
+
+def test_without_momentum_the_statistics_are_the_mean_of_all_batches():
+    ours, theirs = SparseBatchNorm(3, momentum=None), nn.BatchNorm1d(3, momentum=None)
+    for seed in range(3):
+        x = voxelize(torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(seed)), 0.2)
+        torch.testing.assert_close(ours(x).feats, theirs(x.feats))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
 def test_integer_points_and_bad_voxel_sizes_are_refused():
     with pytest.raises(TypeError, match="must be floating point"):
         voxelize([torch.zeros(3, 3, dtype=torch.long)], 0.05)
-    for size in (0, -1, float("nan")):
+    for size in (0, -1, float("nan"), (0.1, 0.1, 0.1), "small"):
         with pytest.raises(ValueError, match="positive number"):
             voxelize([torch.zeros(3, 3)], size)
