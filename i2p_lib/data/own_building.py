@@ -18,9 +18,9 @@ from i2p_lib.data.manifests import MANIFEST
 from i2p_lib.data.own_files import OwnFile
 from i2p_lib.data.registry import CARD, SOURCES, DatasetCard
 from i2p_lib.files import sha256, write_text
+from i2p_lib.sparse.voxelize import GRID
 
 SHARES = {"test": 0.2, "val": 0.1}  # of each class, where a folder has no splits
-GRID = 32  # voxels along a cloud: 4 places are left behind a total stride of 8
 FILL = 0.6  # voxels per point at most, so that voxels have more than one point
 LISTED = 20  # faults that a message names
 SKIPPED, NAMES = "skipped.csv", "shape_names.txt"

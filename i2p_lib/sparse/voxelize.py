@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import Literal
@@ -16,6 +17,8 @@ from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
 
 COORD_LIMIT = 2**30
+GRID = 32  # voxels along a cloud: four places are left behind a total stride of 8
+MANY_CELLS = 512  # along a cloud whose points all have a voxel of their own
 
 
 def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_size: float,
@@ -42,7 +45,8 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
 
     Raises TypeError for points or features that are not floating point, ValueError for a wrong
     shape, NaN or infinite values, an empty batch, a voxel size that is not one positive number, or
-    one so small that the grid has more than 2^30 cells along an axis.
+    one so small that the grid has more than 2^30 cells along an axis.  Warns where voxels do not
+    fit the unit of the points: one voxel a point in a cloud of many cells, or one in all.
     """
     if getattr(voxel_size, "ndim", None) == 0:  # a number in an array
         voxel_size = voxel_size.item()
@@ -75,6 +79,8 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
                          "larger one or centre the points")
     coords = torch.cat([batch[:, None], cells.long()], 1)
     unique, place, counts = unique_rows(coords)
+    if not 8 * len(clouds) < len(unique) < 0.99 * len(xyz) and len(xyz) >= 64 * len(clouds):
+        _warn_of_scale(clouds[0], len(unique) / len(xyz), voxel_size)
     if reduce == "mean":
         feats = mean_rows(features, place, counts)
     else:
@@ -82,6 +88,19 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
         first.scatter_reduce_(0, place, torch.arange(len(place), device=place.device), "amin")
         feats = features[first]
     return SparseTensor(feats.to(dtype), Sites(unique, len(clouds)))
+
+
+def _warn_of_scale(cloud: Tensor, share: float, voxel_size: float) -> None:
+    """Say that voxels do not fit a cloud's unit: no point has a neighbour, or all share one."""
+    low, high = cloud.amin(0), cloud.amax(0)
+    longest, middle = float((high - low).max()), float((high + low).abs().max()) / 2
+    if share > 0.5 and longest < MANY_CELLS * voxel_size:
+        return  # few points, in voxels of a sensible size
+    far = f" and lie {middle:.3g} from the origin" if middle > 2 * longest else ""
+    warnings.warn(
+        f"at voxel_size {voxel_size:g} clouds have {share:.3g} voxels per point: they are "
+        f"{longest:.3g} long{far}, so a network sees no shape in them. Try voxel_size="
+        f"{longest / GRID:.2g}, or centre them and scale them to the unit sphere", stacklevel=3)
 
 
 def _cloud(cloud: np.ndarray | Tensor, index: int) -> Tensor:
