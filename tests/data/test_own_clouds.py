@@ -108,7 +108,9 @@ def test_all_bad_files_are_told_at_once_and_skipped_on_demand(folder: Path) -> N
     with pytest.raises(BadClouds) as error:
         PointClouds.from_folder(folder, points=64, progress=False)
     for part in ("cut.off: expected a whole .off",
-                 "line.xyz: line 2: expected 3 numbers, got '1 1'", "equal.txt: all 2 points are equal", "00.ply: holds the same bytes as",
+                 "line.xyz: line 2: expected 3 numbers, got '1 1'",
+                 "equal.txt: all 2 points are equal",
+                 "00.ply: holds the same bytes as",
                  "of another class", "skip_bad=True"):  # fmt: skip
         assert part in str(error.value)
     assert not list((folder.parent / "data").glob("*/card.yml")), "nothing is left half built"
