@@ -150,7 +150,9 @@ def test_other_clouds_are_evaluated_by_the_names_of_their_classes(
     assert "expected the classes A, B, C, or some of them, got Z" in capsys.readouterr().err
 
 
-def test_event_files_hold_the_history_the_classes_and_some_clouds(place: Path) -> None:
+def test_event_files_hold_the_history_the_classes_and_some_clouds(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for _ in range(2):  # written anew, not twice
@@ -161,6 +163,8 @@ def test_event_files_hold_the_history_the_classes_and_some_clouds(place: Path) -
     np.testing.assert_allclose(losses, result.history["train_loss"], rtol=1e-6)
     assert events.Tags()["images"] == ["test clouds"]
     assert {tag.partition("/")[0] for tag in events.Tags()["tensors"]} == {"classes", "settings"}
+    monkeypatch.setenv("I2P_DATA", str(place / "elsewhere"))  # the clouds are not here
+    assert list(write_events(place / "runs" / "mine").glob("events.*"))
 
 
 @pytest.mark.parametrize(("words", "status", "said"), [

@@ -69,8 +69,9 @@ def build(
     facts = {
         "title": f"{root.name}, clouds of your own", "source": str(root), "licence": "your own",
         "classes": 0, "points": options["points"], "splits": {}, "size_mb": 0.0, "up": "z",
-        "how_to_get": f"PointClouds.from_folder({str(root)!r})", "features": wanted,
-        **{name: options[name] for name in ("center", "unit_sphere")}, "source_up": options["up"],
+        "how_to_get": f"build it again with PointClouds.from_folder({str(root)!r})",
+        "features": wanted, "source_up": options["up"],
+        **{name: options[name] for name in ("center", "unit_sphere")},
     }  # fmt: skip
     card = DatasetCard(name=folder.name, **facts)
     faults, rows, seen, shared, dropped = [], [], {}, set(wanted), Counter()

@@ -236,8 +236,8 @@ def _build(
         "title": f"{root.name}, scenes of your own", "source": str(root), "licence": "your own",
         "splits": {one: f"{(table['split'] == one).sum()} scenes" for one in SPLIT_NAMES.values()},
         "size_mb": round(sum(file.stat().st_size for file in folder.rglob("*.h5")) / 1e6, 1),
-        "how_to_get": f"Scenes.from_folder({str(root)!r})", "layout": "own_scenes",
-        "augment": {"flip_p": 0.95, "clip": 4.0}, "test_part": "test",
+        "how_to_get": f"build it again with Scenes.from_folder({str(root)!r})",
+        "layout": "own_scenes", "augment": {"flip_p": 0.95, "clip": 4.0}, "test_part": "test",
         "typical_points": int(table["points"].median()), "names": list(names.values()),
         "features": list(features),
     }  # fmt: skip
