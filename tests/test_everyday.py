@@ -246,3 +246,54 @@ def test_the_page_for_those_who_come_from_the_original_names_real_settings() -> 
              for name in [code] if "_" in name or name in fields}  # fmt: skip
     known = fields.keys() | {"cosine_per_iteration", "resnet18"}
     assert named and named <= known | {"most", "clip"}, named - known
+
+
+def test_an_interrupted_training_goes_on_with_the_same_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from i2p_lib.runs import execute
+
+    words = ["train", "--data", "my_letters", "--skip-bad", "--model", "mobilenetv3_small_050",
+             "--weights", "random", "--points", "64", "--epochs", "3", "--out"]  # fmt: skip
+    assert main([*words, "runs/whole"]) == 0
+    monkeypatch.setattr(execute, "CHECKPOINT_SECONDS", 0)
+    write = execute.store.write_checkpoint
+
+    def stopped(path: Path, state: object) -> None:
+        write(path, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute.store, "write_checkpoint", stopped)
+    assert main([*words, "runs/halted"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    monkeypatch.setattr(execute.store, "write_checkpoint", write)
+    assert main([*words, "runs/halted"]) == 0
+    assert "go on after epoch 1" in (place / "runs" / "halted" / "log.txt").read_text()
+    whole, halted = (i2p.load_run(place / "runs" / name) for name in ("whole", "halted"))
+    scores = ["train_loss", "val_top1", "lr"]
+    pd.testing.assert_frame_equal(whole.history[scores], halted.history[scores])
+
+
+def test_a_room_is_learned_and_written_with_its_labels(
+    place: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (place / "my rooms").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(3):
+        points = random.uniform(0, 2, (400, 3))
+        np.save(place / "my rooms" / f"room {number}.npy",
+                np.column_stack([points, points[:, 2] > 1]))  # fmt: skip
+    (place / "my rooms" / "scenes.yml").write_text("classes: [low, high]\n")
+    assert main(["train", "--scenes", "my rooms", "--decoder-width", "0.1", "--voxel-size", "0.2",
+                 "--epochs", "1", "--out", "runs/rooms"]) == 0  # fmt: skip
+    assert main(["evaluate", "runs/rooms"]) == 0
+    assert "low                  IoU" in capsys.readouterr().out
+    assert main(["predict", "runs/rooms", "my rooms/room 1.npy", "-o", "labelled"]) == 0
+    import trimesh
+
+    found = trimesh.load_scene(place / "labelled" / "room 1_labelled.ply", process=False)
+    (cloud,) = found.geometry.values()
+    labels = cloud.metadata["_ply_raw"]["vertex"]["data"]["label"]
+    assert len(labels) == 400 and set(np.unique(labels)) <= {0, 1}
+    assert main(["compare", "runs/rooms", "runs/mine"]) == 1
+    assert "expected a run on clouds" in capsys.readouterr().err

@@ -24,6 +24,9 @@ SOURCES = "sources.csv"
 """Beside it: file, class and split of each cloud, in the order of the splits' clouds."""
 
 
+_KNOWN: dict[tuple[type, str], Card] = {}  # cards that runs tell of, see `know`
+
+
 class Card(BaseModel):
     """What a reader wants to know before using a set: one file in CARDS, with the set's name.
 
@@ -103,6 +106,8 @@ def named_card(kind: type[Kind], name: str) -> Kind:
     own = data_folder(name) / CARD
     if name and Path(name).name == name and own.is_file():
         return read_card(kind, own, name)
+    if (kind, name) in _KNOWN:
+        return _KNOWN[kind, name]
     raise ValueError(f"{kind.KIND}: expected one of {', '.join(cards(kind))}, or the name of a set "
                      f"of your own that was built from a folder, got {name!r}")  # fmt: skip
 
@@ -188,7 +193,7 @@ def dataset_card(name: str) -> DatasetCard:
 
 def know(card: Card) -> None:
     """Let a card be found by its name in this process, where its set is not here."""
-    cards(type(card)).setdefault(card.name, card)
+    _KNOWN[type(card), card.name] = card
 
 
 def cloud_names(name: str, split: str) -> tuple[str, ...]:
@@ -211,7 +216,13 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Point
 
     Raises ValueError for unknown names and damaged files, FileNotFoundError for missing ones.
     """
-    return load_folder(dataset_card(name).opened(root), name, split)
+    card = dataset_card(name)
+    found = load_folder(card.opened(root), name, split)
+    if (width := found.points.shape[2]) != card.channels:
+        features = ", ".join(("x", "y", "z", *card.features))
+        raise ValueError(f"{card.root(root)}: 'data': expected [N, P, {card.channels}] "
+                         f"({features}), got {width} columns")  # fmt: skip
+    return found
 
 
 def dataset_hash(name: str, root: str | Path | None = None) -> str:

@@ -1,5 +1,6 @@
 """Data sets are found by name, and a missing one says where to put it."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -33,8 +34,18 @@ def test_a_card_is_a_file_and_one_with_an_unknown_field_is_refused(tmp_path, mon
 def test_unknown_names_are_refused_with_the_known_ones():
     for call in (dataset_card, dataset_hash, lambda name: load_dataset(name, "train")):
         known = ", ".join(dataset_names())
-        with pytest.raises(ValueError, match=f"{known}, got 'modelnet10'"):
+        with pytest.raises(ValueError, match=f"{known}, or the name .* got 'modelnet10'"):
             call("modelnet10")
+
+
+def test_files_with_other_columns_than_the_card_says_are_refused(tiny_modelnet):
+    for file in tiny_modelnet.glob("*.h5"):
+        with h5py.File(file, "r+") as stored:
+            points = stored["data"][()]
+            del stored["data"]
+            stored["data"] = np.concatenate([points, points[..., :1]], axis=2)
+    with pytest.raises(ValueError, match=r"expected \[N, P, 3\] \(x, y, z\), got 4 columns"):
+        load_dataset("modelnet40", "test", root=tiny_modelnet)
 
 
 def test_the_card_of_home_objects_tells_the_truth():
