@@ -21,12 +21,18 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """Return the processor's name, as far as the system tells."""
+    """Return the processor's name, with its family and model in brackets where they are told.
+
+    Processors of one name differ in their instructions, and then in the last bits of sums.
+    """
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        first = info.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        parts = (line.partition(":") for line in first.splitlines())
+        said = {key.strip(): value.strip() for key, _, value in parts}
+        if name := said.get("model name"):
+            chip = [said[key] for key in ("cpu family", "model") if key in said]
+            return f"{name} ({'.'.join(chip)})" if chip else name
     return platform.processor() or platform.machine()
 
 

@@ -116,10 +116,22 @@ def test_shuffle_keeps_the_points_and_draws_each_cloud_on_its_own():
     assert {tuple(p) for p in result[0].tolist()} == {tuple(p) for p in points[0].tolist()}
 
 
-@pytest.mark.parametrize("points", [torch.zeros(4, 3), torch.zeros(1, 4, 4),
+def test_features_follow_their_point_and_stay_as_they_are():
+    points = clouds(2, 50)
+    coloured = torch.cat([points, torch.arange(100.0).reshape(2, 50, 1)], dim=2)
+    settings = Augment(shuffle=True, rotate="z", scale=(0.8, 1.2), shift=0.1, jitter=0.01)
+    plain, both = changed(points, settings), changed(coloured, settings)
+    assert torch.equal(both[..., :3], plain)
+    assert torch.equal(both[..., 3].sort(dim=1).values, coloured[..., 3])
+    still = changed(coloured, Augment(shuffle=True))
+    at = still[0, :, 3].long()
+    assert torch.equal(still[0, :, :3], points[0, at])
+
+
+@pytest.mark.parametrize("points", [torch.zeros(4, 3), torch.zeros(1, 4, 2),
                                     torch.zeros(1, 4, 3, dtype=torch.long)])
 def test_other_shapes_and_types_are_refused(points):
-    with pytest.raises(ValueError, match="expected .B, P, 3. floating"):
+    with pytest.raises(ValueError, match="expected .B, P, 3 or more. floating"):
         changed(points, PAPER_AUGMENT)
 
 
