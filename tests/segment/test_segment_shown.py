@@ -189,4 +189,5 @@ def test_the_comparison_is_drawn_as_html(rooms):
     runs = segmentation.runs_table(results)
     drawn = comparison.versus_paper("table2", runs, "tiny", stand_in=segmentation.STAND_INS)
     assert "hrnetv2_w48" in drawn.replace("<wbr>", "")
-    assert f"{100 * metrics.mean_iou(results[0].confusion().to_numpy()):.2f}" in drawn
+    ours = round(100 * metrics.mean_iou(results[0].confusion().to_numpy()), 2)
+    assert f">{ours:g}<" in drawn or f"{ours:.2f}" in drawn  # 47.80 is written as 47.8
