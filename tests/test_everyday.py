@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,7 +170,8 @@ def test_event_files_hold_the_history_the_classes_and_some_clouds(
 
 @pytest.mark.parametrize(("words", "status", "said"), [
     (["train", "--data", "nothing_here"], 1, "data set: expected one of"),
-    (["train", "--regime", "half"], 1, "regime: Input should be 'io'"),
+    (["train", "--regime", "half"], 2, "regime: Input should be 'io'"),
+    (["train", "--data", "my_letters", "--epochs", "-1"], 2, "epochs: Input should be greater"),
     (["train", "--voxelsize", "1"], 2, "unrecognized arguments: --voxelsize"),
     (["evaluate", "no_such_run"], 1, "expected the folder of a run"),
     (["predict", "runs/mine"], 2, "required: FILE"),
@@ -280,7 +282,7 @@ def test_a_room_is_learned_and_written_with_its_labels(
     (place / "my rooms").mkdir()
     random = np.random.default_rng(0)
     for number in range(3):
-        points = random.uniform(0, 2, (400, 3))
+        points = random.uniform(0, 2, (400, 3)) + (0, 100, 0)
         np.save(place / "my rooms" / f"room {number}.npy",
                 np.column_stack([points, points[:, 2] > 1]))  # fmt: skip
     (place / "my rooms" / "scenes.yml").write_text("classes: [low, high]\n")
@@ -291,9 +293,15 @@ def test_a_room_is_learned_and_written_with_its_labels(
     assert main(["predict", "runs/rooms", "my rooms/room 1.npy", "-o", "labelled"]) == 0
     import trimesh
 
+    (place / "again").mkdir()
+    shutil.copy(place / "my rooms" / "room 1.npy", place / "again")
+    assert main(["predict", "runs/rooms", "my rooms/room 1.npy", "again/room 1.npy"]) == 1
+    assert "expected files of different names" in capsys.readouterr().err
     found = trimesh.load_scene(place / "labelled" / "room 1_labelled.ply", process=False)
     (cloud,) = found.geometry.values()
     labels = cloud.metadata["_ply_raw"]["vertex"]["data"]["label"]
+    written = np.load(place / "my rooms" / "room 1.npy")[:, :3]
+    np.testing.assert_allclose(cloud.vertices, written, err_msg="points lie where they lay")
     assert len(labels) == 400 and set(np.unique(labels)) <= {0, 1}
     assert main(["compare", "runs/rooms", "runs/mine"]) == 1
     assert "expected a run on clouds" in capsys.readouterr().err

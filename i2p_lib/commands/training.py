@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def settings_help() -> dict[str, str]:
     return {name: texts.get(name, "") for name in fields if name != "teacher"}
 
 
-def train_one(options: argparse.Namespace) -> None:
-    """Train what the options say, or find it, and say how good it is."""
+def train_one(options: argparse.Namespace) -> int:
+    """Train what the options say, or find it, and say how good it is; 2 for a wrong setting."""
     from i2p_lib.runs import run
     from i2p_lib.runs.profiles import read_yaml
     from i2p_lib.runs.spec import RunSpec, SegmentSpec, spec_from
@@ -83,6 +84,11 @@ def train_one(options: argparse.Namespace) -> None:
     own = {name: given.pop(name, default) if getattr(options, name) is None
            else getattr(options, name) for name, default in OWN.items()}  # fmt: skip
     where = str(options.config or "i2p train")
+    try:
+        spec_from(with_rate(given), where)  # before the data are read
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     if "scenes" in given:
         given["scenes"] = own_scenes(given["scenes"], own)
     else:
@@ -97,6 +103,7 @@ def train_one(options: argparse.Namespace) -> None:
     else:
         print(report(result.answers(), spec, "test"))
     print(f"next: i2p evaluate {_typed(result.folder)}, i2p predict {_typed(result.folder)} FILE")
+    return 0
 
 
 def with_rate(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,11 +133,16 @@ def with_clouds(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 def own_clouds(data: str, own: Mapping[str, Any], **more: Any) -> str:
     """Return the name of a set: `data` itself or, of a folder or an .h5 file, what it becomes."""
     from i2p_lib.data import dataset_names
+    from i2p_lib.data.making import data_folder
     from i2p_lib.data.own import PointClouds
+    from i2p_lib.data.registry import CARD
 
     path = Path(data).expanduser()
-    if data in dataset_names() or not path.exists():
+    if data in dataset_names() or (data_folder(data) / CARD).is_file():
         return data
+    if not path.exists():
+        raise ValueError(f"data set: expected one of {', '.join(dataset_names())}, or a folder or "
+                         f".h5 file of your own; there is no {data!r} here")  # fmt: skip
     how = {"center": not own["keep_units"], "unit_sphere": not own["keep_units"],
            "up": own["up"], "skip_bad": own["skip_bad"]} | more  # fmt: skip
     clouds = PointClouds.from_folder(path, **how)

@@ -14,6 +14,8 @@ import numpy as np
 from i2p_lib.data.text_tables import TableFault, read_table
 
 LARGEST = 2**31  # bytes that one file may unpack to
+LARGE = 1e15  # coordinates; their squares must be numbers in float32
+MOST_COLUMNS = 64
 RED_GREEN_BLUE = ("red", "green", "blue")
 USUAL = (*RED_GREEN_BLUE, "intensity")
 """Columns beside x, y and z that are taken as features where every file of a set has them."""
@@ -92,6 +94,8 @@ def checked(found: CloudFile) -> CloudFile:
     what = "points" if found.faces is None else "vertices"
     if found.points.ndim != 2 or found.points.shape[1] != 3:
         raise BadCloud(f"expected {what} [N, 3], got {list(found.points.shape)}")
+    if np.abs(found.points).max(initial=0, where=np.isfinite(found.points)) > LARGE:
+        raise BadCloud(f"expected coordinates below {LARGE:g}, got larger ones")
     good = np.isfinite(np.column_stack([found.points, *found.columns.values()])).all(axis=1)
     if found.faces is not None:
         if not good.all():
@@ -104,7 +108,7 @@ def checked(found: CloudFile) -> CloudFile:
     points = found.points[good]
     if not len(points):
         raise BadCloud(f"expected at least one finite point, got {len(found.points)} points")
-    if len(points) > 1 and (points == points[0]).all():
+    if (points == points[0]).all():
         raise BadCloud(f"all {len(points)} points are equal")
     columns = {name: values[good] for name, values in found.columns.items()}
     return CloudFile(points, columns, dropped=int((~good).sum()))
@@ -118,7 +122,10 @@ def _mesh(path: Path, guessed: Guessed) -> CloudFile:
     parts = [part for part in scene.geometry.values() if len(getattr(part, "vertices", ()))]
     if not parts:
         raise BadCloud("expected vertices, got none")
-    raw = parts[0].metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
+    said = parts[0].metadata.get("_ply_raw", {}).get("vertex", {})
+    if (count := said.get("length", 0)) > len(parts[0].vertices):
+        raise BadCloud(f"its header says {count} vertices, got {len(parts[0].vertices)}: it is cut")
+    raw = said.get("data", {})
     names = raw if isinstance(raw, dict) else raw.dtype.names or ()
     columns = {name: np.asarray(raw[name]).reshape(-1) for name in names
                if np.size(raw[name]) == len(parts[0].vertices)}  # fmt: skip
@@ -156,6 +163,9 @@ def columns_of(
     if array.ndim != 2 or array.shape[1] < 3:
         raise BadCloud("expected rows of x, y, z and more, [N, 3 or more], got "
                        f"{list(array.shape)}")  # fmt: skip
+    if array.shape[1] > MOST_COLUMNS:
+        raise BadCloud(f"expected at most {MOST_COLUMNS} columns, [N, 3 or more], got "
+                       f"{list(array.shape)}: is it transposed?")
     if array.dtype.kind not in "fiu":
         raise BadCloud(f"expected numbers, got {array.dtype}")
     width, rest = array.shape[1], array[:, 3:]

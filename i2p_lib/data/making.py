@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -39,6 +40,21 @@ def folder_lock(folder: Path, timeout: float = -1) -> FileLock:
     """Return the lock that whoever makes a set holds: a hidden file beside its folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
+
+
+def built(name: str, mark: str, build: Callable[[Path], None]) -> Path:
+    """Return the folder of a set, see `data_folder`; where `mark` is not in it, `build` fills one.
+
+    Of processes that ask at once one works; the set has its name only when it is whole.
+    """
+    folder = data_folder(name)
+    with folder_lock(folder):
+        if not (folder / mark).is_file():
+            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temp:
+                (whole := Path(temp) / name).mkdir()
+                build(whole)
+                whole.rename(folder)
+    return folder
 
 
 def made(name: str, command: str, inputs: Sequence[str] = (), progress: bool = True) -> Path:

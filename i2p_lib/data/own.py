@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from i2p_lib.data.cloud_files import seed_of
-from i2p_lib.data.making import data_folder, folder_lock
+from i2p_lib.data.making import built, data_folder
 from i2p_lib.data.own_building import NAMES, SKIPPED, build
 from i2p_lib.data.own_files import found_files
 from i2p_lib.data.registry import CARD, SOURCES, DatasetCard, read_card
@@ -130,14 +129,8 @@ class PointClouds:
         hashes = hashes_of([file.path for file in files], progress)
         rows = [(file.name(root), file.label, file.split, hashes[file.path]) for file in files]
         name = set_name(root, [rows, options])
-        folder = data_folder(name)
-        with folder_lock(folder):
-            if not (folder / CARD).is_file():
-                with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temp:
-                    whole = Path(temp) / name
-                    whole.mkdir()
-                    build(root, whole, files, skipped, hashes, options, progress)
-                    whole.rename(folder)
+        built(name, CARD, lambda whole: build(
+            root, whole, files, skipped, hashes, options, progress))  # fmt: skip
         return cls.named(name)
 
     @classmethod

@@ -22,7 +22,7 @@ from i2p_lib.sparse.voxelize import GRID
 
 SHARES = {"test": 0.2, "val": 0.1}  # of each class, where a folder has no splits
 FILL = 0.6  # voxels per point at most, so that voxels have more than one point
-LISTED = 20  # faults that a message names
+LISTED = 100  # faults that a message names
 SKIPPED, NAMES = "skipped.csv", "shape_names.txt"
 
 

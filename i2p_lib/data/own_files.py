@@ -53,7 +53,12 @@ def found_files(root: Path) -> tuple[list[OwnFile], list[dict[str, str]]]:
         above = inside.parts[:-1]
         splits = [SPLIT_NAMES[part.lower()] for part in above if part.lower() in SPLIT_NAMES]
         classes = [part for part in above if part.lower() not in SPLIT_NAMES]
-        if path.suffix.lower() not in FORMATS:
+        if not path.is_file():
+            skipped.append({"file": inside.as_posix(), "reason": "leads to no file"})
+        elif path.suffix.lower() in (".h5", ".hdf5"):
+            skipped.append({"file": inside.as_posix(), "reason": "is a set of its own: give it "
+                            "instead of the folder"})  # fmt: skip
+        elif path.suffix.lower() not in FORMATS:
             skipped.append({"file": inside.as_posix(), "reason": "no cloud by its ending"})
         elif not classes:
             skipped.append({"file": inside.as_posix(), "reason": "lies in no folder of a class"})

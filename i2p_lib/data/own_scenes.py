@@ -7,7 +7,6 @@ The set holds one HDF5 file a scene, in a folder train, val or test:
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm.auto import tqdm
 
-from i2p_lib.data.cloud_files import FORMATS, RED_GREEN_BLUE, BadCloud, read_cloud, seed_of
-from i2p_lib.data.making import data_folder, folder_lock
+from i2p_lib.data.cloud_files import (
+    FORMATS,
+    RED_GREEN_BLUE,
+    BadCloud,
+    CloudFile,
+    read_cloud,
+    seed_of,
+)
+from i2p_lib.data.making import built
 from i2p_lib.data.manifests import write_manifest
 from i2p_lib.data.own import hashes_of, set_name
 from i2p_lib.data.own_building import SHARES, BadClouds
@@ -150,37 +156,30 @@ class Scenes:
         hashes = hashes_of(files, progress)
         rows = [(file.relative_to(root).as_posix(), hashes[file]) for file in files]
         name = set_name(root, [rows, options])
-        folder = data_folder(name)
-        with folder_lock(folder):
-            if not (folder / CARD).is_file():
-                with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temp:
-                    whole = Path(temp) / name
-                    whole.mkdir()
-                    _build(root, whole, files, about, options, progress)
-                    whole.rename(folder)
+        folder = built(name, CARD, lambda whole: _build(
+            root, whole, files, about, options, progress))  # fmt: skip
         card = read_card(SceneCard, folder / CARD, name)
         return cls(card, *(pd.read_csv(folder / f"{file}.csv", keep_default_na=False)
                            for file in ("sources", "skipped")))  # fmt: skip
 
 
-def read_file(file: Path, about: About) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return points [N, 3] float32 in metres, from their lowest corner, and the columns.
+def read_file(file: Path, about: About) -> tuple[np.ndarray, CloudFile]:
+    """Return points [N, 3] float32 in metres, from their lowest corner, and what the file holds.
 
     Raises BadCloud as `read_cloud` does.
     """
     found = read_cloud(file, about.guessed)
     points = found.points * about.scale
-    return (points - points.min(0)).astype(np.float32), found.columns
+    return (points - points.min(0)).astype(np.float32), found
 
 
-def features_of(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+def features_of(found: CloudFile, names: Sequence[str]) -> np.ndarray:
     """Return the features [N, F] float32 of those names; BadCloud where a file lacks one."""
-    count = len(next(iter(columns.values()))) if columns else 0
     if tuple(names) == (PLAIN,):
-        return np.full((count, 1), 0.5, np.float32)
-    if lacks := [name for name in names if name not in columns]:
+        return np.full((len(found.points), 1), 0.5, np.float32)
+    if lacks := [name for name in names if name not in found.columns]:
         raise BadCloud(f"expected the features {', '.join(names)}, lacks {', '.join(lacks)}")
-    return np.stack([columns[name] for name in names], 1).clip(0, 1).astype(np.float32)
+    return np.stack([found.columns[name] for name in names], 1).clip(0, 1).astype(np.float32)
 
 
 def _build(
@@ -191,7 +190,7 @@ def _build(
     facts, faults = {}, []
     for file in tqdm(files, desc="look at scenes", leave=False, disable=not progress):
         try:
-            points, columns = read_file(file, about)
+            columns = read_file(file, about)[1].columns
             if (labels := columns.get(about.label)) is None:
                 raise BadCloud(f"expected a column {about.label}, got {sorted(columns) or 'none'}")
             if not (labels == labels.round()).all():
@@ -213,10 +212,11 @@ def _build(
     splits, rows = _splits(root, list(facts), options["seed"]), []
     counted = np.zeros(len(names) + 1, int)
     for file in tqdm(facts, desc="write scenes", leave=False, disable=not progress):
-        points, columns = read_file(file, about)
-        labels = np.array([number.get(int(one), IGNORED) for one in columns[about.label]], np.int64)
+        points, found = read_file(file, about)
+        given = found.columns[about.label]
+        labels = np.array([number.get(int(one), IGNORED) for one in given], np.int64)
         inside = file.relative_to(root).with_suffix("").as_posix().replace("/", "_")
-        scene = Scene(f"{splits[file]}/{inside}", points, features_of(columns, features), labels)
+        scene = Scene(f"{splits[file]}/{inside}", points, features_of(found, features), labels)
         (folder / splits[file]).mkdir(exist_ok=True)
         with h5py.File(folder / f"{scene.name}.h5", "w") as out:
             out["points"], out["features"] = scene.points, scene.features

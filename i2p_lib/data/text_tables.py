@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+DECIMAL_COMMAS = re.compile(r"\s*-?\d+,\d+\s*[;\s]\s*-?\d+,\d+")
+
 
 class TableFault(ValueError):
     """A text file that is no table of numbers; the message names the line."""
@@ -35,6 +37,9 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
         skipped += 1
     else:
         raise TableFault("expected lines of x, y and z, got none")
+    if DECIMAL_COMMAS.match(head[skipped]):
+        raise TableFault(f"line {skipped + 1}: expected decimal points, got decimal commas, "
+                         f"{head[skipped].strip()[:40]!r}")  # fmt: skip
     mark = next((mark for mark in ",;" if mark in head[skipped]), r"\s+")
     width = len(_words(head[skipped]))
     try:

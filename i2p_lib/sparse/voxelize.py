@@ -18,6 +18,7 @@ from i2p_lib.sparse.tensor import SparseTensor
 
 COORD_LIMIT = 2**30
 GRID = 32  # voxels along a cloud: four places are left behind a total stride of 8
+_WARNED: set[float] = set()  # voxel sizes: a warning comes once, not with every batch
 MANY_CELLS = 512  # along a cloud whose points all have a voxel of their own
 
 
@@ -94,8 +95,9 @@ def _warn_of_scale(cloud: Tensor, share: float, voxel_size: float) -> None:
     """Say that voxels do not fit a cloud's unit: no point has a neighbour, or all share one."""
     low, high = cloud.amin(0), cloud.amax(0)
     longest, middle = float((high - low).max()), float((high + low).abs().max()) / 2
-    if share > 0.5 and longest < MANY_CELLS * voxel_size:
-        return  # few points, in voxels of a sensible size
+    if voxel_size in _WARNED or (share > 0.5 and longest < MANY_CELLS * voxel_size):
+        return  # it was said; or few points, in voxels of a sensible size
+    _WARNED.add(voxel_size)
     far = f" and lie {middle:.3g} from the origin" if middle > 2 * longest else ""
     warnings.warn(
         f"at voxel_size {voxel_size:g} clouds have {share:.3g} voxels per point: they are "

@@ -26,16 +26,15 @@ class ReadsScenes:
     class_names: tuple[str, ...]
 
     def labelled(self, net: nn.Module, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Return the points [N, 3] of a file, in metres, and the class of each, [N] int64.
+        """Return the points [N, 3] of a file, where they lie there, and the class of each, [N].
 
         Raises BadCloud as `read_file` does, and where a feature is missing.
         """
-        points, columns = read_file(file, About.beside(file.parent))
-        blank = {"x": np.zeros(len(points))}  # says how many, where there are no columns
-        features = features_of(blank | columns, self.card.feature_names)
+        points, found = read_file(file, About.beside(file.parent))
+        features = features_of(found, self.card.feature_names)
         scene = Scene(file.name, points, features, np.full(len(points), IGNORED))
         place = next(net.parameters()).device
-        return points, self.encoding.predict(net, scene, place).argmax(1).cpu().numpy()
+        return found.points, self.encoding.predict(net, scene, place).argmax(1).cpu().numpy()
 
 
 def label_files(
@@ -43,9 +42,10 @@ def label_files(
 ) -> Iterator[tuple[Path, dict[str, float]]]:
     """Write each room with its labels, NAME_labelled.ply in a folder; yield (path, shares).
 
-    Points are those of the file, in metres from its lowest corner; `label` is the class's number,
-    and colours tell classes apart.  shares: of the points of each class that occurs.
-    Raises FileNotFoundError and ValueError for files that are no rooms, before any is written.
+    Points lie where they lie in the file; `label` is the class's number, and colours tell classes
+    apart.  shares: of the points of each class that occurs.
+    Raises FileNotFoundError for a file that is not there, and ValueError for two of one name,
+    before any is written; ValueError for a file that is no room.
     """
     paths = [Path(file).expanduser() for file in files]
     for path in paths:
@@ -53,6 +53,10 @@ def label_files(
             raise FileNotFoundError(f"{path}: expected a file of a room, got none")
         if path.suffix.lower() not in FORMATS:
             raise ValueError(f"{path}: expected one of {' '.join(FORMATS)}")
+    if len({path.stem for path in paths}) < len(paths):
+        names = ", ".join(sorted(path.name for path in paths))
+        raise ValueError(f"expected files of different names, so that {folder} can hold all, got "
+                         f"{names}: label them one call at a time, each into a folder of its own")
     for path in paths:
         try:
             points, classes = net.i2p_reads.labelled(net, path)
@@ -69,14 +73,14 @@ def label_files(
 def write_ply(path: Path, points: np.ndarray, classes: np.ndarray, count: int) -> None:
     """Write points [N, 3] with `label` and a colour of each class as a binary .ply file."""
     hues = [colorsys.hsv_to_rgb(i / count, 0.45 + 0.35 * (i % 2), 0.9) for i in range(count)]
-    kind = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"),
+    kind = [("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("red", "u1"), ("green", "u1"),
             ("blue", "u1"), ("label", "<i4")]  # fmt: skip
     rows = np.empty(len(points), kind)
     colours = (np.array(hues)[classes] * 255).round().astype(np.uint8)
     for number, (one, three) in enumerate(zip("xyz", ("red", "green", "blue"), strict=True)):
         rows[one], rows[three] = points[:, number], colours[:, number]
     rows["label"] = classes
-    types = {"<f4": "float", "u1": "uchar", "<i4": "int"}
+    types = {"<f8": "double", "u1": "uchar", "<i4": "int"}
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
             *(f"property {types[what]} {name}" for name, what in kind), "end_header", ""]
     with atomic_write(path) as temp:

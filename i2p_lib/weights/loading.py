@@ -186,7 +186,7 @@ def read_checkpoint(path: Path, unwrap: str | None = "") -> dict[str, Tensor]:
         with contextlib.suppress(Exception):  # of files of before torch 1.6 the first one is known
             names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         if not names:
-            why = str(error).partition("\n")[0].removesuffix(".")
+            why = str(error).partition("\n")[0].partition("Re-running")[0].strip(". ")
             raise ValueError(f"{path} is not a whole PyTorch checkpoint ({why}): get it anew, or "
                              "save the network's state_dict() with torch.save") from error
         entry = f" --unwrap {unwrap}" if unwrap else ""

@@ -11,7 +11,7 @@ import trimesh
 from pypcd4 import PointCloud
 
 from i2p_lib.data import load_dataset
-from i2p_lib.data.cloud_files import read_cloud
+from i2p_lib.data.cloud_files import BadCloud, read_cloud
 from i2p_lib.data.own import PointClouds
 from i2p_lib.data.own_building import BadClouds, suggest_voxel_size
 from i2p_lib.data.own_scenes import Scenes
@@ -118,6 +118,35 @@ def test_all_bad_files_are_told_at_once_and_skipped_on_demand(folder: Path) -> N
     left_out = sorted(Path(file).name for file in clouds.skipped["file"])
     assert left_out == ["00.ply", "copy.off", "cut.off", "equal.txt", "line.xyz"]
     assert "left out: 5 files" in str(clouds)
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("comma.csv", "0,5;1,5;2,5\n1,5;2,5;3,5\n", "decimal commas"),
+    ("flat.npy", np.zeros((3, 200)), "is it transposed"),
+    ("one.npy", np.zeros((1, 3)), "all 1 points are equal"),
+    ("huge.npy", np.full((9, 3), 1e300), "expected coordinates below"),
+])
+def test_what_would_be_read_wrongly_is_refused(
+    name: str, content: str | np.ndarray, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(content) if isinstance(content, str) else np.save(path, content)
+    with pytest.raises(BadCloud, match=said):
+        read_cloud(path)
+
+
+def test_a_ply_that_is_cut_is_refused(tmp_path: Path) -> None:
+    head = "ply\nformat ascii 1.0\nelement vertex 9\n" + "".join(
+        f"property float {axis}\n" for axis in "xyz")  # fmt: skip
+    (tmp_path / "cut.ply").write_text(head + "end_header\n" + "0 1 2\n3 4 5\n")
+    with pytest.raises(BadCloud, match=r"9 vertices|whole .ply"):
+        read_cloud(tmp_path / "cut.ply")
+
+
+def test_a_link_to_nothing_is_left_out_with_its_reason(folder: Path) -> None:
+    (folder / "slab" / "gone.npy").symlink_to("nowhere.npy")
+    clouds = PointClouds.from_folder(folder, points=64, progress=False)
+    assert clouds.skipped["reason"].tolist() == ["leads to no file"]
 
 
 def test_given_splits_stay_and_missing_ones_are_drawn(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Norm, pooling, voxelisation and the tensor class keep their promises."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -399,3 +400,16 @@ def test_integer_points_and_bad_voxel_sizes_are_refused():
     for size in (0, -1, float("nan"), (0.1, 0.1, 0.1), "small"):
         with pytest.raises(ValueError, match="positive number"):
             voxelize([torch.zeros(3, 3)], size)
+
+
+def test_a_cloud_in_millimetres_gets_one_warning_with_a_voxel_size() -> None:
+    cloud = np.random.default_rng(0).normal(size=(2048, 3)) * 300 + 5000
+    with pytest.warns(UserWarning, match=r"1 voxels per point.*from the origin.*Try voxel_size=\d"):
+        voxelize([cloud], 0.0512)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        voxelize([cloud], 0.0512)  # said before
+        voxelize([cloud / 1000], 0.0513)
+        voxelize([cloud[:100]], 60.0)
+    with pytest.warns(UserWarning, match="Try voxel_size"):
+        voxelize([cloud / 1e6], 0.0514)
