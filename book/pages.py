@@ -27,7 +27,7 @@ It ends with 130 when it was interrupted; the same command then goes on.
 
 def main(folder: Path) -> None:
     """Write the page into a folder."""
-    os.environ["COLUMNS"] = "88"  # the width of argparse's text
+    os.environ["COLUMNS"] = "80"  # argparse's text then fits the page
     parts = [HEAD, *commands(), "\n## In Python\n", *functions()]
     write_text(folder / "commands.md", "\n".join(parts))
 
