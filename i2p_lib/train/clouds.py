@@ -71,7 +71,7 @@ def net_input(net: nn.Module, points: Tensor, settings: ClassifySettings) -> Spa
     With `amp` bf16 its features are bfloat16, and sparse layers work in their input's format.
     """
     if getattr(net, "i2p_input", "voxels") == "points":
-        return points[..., :3]
+        return points[..., :3] if points.shape[2] > 3 else points
     rules = settings.rules
     features = points.flatten(0, 1) if points.shape[2] > 3 else None
     voxels = voxelize(points[..., :3], settings.voxel_size, rules.voxel, features, rules.grid)
