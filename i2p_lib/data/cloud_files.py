@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2p_lib.data.text_tables import TableFault, read_table
+from i2p_lib.data.text_tables import BadCloud, read_table
 
 LARGEST = 2**31  # bytes that one file may unpack to
 LARGE = 1e15  # coordinates; their squares must be numbers in float32
@@ -25,10 +25,6 @@ Guessed = Mapping[int, Sequence[str]]
 _NAMES = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "reflectance": "intensity",
           "scalar_intensity": "intensity", "normal_x": "nx", "normal_y": "ny",
           "normal_z": "nz", "class": "label", "classification": "label"}  # fmt: skip
-
-
-class BadCloud(ValueError):
-    """A file that is no cloud; the message says what was expected and what was got."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,6 @@ def read_cloud(path: Path, guessed: Guessed = GUESSED) -> CloudFile:
         found = read(path, guessed)
     except (BadCloud, ImportError, FileNotFoundError):
         raise
-    except TableFault as error:
-        raise BadCloud(str(error)) from error
     except Exception as error:  # what is damaged fails in many ways inside the libraries
         kind = path.suffix[1:]
         text = " ".join(str(error).split())[:120] or type(error).__name__

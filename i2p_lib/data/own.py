@@ -79,18 +79,10 @@ class PointClouds:
 
     @classmethod
     def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        points: int = 2048,
-        center: bool = True,
-        unit_sphere: bool = True,
-        up: str = "z",
-        features: Sequence[str] | None = None,
-        seed: int = 0,
-        skip_bad: bool = False,
-        progress: bool = True,
-    ) -> PointClouds:
+        cls, path: str | Path, *, points: int = 2048, center: bool = True,
+        unit_sphere: bool = True, up: str = "z", features: Sequence[str] | None = None,
+        seed: int = 0, skip_bad: bool = False, progress: bool = True,
+    ) -> PointClouds:  # fmt: skip
         """Build a point set from a folder, or find it where it was built before.
 
         The folder holds one folder for each class; ``train``, ``val`` and ``test`` may stand above

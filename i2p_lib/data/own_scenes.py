@@ -19,14 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm.auto import tqdm
 
-from i2p_lib.data.cloud_files import (
-    FORMATS,
-    RED_GREEN_BLUE,
-    BadCloud,
-    CloudFile,
-    read_cloud,
-    seed_of,
-)
+from i2p_lib.data.cloud_files import FORMATS, RED_GREEN_BLUE, CloudFile, read_cloud, seed_of
 from i2p_lib.data.making import built
 from i2p_lib.data.manifests import write_manifest
 from i2p_lib.data.own import hashes_of, set_name
@@ -34,6 +27,7 @@ from i2p_lib.data.own_building import SHARES, BadClouds
 from i2p_lib.data.own_files import SPLIT_NAMES
 from i2p_lib.data.registry import CARD, read_card
 from i2p_lib.data.scenes import IGNORED, Scene, SceneCard
+from i2p_lib.data.text_tables import BadCloud
 from i2p_lib.files import sha256, write_text
 
 CLASS_NAMES: tuple[str, ...] = ()  # of a set; see its card

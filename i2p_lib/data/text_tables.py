@@ -13,15 +13,15 @@ import pandas as pd
 DECIMAL_COMMAS = re.compile(r"\s*-?\d+,\d+\s*[;\s]\s*-?\d+,\d+")
 
 
-class TableFault(ValueError):
-    """A text file that is no table of numbers; the message names the line."""
+class BadCloud(ValueError):
+    """A file that is no cloud; the message says what was expected and what was got."""
 
 
 def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
     """Return the numbers [N, C] of a text file, and the names of its columns or None.
 
     Between the numbers stand blanks, commas or semicolons; lines that begin with # or // are left
-    out.  Raises TableFault with the line that is wrong.
+    out.  Raises BadCloud with the line that is wrong.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         head = list(islice(file, 50))
@@ -33,12 +33,12 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
         if words and len(words) >= 3 and {"x", "y", "z"} <= {word.lower() for word in words}:
             names = words
         elif words and not line.lstrip().startswith(("#", "//")) and len(words) > 1:
-            raise TableFault(f"line {skipped + 1}: expected numbers, got {line.strip()[:40]!r}")
+            raise BadCloud(f"line {skipped + 1}: expected numbers, got {line.strip()[:40]!r}")
         skipped += 1
     else:
-        raise TableFault("expected lines of x, y and z, got none")
+        raise BadCloud("expected lines of x, y and z, got none")
     if DECIMAL_COMMAS.match(head[skipped]):
-        raise TableFault(f"line {skipped + 1}: expected decimal points, got decimal commas, "
+        raise BadCloud(f"line {skipped + 1}: expected decimal points, got decimal commas, "
                          f"{head[skipped].strip()[:40]!r}")  # fmt: skip
     mark = next((mark for mark in ",;" if mark in head[skipped]), r"\s+")
     width = len(_words(head[skipped]))
@@ -49,11 +49,11 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
         rows = None
     if rows is None or rows.isna().to_numpy().any():
         if fault := _fault(path, skipped, width):
-            raise TableFault(fault)
+            raise BadCloud(fault)
     if rows is None:  # marks that differ from line to line
         rows = pd.DataFrame([words for _, words in _lines(path, skipped)], dtype=float)
     if names and len(names) != width:
-        raise TableFault(f"the header names {len(names)} columns, the rows have {width}")
+        raise BadCloud(f"the header names {len(names)} columns, the rows have {width}")
     return rows.to_numpy(), names
 
 

@@ -45,15 +45,10 @@ class Fitted:
 
 
 def fit(
-    net: nn.Module,
-    clouds: Splits | PointClouds,
-    *,
-    regime: str | None = None,
-    hooks: Sequence[Hook] = (),
-    device: str | torch.device = "cpu",
-    progress: bool = True,
+    net: nn.Module, clouds: Splits | PointClouds, *, regime: str | None = None,
+    hooks: Sequence[Hook] = (), device: str | torch.device = "cpu", progress: bool = True,
     **settings: Any,
-) -> Fitted:
+) -> Fitted:  # fmt: skip
     """Train a network on clouds, as the book's named runs do, and return it with its history.
 
     Args:

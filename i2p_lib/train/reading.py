@@ -47,12 +47,9 @@ class Reads:
 
 
 def predict(
-    net: nn.Module,
-    clouds: str | Path | np.ndarray | Iterable[str | Path | np.ndarray],
-    *,
-    seed: int = 0,
-    progress: bool = False,
-) -> pd.DataFrame:
+    net: nn.Module, clouds: str | Path | np.ndarray | Iterable[str | Path | np.ndarray], *,
+    seed: int = 0, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Return what a trained network takes clouds for: one row each, the likeliest class first.
 
     Args:
