@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -41,6 +43,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text so that the file is whole or as before, see `atomic_write`."""
     with atomic_write(path) as temp:
         temp.write_text(text, encoding="utf-8")
+
+
+def folder_lock(folder: Path, timeout: float = -1) -> FileLock:
+    """Return the lock that whoever fills a folder holds: a hidden file beside it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
 
 
 @cache

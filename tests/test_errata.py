@@ -75,7 +75,7 @@ class Run:
 
     def __init__(self, right, seed):
         self.spec = SimpleNamespace(seed=seed, episode=None)
-        self.hits = lambda: np.arange(100) < right
+        self.answers = SimpleNamespace(hits=np.arange(100) < right)
         self.history = pd.DataFrame({"test_top1": [right / 100, right / 100 - 0.1]})
 
 

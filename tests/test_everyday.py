@@ -61,7 +61,7 @@ def test_the_lines_of_the_readme_train_evaluate_compare_predict_and_export(
         found = i2p.load_run(place / "runs" / run)
         assert found.class_names == ("A", "B", "C") and len(found.history) == 3
         assert found.confusion().to_numpy().sum() == found.metrics["n_test"] == 12
-        assert len(found.errors()) == 12 - found.hits().sum()
+        assert len(found.errors()) == 12 - found.answers.hits.sum()
     assert main(["evaluate", "runs/mine", "--json", "answers.json"]) == 0
     said = json.loads((place / "answers.json").read_text())
     assert said["accuracy"] == pytest.approx(i2p.load_run("runs/mine").metrics["top1"])
@@ -258,7 +258,6 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
     words = ["train", "--data", "my_letters", "--skip-bad", "--model", "mobilenetv3_small_050",
              "--weights", "random", "--points", "64", "--epochs", "3", "--out"]  # fmt: skip
     assert main([*words, "runs/whole"]) == 0
-    monkeypatch.setattr(execute, "CHECKPOINT_SECONDS", 0)
     write = execute.store.write_checkpoint
 
     def stopped(path: Path, state: object) -> None:
@@ -268,6 +267,8 @@ def test_an_interrupted_training_goes_on_with_the_same_command(
     monkeypatch.setattr(execute.store, "write_checkpoint", stopped)
     assert main([*words, "runs/halted"]) == 130
     assert "goes on from here" in capsys.readouterr().err
+    assert {"whole", "halted"} <= {f.name for f in (place / "runs").glob("[!.]*")}
+    assert not list((place / "runs").glob("[!.]*.lock"))
     monkeypatch.setattr(execute.store, "write_checkpoint", write)
     assert main([*words, "runs/halted"]) == 0
     assert "go on after epoch 1" in (place / "runs" / "halted" / "log.txt").read_text()

@@ -93,6 +93,20 @@ def _share(right: int, count: int) -> Estimate:
     return Estimate(right / count, float(low), float(high))
 
 
+class Answered:
+    """What has `answers`: a run that is finished, or what `fit` returns."""
+
+    answers: Answers
+
+    def confusion(self) -> pd.DataFrame:
+        """Return counts of test clouds: a row per label, a column per answer."""
+        return self.answers.confusion()
+
+    def errors(self) -> pd.DataFrame:
+        """Return the test clouds that are named wrongly, the surest first, see `Answers`."""
+        return self.answers.errors()
+
+
 def compared(one: Answers, other: Answers) -> tuple[Estimate, float, np.ndarray]:
     """Return how much more often `one` is right than `other` on the same clouds.
 

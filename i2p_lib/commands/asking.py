@@ -148,9 +148,9 @@ def compare_runs(options: argparse.Namespace) -> None:
         if "scenes" in type(result.spec).model_fields:
             raise ValueError(f"{result.folder}: expected a run on clouds, got one on scenes, whose "
                              "few scenes tell two networks apart by luck: use i2p evaluate")
-    gap, chance, counts = compared(one.answers(), other.answers())
+    gap, chance, counts = compared(one.answers, other.answers)
     for name, result in (("A", one), ("B", other)):
-        share = result.answers().accuracy()
+        share = result.answers.accuracy()
         print(f"{name}  {result.folder}\n   {result.spec.label()}\n   {share_text(share)}; "
               f"{result.metrics['parameters_trained']:,} of {result.metrics['parameters']:,} "
               f"parameters trained in {result.metrics['seconds_training']:.0f} s")  # fmt: skip

@@ -101,7 +101,7 @@ def train_one(options: argparse.Namespace) -> int:
     if isinstance(spec, SegmentSpec):
         print(scene_report(result))
     else:
-        print(report(result.answers(), spec, "test"))
+        print(report(result.answers, spec, "test"))
     print(f"next: i2p evaluate {_typed(result.folder)}, i2p predict {_typed(result.folder)} FILE")
     return 0
 

@@ -15,9 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
-from i2p_lib.files import sha256, write_text
+from i2p_lib.files import folder_lock, sha256, write_text
 from i2p_lib.sources import PACKAGE, imports, reached
 
 NOTE = "made_by.json"
@@ -34,12 +32,6 @@ def data_folder(name: str) -> Path:
     """Return `$I2P_DATA/<name>` or, without I2P_DATA, `<project root>/data_cache/<name>`."""
     given = os.environ.get("I2P_DATA")
     return (Path(given).expanduser().resolve() if given else project_root() / "data_cache") / name
-
-
-def folder_lock(folder: Path, timeout: float = -1) -> FileLock:
-    """Return the lock that whoever makes a set holds: a hidden file beside its folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
 
 
 def built(name: str, mark: str, build: Callable[[Path], None]) -> Path:

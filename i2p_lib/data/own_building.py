@@ -149,11 +149,11 @@ def _read(
     return every, found
 
 
-def drawn_splits(table: pd.DataFrame, seed: int) -> list[str]:
+def drawn_splits(table: pd.DataFrame, seed: int, enough: int = 4) -> list[str]:
     """Return the split of each row (class, split, file): given ones stay, missing ones are drawn.
 
     What is missing of test and val is drawn from each class's train clouds, SHARES of them and at
-    least one where four are there; two are one to train and one to test.
+    least one where `enough` are there; two are one to train and one to test.
     Raises ValueError where nothing would be left to test or to train on.
     """
     splits = table["split"].replace("", "train").to_numpy(dtype=object)
@@ -165,7 +165,7 @@ def drawn_splits(table: pd.DataFrame, seed: int) -> list[str]:
         for split, share in SHARES.items():
             if split in given:
                 continue
-            least = count >= 4 or (split == "test" and count >= 2)
+            least = count >= enough or (split == "test" and count >= 2)
             for _ in range(max(least, round(share * count)) if count > 1 else 0):
                 splits[order.pop()] = split
     for split, what in (("train", "train on"), ("test", "test")):

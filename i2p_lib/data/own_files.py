@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,6 @@ def found_files(root: Path) -> tuple[list[OwnFile], list[dict[str, str]]]:
         if path.is_dir() or any(part.startswith((".", "__MACOSX")) for part in inside.parts):
             continue
         above = inside.parts[:-1]
-        splits = [SPLIT_NAMES[part.lower()] for part in above if part.lower() in SPLIT_NAMES]
         classes = [part for part in above if part.lower() not in SPLIT_NAMES]
         if not path.is_file():
             skipped.append({"file": inside.as_posix(), "reason": "leads to no file"})
@@ -63,7 +62,7 @@ def found_files(root: Path) -> tuple[list[OwnFile], list[dict[str, str]]]:
         elif not classes:
             skipped.append({"file": inside.as_posix(), "reason": "lies in no folder of a class"})
         else:
-            found.append(OwnFile(path, classes[0], splits[0] if splits else ""))
+            found.append(OwnFile(path, classes[0], split_of(above)))
     labels, given = {file.label for file in found}, {file.split for file in found}
     if len(labels) < 2:
         raise ValueError(
@@ -78,6 +77,11 @@ def found_files(root: Path) -> tuple[list[OwnFile], list[dict[str, str]]]:
     if not given & {"", "train"}:
         raise ValueError(f"{root}: expected a folder train, got {sorted(given)}")
     return found, skipped
+
+
+def split_of(folders: Sequence[str]) -> str:
+    """Return the split that the first such folder names, "" where none does."""
+    return next((SPLIT_NAMES[one.lower()] for one in folders if one.lower() in SPLIT_NAMES), "")
 
 
 def _items(path: Path) -> Iterator[OwnFile]:

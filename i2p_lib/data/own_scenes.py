@@ -19,12 +19,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm.auto import tqdm
 
-from i2p_lib.data.cloud_files import FORMATS, RED_GREEN_BLUE, CloudFile, read_cloud, seed_of
+from i2p_lib.data.cloud_files import FORMATS, RED_GREEN_BLUE, CloudFile, read_cloud
 from i2p_lib.data.making import built
 from i2p_lib.data.manifests import write_manifest
 from i2p_lib.data.own import hashes_of, set_name
-from i2p_lib.data.own_building import SHARES, BadClouds
-from i2p_lib.data.own_files import SPLIT_NAMES
+from i2p_lib.data.own_building import BadClouds, drawn_splits
+from i2p_lib.data.own_files import SPLIT_NAMES, split_of
 from i2p_lib.data.registry import CARD, read_card
 from i2p_lib.data.scenes import IGNORED, Scene, SceneCard
 from i2p_lib.data.text_tables import BadCloud
@@ -203,7 +203,11 @@ def _build(
     names = about.names or {n: f"class {n}" for n in sorted(set().union(
         *(found for _, found in facts.values())))}  # fmt: skip
     number = {label: place for place, label in enumerate(names)}
-    splits, rows = _splits(root, list(facts), options["seed"]), []
+    places = [file.relative_to(root) for file in facts]
+    named = pd.DataFrame({"file": [place.as_posix() for place in places], "class": "scene",
+                          "split": [split_of(place.parts[:-1]) for place in places]})  # fmt: skip
+    splits = dict(zip(facts, drawn_splits(named, options["seed"], enough=3), strict=True))
+    rows = []
     counted = np.zeros(len(names) + 1, int)
     for file in tqdm(facts, desc="write scenes", leave=False, disable=not progress):
         points, found = read_file(file, about)
@@ -236,18 +240,3 @@ def _build(
         "features": list(features),
     }  # fmt: skip
     write_text(folder / CARD, yaml.safe_dump(card, allow_unicode=True, sort_keys=False))
-
-
-def _splits(root: Path, files: Sequence[Path], seed: int) -> dict[Path, str]:
-    """The split of each scene: of its folder, else drawn."""
-    given = {file: next((SPLIT_NAMES[part.lower()] for part in file.relative_to(root).parts[:-1]
-                         if part.lower() in SPLIT_NAMES), "") for file in files}  # fmt: skip
-    present = set(given.values()) - {""}
-    order = sorted((file for file in files if given[file] in ("", "train")),
-                   key=lambda file: seed_of(f"{seed} {file.relative_to(root).as_posix()}"))
-    count = len(order)
-    for split, share in SHARES.items():
-        for _ in range(0 if split in present else max(1, round(share * count))):
-            if len(order) > 1:
-                given[order.pop()] = split
-    return {file: split or "train" for file, split in given.items()}

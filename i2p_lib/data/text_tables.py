@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -23,7 +24,7 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
     Between the numbers stand blanks, commas or semicolons; lines that begin with # or // are left
     out.  Raises BadCloud with the line that is wrong.
     """
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(path, encoding=_encoding(path), errors="replace") as file:
         head = list(islice(file, 50))
     skipped, names = 0, None
     for line in head:
@@ -44,7 +45,8 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
     width = len(_words(head[skipped]))
     try:
         rows = pd.read_csv(path, sep=mark, header=None, skiprows=skipped, dtype=float, comment="#",
-                           usecols=range(width), encoding="utf-8-sig", encoding_errors="replace")
+                           usecols=range(width), encoding=_encoding(path),
+                           encoding_errors="replace")
     except (ValueError, pd.errors.ParserError):
         rows = None
     if rows is None or rows.isna().to_numpy().any():
@@ -67,10 +69,17 @@ def _fault(path: Path, skipped: int, width: int) -> str:
 
 def _lines(path: Path, skipped: int) -> Iterator[tuple[int, list[str]]]:
     """The number and the words of each line behind the header."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(path, encoding=_encoding(path), errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if number > skipped and (words := _words(line.partition("#")[0])):
                 yield number, words
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 where a file begins with its mark, as some spreadsheets write it."""
+    with open(path, "rb") as file:
+        marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return "utf-16" if marked else "utf-8-sig"
 
 
 def _words(line: str) -> list[str]:

@@ -193,7 +193,7 @@ def on_test(run: RunResult) -> dict[str, Any]:
     kept = run.features()
     if "test_logits" not in kept:
         return {}
-    right, cdnv = run.hits(), unbiased_cdnv(kept["test_features"], kept["test_labels"])
+    right, cdnv = run.answers.hits, unbiased_cdnv(kept["test_features"], kept["test_labels"])
     return {"hits": np.packbits(right).tobytes().hex(), "clouds": len(right), "cdnv": cdnv}
 
 

@@ -100,8 +100,8 @@ def _start(entry: Entry, device: torch.device) -> State:
 
 
 def _writing_hook(entry: Entry) -> Hook:
-    """Write the history after an epoch, and a checkpoint CHECKPOINT_SECONDS after the last one."""
-    last = time.monotonic()
+    """Write the history after an epoch; a checkpoint at first, then every CHECKPOINT_SECONDS."""
+    last = -CHECKPOINT_SECONDS
 
     def hook(state: State) -> None:
         nonlocal last

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
-from i2p_lib.files import atomic_write, sha256, write_text
+from i2p_lib.files import atomic_write, folder_lock, sha256, write_text
 from i2p_lib.runs.spec import AnySpec, spec_from
 from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
@@ -131,15 +131,15 @@ class Entry:
 
     def lock(self) -> FileLock:
         """Return the lock that the process training this run holds."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder.with_suffix(".lock"))
+        return folder_lock(self.folder)
 
     def locked(self) -> bool:
         """Tell whether some process is training this run now."""
-        if not self.folder.with_suffix(".lock").exists():
+        lock = self.lock()
+        if not Path(lock.lock_file).exists():
             return False
         try:
-            with self.lock().acquire(timeout=0):
+            with lock.acquire(timeout=0):
                 return False
         except Timeout:
             return True

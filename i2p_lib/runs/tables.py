@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import nn
 
-from i2p_lib.analysis.answers import Answers
+from i2p_lib.analysis.answers import Answered, Answers
 from i2p_lib.data.registry import DatasetCard, cloud_names, dataset_card, know
 from i2p_lib.data.scenes import SceneCard, scene_card
 from i2p_lib.runs.needs import status
@@ -26,7 +26,7 @@ from i2p_lib.train.segment import build_encoding
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(Answered):
     """A finished run.  Accuracies are fractions in 0..1, times are seconds.
 
     history: one row per epoch.  metrics: one number per name.  folder: where its files lie.
@@ -80,6 +80,7 @@ class RunResult:
             net.i2p_reads = ReadsScenes(encoding, card, self.class_names)
         return net
 
+    @cached_property
     def answers(self) -> Answers:
         """Return what the network said of the test clouds when the run was finished."""
         kept = self.features()
@@ -88,10 +89,6 @@ class RunResult:
         names = cloud_names(self.spec.data, "test")
         return Answers(kept["test_logits"], kept["test_labels"], self.class_names,
                        names if len(names) == len(kept["test_labels"]) else ())  # fmt: skip
-
-    def errors(self) -> pd.DataFrame:
-        """Return the test clouds that are named wrongly, the surest first, see `Answers`."""
-        return self.answers().errors()
 
     def probes(self) -> pd.DataFrame:
         """Return the probes: one row per epoch, split, layer and metric."""
@@ -102,15 +99,10 @@ class RunResult:
         tensors = load_file(self.folder / "features.safetensors")
         return {k: (t if "labels" in k else t.float()).numpy() for k, t in tensors.items()}
 
-    def hits(self) -> np.ndarray:
-        """Return which test clouds the network names rightly: bool [N]."""
-        kept = self.features()
-        return kept["test_logits"].argmax(1) == kept["test_labels"]
-
     def confusion(self) -> pd.DataFrame:
         """Return counts of test clouds (or points): a row per label, a column per answer."""
         if isinstance(self.spec, RunSpec):
-            return self.answers().confusion()
+            return super().confusion()
         counts = pd.read_csv(self.folder / "confusion.csv")
         return counts.set_axis(counts.columns, axis=0)
 

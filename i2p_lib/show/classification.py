@@ -74,7 +74,7 @@ def paired_hits(
     sides: list[dict[tuple, list[np.ndarray]]] = [{}, {}]
     for side, results in zip(sides, (ours, theirs), strict=True):
         for r in results:
-            side.setdefault((r.spec.seed, r.spec.episode), []).append(r.hits())
+            side.setdefault((r.spec.seed, r.spec.episode), []).append(r.answers.hits)
     shared = [name for name in sides[0] if name in sides[1]]
     one, other = (np.array([np.mean(side[name], 0) for name in shared]) for side in sides)
     return one, other

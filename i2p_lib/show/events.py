@@ -66,7 +66,7 @@ class _Events:
 
     def _answers(self, result: RunResult) -> None:
         """The table of the classes, and some clouds, wrong ones first."""
-        answers = result.answers()
+        answers = result.answers
         self.writer.add_text("classes", _markdown(answers.per_class()))
         order = np.argsort(answers.hits, kind="stable")[:CLOUDS]
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from i2p_lib.analysis.answers import Answers
+from i2p_lib.analysis.answers import Answered, Answers
 from i2p_lib.data.own import PointClouds
 from i2p_lib.data.registry import cloud_names
 from i2p_lib.inflation.regimes import REGIMES, freeze
@@ -23,7 +23,7 @@ from i2p_lib.train.settings import ClassifySettings
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Answered):
     """A trained network.  history: one row per epoch.  metrics: one number per name.
 
     answers: what it says of the test clouds, of the val clouds where test was not read.
@@ -34,14 +34,6 @@ class Fitted:
     history: pd.DataFrame
     metrics: dict[str, Any]
     answers: Answers
-
-    def confusion(self) -> pd.DataFrame:
-        """Return counts of test clouds: a row per label, a column per answer."""
-        return self.answers.confusion()
-
-    def errors(self) -> pd.DataFrame:
-        """Return the test clouds that are named wrongly, the surest first, see `Answers`."""
-        return self.answers.errors()
 
 
 def fit(

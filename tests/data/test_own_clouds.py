@@ -32,9 +32,9 @@ def write_cloud(path: Path, points: np.ndarray) -> None:
         case ".xyz":  # a byte order mark and Windows line ends
             lines = "\r\n".join(" ".join(map(str, row)) for row in points.tolist())
             path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
-        case ".csv":
+        case ".csv":  # UTF-16, as some spreadsheets write it
             rows = "\n".join(",".join(map(str, row)) for row in points.tolist())
-            path.write_text(f"X,Y,Z\n{rows}\n")
+            path.write_text(f"X,Y,Z\n{rows}\n", encoding="utf-16")
         case ".pcd":
             PointCloud.from_xyz_points(points.astype(np.float32)).save(path)
         case ".las" | ".laz":
