@@ -24,7 +24,8 @@ book: $(READY) ## execute every chapter at PROFILE (default demo) and build the 
 	@$(BIN)/i2p book --profile $(PROFILE)
 
 test: $(READY) ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 \
+		--dist=loadfile --no-loadscope-reorder
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	@bin="$$(cd $(BIN) && pwd)" && cd notebooks && "$$bin/jupyter" lab

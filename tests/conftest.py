@@ -18,6 +18,15 @@ from i2p_lib.book.chapters import Project
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# what takes minutes begins first, so that two processes end at about the same time
+LONG = ("test_notebooks.py", "test_study.py", "test_nailed.py", "test_everyday.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of LONG before all others."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
     """Two OpenMP threads on a busy core can be a hundred times slower than one."""

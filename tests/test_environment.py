@@ -263,7 +263,8 @@ def test_every_command_works_under_a_path_with_a_space(
     expected = {
         "setup": f"python environment.py install in {root}",
         "book": f"i2p book --profile demo in {root}",
-        "test": f"python -m pytest in {root}",
+        "test": "python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile "
+                f"--no-loadscope-reorder in {root}",
         "lab": f"jupyter lab in {root / 'notebooks'}",
     }
     assert done.stdout.splitlines()[-1] == expected[target]
