@@ -15,7 +15,6 @@ from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.store import Entry
 from i2p_lib.sparse import SparseBatchNorm, voxelize
 from i2p_lib.train import team as distributed
-from i2p_lib.train.classify import build_network
 
 ROOT = Path(__file__).parents[1]
 # 19 clouds in batches of 8, 8 and 3; 16 in batches of 7, 7 and 2.  No batch can be shared out
@@ -49,10 +48,10 @@ def stop_after_the_first_epoch(state):
         raise Stop
 
 
-def torchrun(processes, *words, store):
+def torchrun(processes, *words, store, program=("-m", "i2p_lib.cli")):
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
-        [sys.executable, *command, "-m", "i2p_lib.cli", *map(str, words)],
+        [sys.executable, *command, *program, *map(str, words)],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
         env=os.environ | {"I2P_RUNS": str(store), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
@@ -93,7 +92,7 @@ def alone(together, tmp_path_factory):
 
 def learned(result):
     """How far parameters and statistics moved in training, each as one float64 vector."""
-    before = build_network(result.spec, result.metrics["classes"])
+    before = result.spec.module.build_network(result.spec, result.metrics["classes"])
     after = result.network()
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     statistics = zip(before.buffers(), after.buffers(), strict=True)
@@ -212,7 +211,7 @@ def test_a_batch_norm_of_another_kind_is_refused_by_name():
 def test_a_process_alone_is_a_team_of_one():
     team, net, losses = distributed.Team(), nn.Linear(2, 2), torch.tensor([0.1, 0.25])
     assert team.replica(net) is net and team.salt == ()
-    assert team.share(5) == slice(0, 5) and team.weight == 1
+    assert team.share(5) == slice(0, 5) and team.weight(5) == 1
     assert distributed.total(losses).tolist() == losses.tolist()
     assert distributed.agreed({"a": 1}) == {"a": 1}
     assert list(distributed.shard([1, 2, 3])) == [1, 2, 3]

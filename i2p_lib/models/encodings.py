@@ -19,7 +19,7 @@ from i2p_lib.sparse.kernel_map import unique_rows
 
 Scenes = Sequence[Scene]
 Device = torch.device | str
-Draw = torch.Generator | None
+Draws = Sequence[torch.Generator] | None
 Encoded = tuple[SparseTensor | Tensor, Tensor]
 
 INPUTS = 8  # blocks of a scene that are predicted at a time
@@ -33,10 +33,10 @@ class Encoding:
 
     place_channels: ClassVar[int]
 
-    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
+    def encode(self, scenes: Scenes, device: Device = "cpu", generators: Draws = None) -> Encoded:
         """Return the network's input, and the targets [M] int64 of its M answers (or IGNORED).
 
-        generator: where something is drawn; None draws the same each time.
+        generators: one for each scene, for what is drawn; None draws the same each time.
         """
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ class VoxelEncoding(Encoding):
     voxel_size: float = 0.05
     centre: bool = True
 
-    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
+    def encode(self, scenes: Scenes, device: Device = "cpu", generators: Draws = None) -> Encoded:
         x, voxel, labels = self._voxels(scenes, device)
         return x, most_frequent(labels, voxel, len(x.sites))
 
@@ -110,7 +110,7 @@ class ReleasedVoxels(Encoding):
     """The rooms and scans of the paper's code: the first point of each cell, with its label.
 
     A cell is round(place / voxel_size). Answers are those of the scenes' rows, one for each cell;
-    a point gets its cell's. A generator caps the rows.
+    a point gets its cell's. With generators the rows are capped.
 
     voxel_size  edge in metres
     centre      True for rooms (``core/datasets/s3dis.py``): cells count from their mean and are
@@ -130,9 +130,10 @@ class ReleasedVoxels(Encoding):
     centre: bool = True
     most: int | None = None
 
-    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
+    def encode(self, scenes: Scenes, device: Device = "cpu", generators: Draws = None) -> Encoded:
         kept = []
-        for rows in (self.rows(scene, device) for scene in scenes):
+        for scene, generator in zip(scenes, generators or [None] * len(scenes), strict=True):
+            rows = self.rows(scene, device)
             if self.most and generator is not None:
                 chosen = at_most(len(rows.cells), self.most, generator).to(rows.cells.device)
                 rows = Rows(*(part[chosen] for part in rows[:3]), rows.of_point)
@@ -189,10 +190,10 @@ class BlockEncoding(Encoding):
     block_points: int = 4096
     blocks: int = 4
 
-    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
-        generator = generator or torch.Generator().manual_seed(0)
+    def encode(self, scenes: Scenes, device: Device = "cpu", generators: Draws = None) -> Encoded:
+        generators = generators or [torch.Generator().manual_seed(0)] * len(scenes)
         rows, targets = [], []
-        for scene in scenes:
+        for scene, generator in zip(scenes, generators, strict=True):
             points, features, labels = cloud_of(scene, "cpu")
             for _ in range(self.blocks):
                 middle = points[torch.randint(len(points), (), generator=generator), :2]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from i2p_lib.data.scenes import IGNORED, Scene
 from i2p_lib.inflation.regimes import describe, shapes
 from i2p_lib.inflation.trace import evaluated
-from i2p_lib.models.encodings import Device, Draw, Encoded, Encoding, Scenes, cloud_of, first_rows
+from i2p_lib.models.encodings import Device, Draws, Encoded, Encoding, Scenes, cloud_of, first_rows
 from i2p_lib.models.stages import around_stages, stage_names, stage_outputs, with_norm_behind
 from i2p_lib.weights.building import image_model, seeded
 
@@ -123,7 +123,7 @@ class RangeEncoding(Encoding):
     fov_down: float = -25.0
     back_projection: Literal["knn", "pixel"] = "knn"
 
-    def encode(self, scenes: Scenes, device: Device = "cpu", generator: Draw = None) -> Encoded:
+    def encode(self, scenes: Scenes, device: Device = "cpu", generators: Draws = None) -> Encoded:
         """See ``Encoding``; answers are pixel by pixel, row by row."""
         images, targets = [], []
         for scene in scenes:

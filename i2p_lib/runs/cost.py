@@ -244,7 +244,7 @@ def measure_step(spec: AnySpec, device: torch.device) -> dict:
             began = clock()
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 x, targets = task.encode(net, batch, slice(items), random)
-                loss = task.loss(net, x, targets)[0]
+                loss, *_ = task.loss(net, x, targets)
             loss.backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()

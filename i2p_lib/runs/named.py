@@ -70,12 +70,11 @@ class Named(Settings):
 
     TASK names the module that builds the task and the network of such a run (`task_of`,
     `build_network`); its import closure is part of the run's key.  DATA names the setting that
-    says on what it is trained.  TEAMS tells whether several processes can train it together.
+    says on what it is trained.
     """
 
     TASK: ClassVar[str]
     DATA: ClassVar[str]
-    TEAMS: ClassVar[bool] = True
 
     model: str
     weights: WeightsName

@@ -124,7 +124,6 @@ class SegmentSpec(SegmentSettings, Named):
 
     TASK: ClassVar[str] = "i2p_lib.train.segment"
     DATA: ClassVar[str] = "scenes"
-    TEAMS: ClassVar[bool] = False
     teacher: ClassVar[None] = None
 
     scenes: str = "simulated_rooms"

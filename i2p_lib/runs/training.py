@@ -120,10 +120,6 @@ def _train_together(
             "machines the same version of the project, the data and the weights"
         )
     todo = [unique[key] for key in keys]
-    if alone := [entry.spec for entry in todo if not entry.spec.TEAMS]:
-        raise ValueError(
-            f"{alone[0].label()}: such runs train in one process each, start them without torchrun"
-        )
     distributed.refuse_small_batches([entry.spec for entry in todo], distributed.size())
     _train_here(todo, progress and distributed.rank() == 0, device)
     return len(todo)

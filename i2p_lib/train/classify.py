@@ -70,8 +70,8 @@ class Classify:
 
     def loss(
         self, net: nn.Module, x: SparseTensor | Tensor, targets: Tensor
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the mean loss of a batch, its hits, and its voxels (points, of a point network).
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Return a batch's mean loss, clouds, hits, and voxels (points, of a point network).
 
         What is missed is the labels or, with a teacher, the teacher's answers.
         """
@@ -83,7 +83,7 @@ class Classify:
             loss = distillation_loss(logits, answers, settings.distill, settings.temperature)
         right = (logits.argmax(1) == targets).sum()
         places = len(x.coords) if isinstance(x, SparseTensor) else x[..., 0].numel()
-        return loss, {"train_top1": right, "voxels": places}
+        return loss, len(targets), {"train_top1": right, "voxels": places}
 
     def measure(self, net: nn.Module, split: str) -> dict[str, float]:
         """Return the mean loss and the accuracy of a split."""

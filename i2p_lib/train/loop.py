@@ -103,13 +103,13 @@ def _train_epoch(state: State, replica: nn.Module, epoch: int) -> dict[str, floa
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             state.optimizer.zero_grad(set_to_none=True)
-            loss, counted = task.loss(replica, x, targets)
-            loss = loss * team.weight
+            loss, number, counted = task.loss(replica, x, targets)
+            loss = loss * team.weight(number)
             loss.backward()
             state.optimizer.step()
             done.append((step, lr, items, loss.detach()))
             for name, value in counted.items():
-                counts[name] = counts.get(name, 0) + value * (team.weight > 0)
+                counts[name] = counts.get(name, 0) + value * team.counts
     count = len(task.splits["train"])
     totals = together.total(torch.tensor(list(map(float, counts.values())), dtype=torch.float64))
     return {

@@ -20,6 +20,7 @@ from i2p_lib.data.scenes import IGNORED, Scene, load_scenes, scene_card
 from i2p_lib.inflation.regimes import freeze
 from i2p_lib.models.encodings import Encoding, ReleasedVoxels
 from i2p_lib.models.segmenters import encoding_for, segmenter
+from i2p_lib.train import team
 from i2p_lib.train.settings import PROTOCOLS, Protocol, SegmentSettings
 from i2p_lib.train.task import Kept, NamedRun, draw_weights
 
@@ -62,11 +63,16 @@ class Segment:
     ) -> tuple[Any, Tensor]:
         """Return the network's input and the targets of its answers."""
         self._points = sum(len(scene.points) for scene in batch[part])
-        return self.encoding.encode(batch[part], self.device, random)
+        seeds = torch.randint(2**62, (len(batch),), generator=random)[part].tolist()
+        each = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return self.encoding.encode(batch[part], self.device, each)
 
-    def loss(self, net: nn.Module, x: Any, targets: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Return the mean loss of the targets that count, and the points of the scenes."""
-        return masked_cross_entropy(net(x), targets), {"points": self._points}
+    def loss(
+        self, net: nn.Module, x: Any, targets: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Return the mean loss of the targets that count, their number, and the scenes' points."""
+        loss, number = masked_cross_entropy(net(x), targets), (targets != IGNORED).sum()
+        return loss, number, {"points": self._points}
 
     def measure(self, net: nn.Module, split: str) -> dict[str, float]:
         """Return the mIoU and the accuracy of a split over all original points."""
@@ -105,12 +111,17 @@ class Segment:
         return self.encoding.predict(net, scene, self.device).argmax(1).cpu().numpy()
 
     def confusions(self, net: nn.Module, scenes: Sequence[Scene]) -> np.ndarray:
-        """Return counts of all original points of each scene, int64 [scenes, classes, classes]."""
-        classes, found = len(self.class_names), []
-        for scene in scenes:
+        """Return counts of all original points of each scene, int64 [scenes, classes, classes].
+
+        Processes that train together share out the scenes, and all get the whole answer.
+        """
+        classes = len(self.class_names)
+        found = np.zeros((len(scenes), classes, classes), np.int64)
+        for number in team.shard(range(len(scenes))):
+            scene = scenes[number]
             labels = np.where(scene.labels < self.counted, scene.labels, IGNORED)
-            found.append(segmentation.confusion_of(self.classes_of(net, scene), labels, classes))
-        return np.stack(found)
+            found[number] = segmentation.confusion_of(self.classes_of(net, scene), labels, classes)
+        return team.total(torch.from_numpy(found)).long().cpu().numpy()
 
     def kept_scenes(self, net: nn.Module, scenes: Sequence[Scene]) -> dict[str, Tensor]:
         """Return predictions for pictures: of each scene at most KEPT_POINTS, evenly thinned.

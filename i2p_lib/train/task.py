@@ -54,8 +54,9 @@ class Task(Protocol):
     def encode(self, net: nn.Module, batch: Any, part: slice, random: torch.Generator) -> Any:
         """Return what the network takes of a part of a batch, and its targets, on the device."""
 
-    def loss(self, net: nn.Module, x: Any, targets: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Return the mean loss of a step, and counts that the epoch's row shows per item."""
+    def loss(self, net: nn.Module, x: Any, targets: Tensor) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Return the mean loss of a step, of how many targets it is the mean, and counts that the
+        epoch's row shows per item."""
 
     def measure(self, net: nn.Module, split: str) -> dict[str, float]:
         """Return the scores of a split, the network in eval mode meanwhile."""

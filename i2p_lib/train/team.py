@@ -122,13 +122,13 @@ def refuse_small_batches(specs: Iterable[Settings], processes: int) -> None:
 class Team:
     """This process among those that train one network: its share of each step.
 
-    All draw the same batches and augmentations, then take their clouds of each.  A mean loss over
+    All draw the same batches and augmentations, then take their items of each.  A mean loss over
     `share` times `weight` has that of the whole batch as its mean over the processes.  One without
-    a cloud in a small last batch computes one all the same, because the others wait for it; its
-    weight is 0.
+    an item in a small last batch computes one all the same, because the others wait for it; it
+    does not count.
     """
 
-    weight = 1.0
+    counts = True
 
     @property
     def salt(self) -> tuple[int, ...]:
@@ -149,10 +149,17 @@ class Team:
         return replica
 
     def share(self, count: int) -> slice:
-        """Return which of a batch's `count` clouds are this process's."""
+        """Return which of a batch's `count` items are this process's."""
         mine = shard(range(count))
-        self.weight = len(mine) * size() / count
+        self.counts = len(mine) > 0
         return slice(mine.start, mine.stop) if mine else slice(0, 1)
+
+    def weight(self, number: int | Tensor) -> float | Tensor:
+        """Return what a mean loss of `number` targets is multiplied by: 1 of a process alone."""
+        if size() == 1:
+            return 1.0
+        own = torch.as_tensor(number) * self.counts
+        return own * size() / total(own.view(1))[0].clamp_min(1).to(own.device)
 
 
 def use_global_statistics(net: nn.Module, team: Team) -> None:
@@ -178,7 +185,7 @@ def _forward(layer: _BatchNorm, team: Team, x: SparseTensor | Tensor) -> SparseT
         return type(layer).forward(layer, x)
     feats = x.feats if isinstance(x, SparseTensor) else x
     wide = torch.promote_types(feats.dtype, torch.float32)
-    mean, var, rows = statistics(feats.to(wide), counts=team.weight > 0)
+    mean, var, rows = statistics(feats.to(wide), counts=team.counts)
     with torch.no_grad():
         layer.num_batches_tracked.add_(1)
         layer.running_mean.lerp_(mean.to(wide), layer.momentum)

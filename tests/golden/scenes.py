@@ -192,5 +192,5 @@ def scan_labels() -> float:
 def cap() -> float:
     """How many voxels are left of a training scan at a cap of 300."""
     x, _ = ReleasedVoxels(SIZE, centre=False, most=300).encode(
-        [scan()], generator=torch.Generator().manual_seed(6))
+        [scan()], generators=[torch.Generator().manual_seed(6)])
     return abs(len(x.sites) - len(golden(FILE)["kitti/train_seed6_cap300/coords"]))

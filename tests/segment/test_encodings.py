@@ -93,7 +93,7 @@ def test_random_blocks_hold_points_of_their_base():
     """Promise: equally many points, within the base, no repeats where there are enough."""
     encoding = BlockEncoding(block_size=1.0, block_points=64, blocks=5)
     room = scene(2000)
-    rows, targets = encoding.encode([room], generator=torch.Generator().manual_seed(3))
+    rows, targets = encoding.encode([room], generators=[torch.Generator().manual_seed(3)])
     assert rows.shape == (5, 64, 6 + encoding.place_channels) and targets.shape == (5 * 64,)
     assert float(rows[..., :2].abs().max()) <= 0.5 + 1e-5 and float(rows[..., 2].min()) >= 0
     known = {tuple(f): n for n, f in enumerate((room.features - 0.5).tolist())}
@@ -106,8 +106,8 @@ def test_random_blocks_hold_points_of_their_base():
         torch.testing.assert_close(rows[b, :, 6:], place, rtol=1e-4, atol=1e-5)
         shift = torch.from_numpy(room.points[chosen])[:, :2] - rows[b, :, :2]
         torch.testing.assert_close(shift, shift[:1].expand(64, 2), rtol=1e-5, atol=1e-5)
-    again, _ = encoding.encode([room], generator=torch.Generator().manual_seed(3))
-    other, _ = encoding.encode([room], generator=torch.Generator().manual_seed(4))
+    again, _ = encoding.encode([room], generators=[torch.Generator().manual_seed(3)])
+    other, _ = encoding.encode([room], generators=[torch.Generator().manual_seed(4)])
     assert torch.equal(rows, again) and not torch.equal(rows, other)
     few, _ = BlockEncoding(block_points=64, blocks=1).encode([scene(5)])
     assert few.shape == (1, 64, 9)

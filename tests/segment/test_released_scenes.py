@@ -59,7 +59,7 @@ def test_cells_beside_a_rooms_mean_are_cut_to_one_layer():
 
 def test_only_what_is_drawn_is_capped():
     scene, encoding = line(*range(9)), ReleasedVoxels(1.0, centre=False, most=5)
-    x, labels = encoding.encode([scene], generator=torch.Generator().manual_seed(0))
+    x, labels = encoding.encode([scene], generators=[torch.Generator().manual_seed(0)])
     assert len(x.sites) == len(labels) == 5 and torch.equal(x.coords[:, 1], labels)
     assert len(encoding.encode([scene])[1]) == 9
     assert len(encoding.predict(AtThePoints(), scene)) == 9
