@@ -26,13 +26,8 @@ def chip(verdict: str) -> str:
     return f'<span class="i2p-chip i2p-{cell(verdict.replace(" ", "-"))}">{cell(verdict)}</span>'
 
 
-def html_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: Sequence[int] = (),
-    name: str = "i2p-table",
-    caption: str = "",
-) -> str:
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (),
+               name: str = "i2p-table", caption: str = "") -> str:
     """Return an HTML table that scrolls where it is wider than its page.
 
     columns are plain texts, the cells of the rows HTML already (`cell`); numbers are the columns
@@ -66,9 +61,8 @@ def raw(text: str) -> str:
     return f"```{{raw}} html\n{text.replace('`', '&#96;')}\n```\n"
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
-) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]],
+          numbers: Sequence[int] = ()) -> str:
     """Return `html_table` as a block of a page."""
     return raw(html_table(columns, rows, numbers))
 

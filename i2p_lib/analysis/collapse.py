@@ -38,10 +38,8 @@ def class_moments(features: Array, labels: Array) -> ClassMoments:
     values = _tensor(features, "features")
     marks = torch.as_tensor(labels).to(values.device)
     if values.ndim != 2 or marks.shape != values.shape[:1]:
-        raise ValueError(
-            f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
-            f"{tuple(marks.shape)}"
-        )
+        raise ValueError(f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
+                         f"{tuple(marks.shape)}")
     if marks.is_floating_point() or marks.dtype == torch.bool:
         raise ValueError(f"expected integer labels, got {marks.dtype}")
     classes, codes, counts = torch.unique(marks, return_inverse=True, return_counts=True)
@@ -84,9 +82,8 @@ def unbiased_cdnv(features: Array, labels: Array) -> float:
     return float((error * counts).mean()) / (2 * between) if between > 0 else float("inf")
 
 
-def collapse_report(
-    features: Array, labels: Array, weight: Array | None = None, logits: Array | None = None
-) -> dict[str, float]:
+def collapse_report(features: Array, labels: Array, weight: Array | None = None,
+                    logits: Array | None = None) -> dict[str, float]:
     """Return all collapse measures of features [N, d] with labels [N] as plain numbers.
 
     Always: cdnv, cdnv_one_sided_max (the worst ordered pair), nc1, nc2_equinorm, nc2_equiangle,
@@ -115,25 +112,19 @@ def collapse_report(
     if weight is not None:
         rows, last = _tensor(weight, "weight"), int(classes.max())
         if rows.ndim != 2 or int(classes.min()) < 0 or last >= len(rows):
-            raise ValueError(
-                f"expected weight [K, d] with a row for each label up to {last}, "
-                f"got {tuple(rows.shape)}"
-            )
+            raise ValueError(f"expected weight [K, d] with a row for each label up to {last}, "
+                             f"got {tuple(rows.shape)}")
         report["nc3"] = _nc3(moments.means, rows[classes.to(rows.device)])
     if logits is not None:
         answers = _tensor(logits, "logits").to(values.device)
         if answers.ndim != 2 or len(answers) != len(values):
-            raise ValueError(
-                f"expected logits [{len(values)}, K], got {tuple(answers.shape)}"
-            )
+            raise ValueError(f"expected logits [{len(values)}, K], got {tuple(answers.shape)}")
         report["nc4"] = float((answers.argmax(1) != classes[nearest]).double().mean())
     return report
 
 
-def layer_reports(
-    layers: Mapping[str, Array], labels: Array, weight: Array | None = None,
-    logits: Array | None = None,
-) -> pd.DataFrame:  # fmt: skip
+def layer_reports(layers: Mapping[str, Array], labels: Array, weight: Array | None = None,
+                  logits: Array | None = None) -> pd.DataFrame:
     """Return `collapse_report` of every layer: one row per layer and metric, with its value.
 
     layers {name: features [N, d]}; weight and logits, both or none, are the classifier's, which

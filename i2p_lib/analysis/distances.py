@@ -6,10 +6,8 @@ import numpy as np
 from numba import njit
 
 
-def weighted_wasserstein1(
-    x: np.ndarray, y: np.ndarray, x_owner: np.ndarray, y_owner: np.ndarray,
-    x_weights: np.ndarray, y_weights: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+def weighted_wasserstein1(x: np.ndarray, y: np.ndarray, x_owner: np.ndarray, y_owner: np.ndarray,
+                          x_weights: np.ndarray, y_weights: np.ndarray) -> np.ndarray:
     """Return the first Wasserstein distance between x [n] and y [m] under many weightings: [draws].
 
     That is the area between their CDFs, in the numbers' unit.
@@ -29,9 +27,8 @@ def weighted_wasserstein1(
     return _area(values[order], owner[order], np.concatenate([p, -q]))
 
 
-def _weighted(
-    values: np.ndarray, owner: np.ndarray, weights: np.ndarray, name: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _weighted(values: np.ndarray, owner: np.ndarray, weights: np.ndarray,
+              name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a sample, and the share of each of an owner's numbers, [owners, draws]."""
     values, weights = (np.asarray(a, dtype=np.float64) for a in (values, weights))
     owner = np.asarray(owner)

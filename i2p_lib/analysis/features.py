@@ -73,10 +73,9 @@ def unit_layer(net: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def observe(
-    net: nn.Module, inputs: Iterable[SparseTensor | Tensor], samples: int, layers: Sequence[str],
-    units: str, generator: torch.Generator, count: int = VALUES,
-) -> Seen:  # fmt: skip
+def observe(net: nn.Module, inputs: Iterable[SparseTensor | Tensor], samples: int,
+            layers: Sequence[str], units: str, generator: torch.Generator,
+            count: int = VALUES) -> Seen:
     """Run a network on batches and keep `count` random elements of each layer, and the units.
 
     inputs   batches of images [B, 3, H, W] or of clouds, `samples` in all
@@ -117,9 +116,8 @@ def unit_maps(net: nn.Module, x: SparseTensor | Tensor, units: str) -> SparseTen
     return seen[0]
 
 
-def image_batches(
-    model: nn.Module, views: Sequence[np.ndarray], device: torch.device, size: int = 16
-) -> Iterator[Tensor]:
+def image_batches(model: nn.Module, views: Sequence[np.ndarray], device: torch.device,
+                  size: int = 16) -> Iterator[Tensor]:
     """Yield views as the image model wants them, `size` at a time."""
     for first in range(0, len(views), size):
         part = [image_input(view, model) for view in views[first : first + size]]

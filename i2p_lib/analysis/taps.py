@@ -52,9 +52,8 @@ def classifier_weight(net: nn.Module) -> Tensor:
 
 
 @contextmanager
-def watched(
-    net: nn.Module, names: Iterable[str], see: Callable[[str, Any, Any], None]
-) -> Iterator[None]:
+def watched(net: nn.Module, names: Iterable[str],
+            see: Callable[[str, Any, Any], None]) -> Iterator[None]:
     """Call see(name, input, output) of the named layers in every forward pass in the block."""
     handles = [
         net.get_submodule(name).register_forward_hook(
@@ -70,9 +69,8 @@ def watched(
 
 
 @contextmanager
-def taps(
-    net: nn.Module, stages: list[str], classifier: str | None = None
-) -> Iterator[dict[str, list[Tensor]]]:
+def taps(net: nn.Module, stages: list[str],
+         classifier: str | None = None) -> Iterator[dict[str, list[Tensor]]]:
     """Record pooled stage outputs and penultimate features of every forward pass in the block.
 
     The penultimate features are the input of the classifier, which networks made by `inflate`

@@ -33,12 +33,9 @@ class NotebookFailed(RuntimeError):
     """A chapter did not run whole; the message names the cell, the error and the kept copy."""
 
 
-def execute_all(
-    chapters: Sequence[Chapter],
-    timeout: int = CELL_TIMEOUT,
-    workers: int | None = None,
-    report: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> None:
+def execute_all(chapters: Sequence[Chapter], timeout: int = CELL_TIMEOUT,
+                workers: int | None = None,
+                report: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
     """Execute chapters side by side, `workers` at a time (default: one per core).
 
     Those that read the most runs come first, since they are likely the longest.
@@ -70,10 +67,8 @@ def execute_all(
         raise error
 
 
-def execute(
-    chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None,
-    settings: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+def execute(chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None,
+            settings: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Execute a chapter in the project's root and publish it; return its provenance.
 
     timeout: seconds for one cell.  kernels: gets the manager of the kernel, to end it from outside.
@@ -186,12 +181,11 @@ def _papermill(chapter: Chapter, target: Path, timeout: int, manager: Any) -> st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            papermill.execute_notebook(
-                str(chapter.source), str(target), chapter.parameters, kernel_name="python3",
-                language="python", cwd=str(chapter.project.root), progress_bar=False, km=manager,
-                execution_timeout=timeout, start_timeout=120,
-                extra_arguments=["--IPKernelApp.log_level=40"],
-            )  # fmt: skip
+            papermill.execute_notebook(str(chapter.source), str(target), chapter.parameters,
+                                       kernel_name="python3", language="python",
+                                       cwd=str(chapter.project.root), progress_bar=False,
+                                       km=manager, execution_timeout=timeout, start_timeout=120,
+                                       extra_arguments=["--IPKernelApp.log_level=40"])
         except PapermillExecutionError as error:
             return f"code cell {error.exec_count} raised {error.ename}: {error.evalue[:500]}"
         except CellTimeoutError:

@@ -29,9 +29,7 @@ from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import WeightCard, weight_cards
 
 
-def overview(
-    project: Project, profile: Profile, found: Mapping[str, Recorded]
-) -> dict[str, str]:
+def overview(project: Project, profile: Profile, found: Mapping[str, Recorded]) -> dict[str, str]:
     """Return every figure and table of the paper: where, in which setting, with which verdict.
 
     These are the blocks of `book/overview.md`, by the names that stand there in double braces.

@@ -74,10 +74,8 @@ def _weights(options: argparse.Namespace) -> None:
             print(card.text(weights.presence(card)))
         return
     if not options.name:
-        raise ValueError(
-            f"i2p weights {options.action}: name an image model, such as resnet50, "
-            "or resnet50:fractaldb1k; i2p weights list shows all"
-        )
+        raise ValueError(f"i2p weights {options.action}: name an image model, such as resnet50, "
+                         "or resnet50:fractaldb1k; i2p weights list shows all")
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
     path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)

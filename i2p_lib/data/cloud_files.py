@@ -150,9 +150,8 @@ def _top(values: np.ndarray) -> float:
     return 1.0 if most <= 1 else 255.0 if most <= 255 else 65535.0
 
 
-def columns_of(
-    array: np.ndarray, names: list[str] | None = None, guessed: Guessed = GUESSED
-) -> CloudFile:
+def columns_of(array: np.ndarray, names: list[str] | None = None,
+               guessed: Guessed = GUESSED) -> CloudFile:
     """Return a cloud of the rows [N, 3 + F] of a table, its columns named or guessed."""
     if array.ndim != 2 or array.shape[1] < 3:
         raise BadCloud("expected rows of x, y, z and more, [N, 3 or more], got "

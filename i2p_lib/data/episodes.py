@@ -8,12 +8,8 @@ from typing import Literal
 import numpy as np
 
 
-def few_shot_episode(
-    labels: np.ndarray,
-    shots: int,
-    episode: int,
-    draws: Literal["generator", "numpy"] = "generator",
-) -> np.ndarray:
+def few_shot_episode(labels: np.ndarray, shots: int, episode: int,
+                     draws: Literal["generator", "numpy"] = "generator") -> np.ndarray:
     """Return the sorted indices [classes * shots] int64 of one few-shot training set.
 
     `labels` [N] are the classes of the whole training set.  The draw depends on nothing but the

@@ -27,9 +27,8 @@ def check_data(name: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def get_data(
-    name: str, source: str | Path | None = None, part: bool = False, workers: int = 1
-) -> None:
+def get_data(name: str, source: str | Path | None = None, part: bool = False,
+             workers: int = 1) -> None:
     """Bring a data set to its folder.
 
     source: the official folder or archive, where the set needs one; part: accept a part of the

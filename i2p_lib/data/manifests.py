@@ -47,9 +47,8 @@ def files_folder(folder: Path, manifest: dict) -> Path:
     return (folder / manifest.get("scenes_in", ".")).resolve()
 
 
-def check_files(
-    folder: Path, files: Mapping[str, str], known: Mapping[str, list] | None = None
-) -> dict[str, list]:
+def check_files(folder: Path, files: Mapping[str, str],
+                known: Mapping[str, list] | None = None) -> dict[str, list]:
     """Hold files against their SHA-256; return {name: hash, size, time}, which tells without
     reading that files are those hashed.
 

@@ -154,10 +154,8 @@ class DatasetCard(Card):
         Raises ValueError where the file lacks a feature of the set.
         """
         if lacks := [name for name in self.features if name not in cloud.features]:
-            raise ValueError(
-                f"expected the features {', '.join(self.features)}, which "
-                f"{self.name} has; the file lacks {', '.join(lacks)}"
-            )
+            raise ValueError(f"expected the features {', '.join(self.features)}, which "
+                             f"{self.name} has; the file lacks {', '.join(lacks)}")
         every = cloud.drawn(self.points, seed, self.features)
         every[:, :3] = every[:, _TURNS[self.source_up]]
         if self.source_up == "y":

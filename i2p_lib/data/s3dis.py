@@ -21,9 +21,8 @@ CLASS_NAMES = (
 FEATURE_NAMES = ("red", "green", "blue")
 
 
-def read_scene(
-    folder: Path, name: str, released: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_scene(folder: Path, name: str,
+               released: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return points [N, 3] float32, colours [N, 3] float32 in 0..1, labels [N] int64 of a room.
 
     released: stairs are a class of their own behind the others, as the released code trains them.

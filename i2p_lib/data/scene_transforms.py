@@ -44,9 +44,8 @@ class SceneAugment:
     most: int | None = Field(None, ge=1)
 
 
-def augment_scene(
-    points: Tensor, features: Tensor, generator: torch.Generator, settings: SceneAugment
-) -> tuple[Tensor, Tensor, Tensor]:
+def augment_scene(points: Tensor, features: Tensor, generator: torch.Generator,
+                  settings: SceneAugment) -> tuple[Tensor, Tensor, Tensor]:
     """Return changed points [M, 3] and features [M, F], and which points these are [M] int64.
 
     points [N, 3] in metres, features [N, F] in 0..1; neither is written to.  The order is flip,

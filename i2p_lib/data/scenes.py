@@ -60,10 +60,8 @@ class Scene:
             ("labels", self.labels, [count], np.int64),
         ):
             if list(array.shape) != shape or array.dtype != kind:
-                raise ValueError(
-                    f"{self.name}: {what}: expected {shape} {kind.__name__}, "
-                    f"got {list(array.shape)} {array.dtype}"
-                )
+                raise ValueError(f"{self.name}: {what}: expected {shape} {kind.__name__}, "
+                                 f"got {list(array.shape)} {array.dtype}")
         if not count:
             raise ValueError(f"{self.name}: expected at least one point, got none")
         if not (finite := np.isfinite(self.points).all(axis=1)).all():
@@ -157,9 +155,7 @@ class SceneCard(Card):
                 f"scenes {self.name}: {error}. To get it: {self.how_to_get}"
             ) from None
         if (found := manifest["layout"]) != self.layout:
-            raise ValueError(
-                f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}"
-            )
+            raise ValueError(f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}")
         place, files = files_folder(folder, manifest), manifest["files"]
         if files and not any((place / name).is_file() for name in files):
             raise FileNotFoundError(
@@ -179,9 +175,8 @@ def scene_card(name: str) -> SceneCard:
     return named_card(SceneCard, name)
 
 
-def load_scenes(
-    name: str, split: str, root: str | Path | None = None, released: bool = False
-) -> Sequence[Scene]:
+def load_scenes(name: str, split: str, root: str | Path | None = None,
+                released: bool = False) -> Sequence[Scene]:
     """Return the scenes of a split ("train", "val", "test", or "trainval": both of the first).
 
     Nothing is read before a scene is asked for, and nothing is kept: `[i]` reads one scene from

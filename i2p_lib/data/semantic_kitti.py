@@ -45,9 +45,8 @@ def scan_files(name: str) -> tuple[str, str]:
     return f"sequences/{sequence}/velodyne/{scan}.bin", f"sequences/{sequence}/labels/{scan}.label"
 
 
-def read_scene(
-    folder: Path, name: str, released: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_scene(folder: Path, name: str,
+               released: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return points [N, 3] float32, intensity [N, 1] float32 in 0..1, labels [N] int64 of a scan.
 
     The sensor is the origin.  released: labels as the released code maps them.

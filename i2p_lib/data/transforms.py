@@ -55,10 +55,8 @@ class Augment:
 
 
 # The released code's augmentation on ModelNet40.  Its noise never reaches its clip.
-PAPER_AUGMENT = Augment(
-    scale=(0.9, 1.1), scale_p=0.9, shift=0.2, shift_p=0.9,
-    jitter=0.025, jitter_clip=0.05, jitter_p=0.7, shuffle=True,
-)
+PAPER_AUGMENT = Augment(scale=(0.9, 1.1), scale_p=0.9, shift=0.2, shift_p=0.9, jitter=0.025,
+                        jitter_clip=0.05, jitter_p=0.7, shuffle=True)
 
 
 def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Tensor:

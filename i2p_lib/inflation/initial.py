@@ -16,9 +16,8 @@ INITS = ("torchsparse", "he")
 
 
 @torch.no_grad()
-def initialize(
-    net: nn.Module, init: Literal["torchsparse", "he"], generator: torch.Generator
-) -> None:
+def initialize(net: nn.Module, init: Literal["torchsparse", "he"],
+               generator: torch.Generator) -> None:
     """Draw a network's weights anew, in place, every tap of a kernel by itself.
 
     "torchsparse" is what the original starts from scratch with (torchsparse 1.2.0,

@@ -19,9 +19,8 @@ from i2p_lib.sparse import (
 IMAGE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def sparse_twin(
-    name: str, layer: nn.Module, axis: str, normalize: bool, recipe: str | None
-) -> nn.Module:
+def sparse_twin(name: str, layer: nn.Module, axis: str, normalize: bool,
+                recipe: str | None) -> nn.Module:
     """The sparse layer for a leaf layer; ValueError for a convolution or pooling without one.
 
     Any other layer stays: its functions have a meaning on sparse tensors, or refuse them.

@@ -69,9 +69,8 @@ class RangeNetwork(nn.Module):
 
     wrap = 32
 
-    def __init__(
-        self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int, num_classes: int
-    ):
+    def __init__(self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int,
+                 num_classes: int):
         super().__init__()
         self.encoder, self.stages = encoder, stages
         with evaluated(encoder):
@@ -155,9 +154,8 @@ class RangeEncoding(Encoding):
         return image, nearest, labels, row, column, distance
 
 
-def spherical_pixels(
-    points: Tensor, height: int, width: int, fov_up: float, fov_down: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def spherical_pixels(points: Tensor, height: int, width: int, fov_up: float,
+                     fov_down: float) -> tuple[Tensor, Tensor, Tensor]:
     """The row, the column and the range of each point [N, 3] in its range image, each [N].
 
     Straight ahead (x) is the middle column, left (y) is left of it.  Elevations from ``fov_up`` to

@@ -120,10 +120,9 @@ def is_pointcontrast(name: str, weights: str) -> bool:
                for key in stored)  # fmt: skip
 
 
-def load_pointcontrast(
-    net: nn.Module, weights: str | Path, order: str = "minkowski",
-    weights_dir: str | Path | None = None, weights_except: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+def load_pointcontrast(net: nn.Module, weights: str | Path, order: str = "minkowski",
+                       weights_dir: str | Path | None = None,
+                       weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
@@ -156,10 +155,8 @@ def load_pointcontrast(
     return load_kernels(net, card, path, pointcontrast_name, order, weights_except)
 
 
-def load_kernels(
-    net: nn.Module, card: WeightCard, path: Path, name_of: Callable[[str], str | None],
-    order: str, weights_except: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+def load_kernels(net: nn.Module, card: WeightCard, path: Path, name_of: Callable[[str], str | None],
+                 order: str, weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Load the kernels of another 3D library into an inflated network, see ``transfer``.
 
     name_of: our name of a tensor of the file, or None.  order: see ``load_pointcontrast``.

@@ -32,10 +32,8 @@ def encoding_for(name: str, **settings: Any) -> Encoding:
     return _FAMILIES[family][0](**settings)
 
 
-def segmenter(
-    name: str, num_classes: int, in_features: int, weights: str | Path | None = "random",
-    **settings: Any,
-) -> nn.Module:  # fmt: skip
+def segmenter(name: str, num_classes: int, in_features: int, weights: str | Path | None = "random",
+              **settings: Any) -> nn.Module:
     """Return a segmentation network on the CPU; it maps what its encoding gives to logits [M, C].
 
     Args:

@@ -80,9 +80,8 @@ def _outermost(names: list[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if not within(name, names)]
 
 
-def residual_stage(
-    block: type[nn.Module], channels_in: int, width: int, depth: int, stride: int = 1
-) -> nn.Sequential:
+def residual_stage(block: type[nn.Module], channels_in: int, width: int, depth: int,
+                   stride: int = 1) -> nn.Sequential:
     """One stage of torchvision's ``BasicBlock`` or ``Bottleneck``, as its own ResNets have them.
 
     Args:

@@ -160,9 +160,8 @@ def _unit(convolution: nn.Module) -> tuple[nn.Module, nn.Module]:
     return convolution, SparseBatchNorm(convolution.out_channels, activation=nn.ReLU())
 
 
-def _levels(
-    encoder: nn.Module, stages: tuple[str, ...], entry: int
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _levels(encoder: nn.Module, stages: tuple[str, ...],
+            entry: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The last stage of each stride and its channels, found on a tiny cloud."""
     with evaluated(encoder):
         outputs = stage_outputs(encoder, stages, tiny_clouds(encoder, entry, STRIDES[0]))

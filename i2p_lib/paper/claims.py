@@ -132,9 +132,8 @@ class Study:
         return cls(runs.assign(**shared), epochs, manifest["planned"])
 
 
-def findings(
-    claims: Claims, study: Study, setting: str, seed: int = 0, draws: int = DRAWS
-) -> pd.DataFrame:
+def findings(claims: Claims, study: Study, setting: str, seed: int = 0,
+             draws: int = DRAWS) -> pd.DataFrame:
     """Return one row per claim: value, low, high, p, pairs, p_holm and verdict in one setting.
 
     Two arms are paired by seed, few-shot ones by episode; every draw takes pairs and test clouds
@@ -204,9 +203,8 @@ def hits(runs: pd.DataFrame) -> np.ndarray:
     return np.array(bits, bool)
 
 
-def _paired(
-    ours: pd.DataFrame, theirs: pd.DataFrame, shots: tuple[int | None, ...]
-) -> list[tuple[pd.DataFrame, ...]]:
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame,
+            shots: tuple[int | None, ...]) -> list[tuple[pd.DataFrame, ...]]:
     """Return both sides' runs of each number of shots, in the order of the seeds all share."""
     kept = [[side[side["shots"].isna() if k is None else side["shots"].eq(k)]
              .drop_duplicates("seed").set_index("seed") for side in (ours, theirs)]
@@ -232,9 +230,8 @@ def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
     return chosen.pivot(index="key", columns="epoch", values="val_top1").loc[runs["key"]].to_numpy()
 
 
-def _epochs(
-    fast: np.ndarray, slow: np.ndarray, share: float, rng: np.random.Generator, draws: int
-) -> tuple[float, np.ndarray]:
+def _epochs(fast: np.ndarray, slow: np.ndarray, share: float, rng: np.random.Generator,
+            draws: int) -> tuple[float, np.ndarray]:
     """Return the log ratio of two mean curves' epochs to a share of slow's end, and its draws,
     which are stretched where pairs are few, as in `over_pairs`.
     """

@@ -47,16 +47,9 @@ def tolerance(paper: float, paper_std: float, ours_std: float, metric: str) -> f
     return max(2 * math.hypot(*known), least)
 
 
-def verdict(
-    paper: float | None,
-    ours: float | None,
-    same_setting: bool,
-    metric: str = "top1",
-    paper_std: float = math.nan,
-    ours_std: float = math.nan,
-    needs: str = "",
-    shown: bool = False,
-) -> str:
+def verdict(paper: float | None, ours: float | None, same_setting: bool, metric: str = "top1",
+            paper_std: float = math.nan, ours_std: float = math.nan, needs: str = "",
+            shown: bool = False) -> str:
     """Return the verdict on one number.  This is the rule, the only place where it is written.
 
     "not run: needs ..."  we have no number
@@ -77,9 +70,8 @@ def verdict(
     return Verdict.REPRODUCED if within else Verdict.DIFFERS
 
 
-def compare(
-    item: str, ours: pd.DataFrame | None = None, stand_in: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def compare(item: str, ours: pd.DataFrame | None = None,
+            stand_in: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return the paper's values of an item with ours beside them (columns COMPARISON_COLUMNS).
 
     ours      one row per seed: dataset, model, method, pretraining, metric, value, and where it
@@ -139,10 +131,8 @@ def _line(row: dict | None, group: dict | None, same: bool) -> dict:
     theirs = row or {"value": math.nan, "std": math.nan, "source": ""}
     mine = group or {"mean": math.nan, "std": math.nan, "count": 0}
     paper, ours = theirs["value"], mine["mean"]
-    judged = verdict(
-        paper, ours, same, key["metric"], theirs["std"], mine["std"], _needs(row) if row else "",
-        shown=row is not None,
-    )
+    judged = verdict(paper, ours, same, key["metric"], theirs["std"], mine["std"],
+                     _needs(row) if row else "", shown=row is not None)
     setting = ("as in the paper" if same else _setting(row, group)) if group else ""
     return key | {
         "shots": None if key["shots"] < 0 else key["shots"],

@@ -75,10 +75,8 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
         rows = list(csv.reader(file, strict=True))
     for line, row in enumerate(rows, start=1):
         if len(row) != len(_VALUE_COLUMNS) or (line == 1 and row != _VALUE_COLUMNS):
-            raise ValueError(
-                f"{path.name}, line {line}: expected columns {_VALUE_COLUMNS}, "
-                f"got {len(row)}: {row}"
-            )
+            raise ValueError(f"{path.name}, line {line}: expected columns {_VALUE_COLUMNS}, "
+                             f"got {len(row)}: {row}")
     table = pd.DataFrame(rows[1:], columns=_VALUE_COLUMNS)
     given = table[["value", "std", "shots"]]
     numbers = given.apply(pd.to_numeric, errors="coerce")

@@ -39,9 +39,7 @@ def verdict_counts(comparison: pd.DataFrame) -> dict[Verdict, int]:
     return {kind: kinds[kind] for kind in Verdict if kinds[kind]}
 
 
-def attach(
-    item: str, comparison: pd.DataFrame, profile: str, figures: Sequence[str] = ()
-) -> None:
+def attach(item: str, comparison: pd.DataFrame, profile: str, figures: Sequence[str] = ()) -> None:
     """Attach a comparison (`compare`) to the output of the running cell; it shows nothing.
 
     The book's overview is made from what is attached in executed chapters, so a comparison cannot
@@ -87,7 +85,5 @@ def _read(content: Any, profile: str) -> Recorded:
 def check_columns(comparison: pd.DataFrame) -> None:
     """Raise ValueError unless a table has the columns of `compare`, in their order."""
     if list(comparison.columns) != COMPARISON_COLUMNS:
-        raise ValueError(
-            f"expected a table from compare() with the columns {COMPARISON_COLUMNS}, "
-            f"got {list(comparison.columns)}"
-        )
+        raise ValueError(f"expected a table from compare() with the columns {COMPARISON_COLUMNS}, "
+                         f"got {list(comparison.columns)}")

@@ -52,9 +52,8 @@ def method_name(regime: str, weights: str | None) -> str:
     return "scratch" if regime == "all" else f"control-{regime}"
 
 
-def rows_of_runs(
-    runs: pd.DataFrame, metric: str | None = None, column: str | None = None
-) -> pd.DataFrame:
+def rows_of_runs(runs: pd.DataFrame, metric: str | None = None,
+                 column: str | None = None) -> pd.DataFrame:
     """Return the rows that `compare` wants, one per run, from a table of runs (settings, metrics).
 
     metric, column: the paper's name of the score, and the column that holds it; of a table with a

@@ -48,9 +48,8 @@ def method_runs(results: Sequence[RunResult], method: str) -> list[RunResult]:
     return [r for r in results if method_label(r.spec.weights, r.spec.regime) == method]
 
 
-def differences(
-    results: Sequence[RunResult], pairs: Sequence[tuple[str, str]], by: str | None = None
-) -> list[str]:
+def differences(results: Sequence[RunResult], pairs: Sequence[tuple[str, str]],
+                by: str | None = None) -> list[str]:
     """Say the `difference` of each pair of methods; `by`: a setting that parts the runs."""
     groups: dict[str, list[RunResult]] = {}
     for r in sorted(results, key=lambda r: str(getattr(r.spec, by)) if by else ""):
@@ -64,9 +63,8 @@ def differences(
     ]
 
 
-def paired_hits(
-    ours: Sequence[RunResult], theirs: Sequence[RunResult]
-) -> tuple[np.ndarray, np.ndarray]:
+def paired_hits(ours: Sequence[RunResult],
+                theirs: Sequence[RunResult]) -> tuple[np.ndarray, np.ndarray]:
     """Return both sides' hits on the test clouds [P, N], a row for each seed that both have.
 
     A few-shot run is known by its episode and seed; several runs of one seed count as their mean.
@@ -80,9 +78,8 @@ def paired_hits(
     return one, other
 
 
-def difference(
-    one: str, other: str, ours: Sequence[RunResult], theirs: Sequence[RunResult]
-) -> list[str]:
+def difference(one: str, other: str, ours: Sequence[RunResult],
+               theirs: Sequence[RunResult]) -> list[str]:
     """Say which of two is better, with a 95 % interval (`paired_difference`): one sentence.
 
     None where no seed has run both.

@@ -33,9 +33,8 @@ _LINKED = """
 """
 
 
-def clouds_html(
-    clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str], title: str
-) -> str:
+def clouds_html(clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str],
+                title: str) -> str:
     """Return labelled clouds side by side, turned together, and a legend, as HTML.
 
     clouds: heading -> (points [P, 3], classes [P], negative where not counted).  At most
@@ -66,10 +65,8 @@ def clouds_html(
         }})  # fmt: skip
         figure.add_annotation(text=escape(name), x=left + share / 2, y=1, xref="paper",
                               yref="paper", showarrow=False, yanchor="bottom")  # fmt: skip
-    figure.update_layout(
-        title={"text": escape(title), "font": {"size": 14}}, height=430,
-        paper_bgcolor="rgba(0,0,0,0)", margin={"l": 0, "r": 0, "t": 64, "b": 0},
-    )  # fmt: skip
+    figure.update_layout(title={"text": escape(title), "font": {"size": 14}}, height=430,
+                         paper_bgcolor="rgba(0,0,0,0)", margin={"l": 0, "r": 0, "t": 64, "b": 0})
     drawn = figure.to_html(full_html=False, include_plotlyjs=False, post_script=_LINKED,
                            config={"displaylogo": False})  # fmt: skip
     seen = np.unique(np.concatenate([classes for _, classes in clouds.values()])).tolist()

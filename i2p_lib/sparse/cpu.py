@@ -151,13 +151,11 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
                     else:
                         copy_rows(panel.ctypes.data, weight[tap, group, c, column:].ctypes.data,
                                   size, weight.strides[2], real, lanes, vectors)  # fmt: skip
-                    multiply_rows(
-                        out.ctypes.data + (group * width + column) * real,
-                        x.ctypes.data + (group * depth + c) * real, panel.ctypes.data,
-                        to.ctypes.data + 4 * p, origin.ctypes.data + 4 * p,
-                        start[place + 1] - p, size, out.strides[0], x.strides[0],
-                        real, lanes, vectors,
-                    )  # fmt: skip
+                    multiply_rows(out.ctypes.data + (group * width + column) * real,
+                                  x.ctypes.data + (group * depth + c) * real, panel.ctypes.data,
+                                  to.ctypes.data + 4 * p, origin.ctypes.data + 4 * p,
+                                  start[place + 1] - p, size, out.strides[0], x.strides[0], real,
+                                  lanes, vectors)
 
     @njit(cache=True, nogil=True)
     def outer(first, last, out, x, grad, start, to, origin, group, left, right):
@@ -168,14 +166,12 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
                 end = start[window * taps + tap + 1]
                 for p in range(start[window * taps + tap], end, PAIRS):
                     for column in range(left, right, columns):
-                        outer_rows(
-                            out[tap, group].ctypes.data + column * real,
-                            x.ctypes.data + group * depth * real,
-                            grad.ctypes.data + (group * width + column) * real,
-                            origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
-                            min(PAIRS, end - p), depth, width * real, x.strides[0],
-                            grad.strides[0], fresh[tap], real, lanes, vectors,
-                        )  # fmt: skip
+                        outer_rows(out[tap, group].ctypes.data + column * real,
+                                   x.ctypes.data + group * depth * real,
+                                   grad.ctypes.data + (group * width + column) * real,
+                                   origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
+                                   min(PAIRS, end - p), depth, width * real, x.strides[0],
+                                   grad.strides[0], fresh[tap], real, lanes, vectors)
                     fresh[tap] = 0
         for tap in range(first, last):
             if fresh[tap]:
@@ -193,13 +189,11 @@ def _weighted_kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Ca
     def accumulate(first, last, out, x, weight, start, taps, origin, left, right):
         for o in range(first, last):
             for column in range(left, right, columns):
-                weighted_rows(
-                    out.ctypes.data + o * out.strides[0] + column * real,
-                    x.ctypes.data + column * real, weight.ctypes.data + column * real,
-                    origin.ctypes.data + 4 * start[o], taps.ctypes.data + 4 * start[o],
-                    start[o + 1] - start[o], x.strides[0], weight.strides[0],
-                    real, lanes, vectors, copies, 1,
-                )  # fmt: skip
+                weighted_rows(out.ctypes.data + o * out.strides[0] + column * real,
+                              x.ctypes.data + column * real, weight.ctypes.data + column * real,
+                              origin.ctypes.data + 4 * start[o], taps.ctypes.data + 4 * start[o],
+                              start[o + 1] - start[o], x.strides[0], weight.strides[0], real, lanes,
+                              vectors, copies, 1)
 
     @njit(cache=True, nogil=True)
     def gradient(first, last, out, x, grad, start, to, origin, left, right):
@@ -208,13 +202,11 @@ def _weighted_kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Ca
             for tap in range(first, last):
                 p = start[window * taps + tap]
                 for column in range(left, right, columns):
-                    weighted_rows(
-                        out.ctypes.data + tap * out.strides[0] + column * real,
-                        x.ctypes.data + column * real, grad.ctypes.data + column * real,
-                        origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
-                        start[window * taps + tap + 1] - p, x.strides[0], grad.strides[0],
-                        real, lanes, vectors, copies, 0,
-                    )  # fmt: skip
+                    weighted_rows(out.ctypes.data + tap * out.strides[0] + column * real,
+                                  x.ctypes.data + column * real, grad.ctypes.data + column * real,
+                                  origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
+                                  start[window * taps + tap + 1] - p, x.strides[0], grad.strides[0],
+                                  real, lanes, vectors, copies, 0)
 
     return accumulate, gradient
 

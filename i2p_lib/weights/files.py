@@ -52,9 +52,8 @@ def presence(card: WeightCard) -> str:
     return "present"
 
 
-def weights_hash(
-    name: str, weights: str | Path | None, weights_dir: str | Path | None = None
-) -> str:
+def weights_hash(name: str, weights: str | Path | None,
+                 weights_dir: str | Path | None = None) -> str:
     """Return the SHA-256 of the file that `image_model` would load ("random": no file)."""
     if is_random(weights):
         model_library(name)

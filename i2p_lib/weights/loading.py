@@ -62,10 +62,8 @@ def common_prefix(names: Iterable[str]) -> str:
     return prefix
 
 
-def transfer(
-    net: nn.Module, card: WeightCard, path: Path, found: Mapping[str, tuple[str, Tensor]],
-    weights_except: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+def transfer(net: nn.Module, card: WeightCard, path: Path, found: Mapping[str, tuple[str, Tensor]],
+             weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Copy the tensors of a checked file into a network, all or nothing.
 
     found: {name in the network: (name in the file, tensor)}, as from `named_tensors`.
