@@ -11,6 +11,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 
 from i2p_lib.analysis.bootstrap import LEVEL, Estimate, paired_difference
+from i2p_lib.analysis.segmentation import confusion_of
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,8 @@ class Answers:
 
     def confusion(self) -> pd.DataFrame:
         """Return counts of clouds: a row per label, a column per answer."""
-        counts = np.zeros((len(self.class_names),) * 2, int)
-        np.add.at(counts, (self.labels, self.named), 1)
-        return pd.DataFrame(counts, list(self.class_names), list(self.class_names))
+        names = list(self.class_names)
+        return pd.DataFrame(confusion_of(self.named, self.labels, len(names)), names, names)
 
     def errors(self) -> pd.DataFrame:
         """Return the clouds that are named wrongly, the surest first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from i2p_lib.analysis.taps import pooled, watched
 from i2p_lib.sparse import SparseGlobalPool, SparseTensor
-from i2p_lib.weights import image_input
 
 VALUES = 15_000  # the paper's number of element-wise samples of each layer
 
@@ -31,34 +30,15 @@ class Seen:
     units: np.ndarray
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What a finetuned network computed of clouds, and its image network of pictures.
-
-    The image network is the one that the other was inflated from, untrained where its weights are
-    random.  key, method and seed are the run's; labels int64 [N] are the clouds'.
-    """
-
-    key: str
-    method: str
-    seed: int
-    image: Seen
-    cloud: Seen
-    labels: np.ndarray
-
-
 def backbone_convolutions(net: nn.Module) -> list[str]:
     """Return the convolutions of an inflated network that come from the image network.
 
     The new input layer is none of them, and shortcuts are left out: the paper's 16 layers of a
     ResNet-18 are counted so.
     """
-    return [
-        name.removesuffix(".weight")
-        for name, role in net.i2p_roles.items()
-        if role == "backbone" and name.endswith(".weight") and ".downsample." not in name
-        and net.get_parameter(name).ndim > 1
-    ]  # fmt: skip
+    return [name.removesuffix(".weight") for name, role in net.i2p_roles.items()
+            if role == "backbone" and name.endswith(".weight") and ".downsample." not in name
+            and net.get_parameter(name).ndim > 1]  # fmt: skip
 
 
 def unit_layer(net: nn.Module) -> str:
@@ -114,14 +94,6 @@ def unit_maps(net: nn.Module, x: SparseTensor | Tensor, units: str) -> SparseTen
     with watched(net, [units], lambda name, maps, out: seen.append(maps)):
         net(x)
     return seen[0]
-
-
-def image_batches(model: nn.Module, views: Sequence[np.ndarray], device: torch.device,
-                  size: int = 16) -> Iterator[Tensor]:
-    """Yield views as the image model wants them, `size` at a time."""
-    for first in range(0, len(views), size):
-        part = [image_input(view, model) for view in views[first : first + size]]
-        yield torch.cat(part).to(device)
 
 
 def _elements(out: SparseTensor | Tensor, shares: Tensor, places: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from i2p_lib.sparse import SparseTensor
 
 PENULTIMATE = "penultimate"
+MOST = 4  # stages
 
 
-def stage_names(net: nn.Module, most: int = 4) -> list[str]:
-    """Return up to `most` stages, evenly chosen from first to last.
+def stage_names(net: nn.Module) -> list[str]:
+    """Return up to `MOST` stages, evenly chosen from first to last.
 
     Stages are `layer1` .. `layer4` of a ResNet, or the children of a `blocks` container; a network
     with neither has none.
@@ -23,9 +24,8 @@ def stage_names(net: nn.Module, most: int = 4) -> list[str]:
     names = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
     if not names and "blocks" in children:
         names = [f"blocks.{name}" for name, _ in children["blocks"].named_children()]
-    if len(names) <= most:
-        return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+    count = min(MOST, len(names))
+    return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def pooled(out: SparseTensor | Tensor) -> Tensor:
