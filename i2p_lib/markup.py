@@ -44,10 +44,8 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: S
     body = "\n".join(line("td", row) for row in rows)
     head = line("th", [cell(column) for column in columns])
     title = f"<caption>{cell(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="i2p-scroll"><table class="{name}">\n{title}'
-        f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
+    return (f'<div class="i2p-scroll"><table class="{name}">\n{title}'
+            f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>")
 
 
 def fold(title: str, inner: str) -> str:

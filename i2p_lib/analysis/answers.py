@@ -48,11 +48,9 @@ class Answers:
             count, right = int(mine.sum()), int((self.hits & mine).sum())
             others = np.bincount(self.named[mine & ~self.hits], minlength=len(self.class_names))
             share = _share(right, count)
-            rows.append({
-                "class": name, "clouds": count, "right": right, "accuracy": share.value,
-                "low": share.low, "high": share.high,
-                "taken_for": self.class_names[others.argmax()] if others.any() else "",
-            })  # fmt: skip
+            rows.append({"class": name, "clouds": count, "right": right, "accuracy": share.value,
+                         "low": share.low, "high": share.high,
+                         "taken_for": self.class_names[others.argmax()] if others.any() else ""})
         return pd.DataFrame(rows)
 
     def confusion(self) -> pd.DataFrame:
@@ -68,22 +66,18 @@ class Answers:
         wrong, sure = np.flatnonzero(~self.hits), softmax(self.logits, axis=1).max(1)
         wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
         names = np.array(self.class_names, object)
-        return pd.DataFrame({
-            "cloud": [self.clouds[i] if self.clouds else int(i) for i in wrong],
-            "label": names[self.labels[wrong]], "answer": names[self.named[wrong]],
-            "probability": sure[wrong],
-        })  # fmt: skip
+        return pd.DataFrame({"cloud": [self.clouds[i] if self.clouds else int(i) for i in wrong],
+                             "label": names[self.labels[wrong]], "answer": names[self.named[wrong]],
+                             "probability": sure[wrong]})
 
     def record(self) -> dict[str, Any]:
         """Return all of it as what JSON can write; accuracies are fractions."""
         share = self.accuracy()
-        return {
-            "clouds": len(self.labels), "right": int(self.hits.sum()), "accuracy": share.value,
-            "low": share.low, "high": share.high,
-            "per_class": self.per_class().to_dict("records"),
-            "confusion": self.confusion().to_numpy().tolist(),
-            "classes": list(self.class_names), "errors": self.errors().to_dict("records"),
-        }  # fmt: skip
+        return {"clouds": len(self.labels), "right": int(self.hits.sum()), "accuracy": share.value,
+                "low": share.low, "high": share.high,
+                "per_class": self.per_class().to_dict("records"),
+                "confusion": self.confusion().to_numpy().tolist(),
+                "classes": list(self.class_names), "errors": self.errors().to_dict("records")}
 
 
 def _share(right: int, count: int) -> Estimate:

@@ -100,15 +100,13 @@ def collapse_report(features: Array, labels: Array, weight: Array | None = None,
     values, classes = moments.values, moments.classes
     pairs = _pairs(moments)
     nearest = _distances(values, moments.means).argmin(1)
-    report = {
-        "cdnv": float(pairs.mean()),
-        "cdnv_one_sided_max": float(pairs.max()),
-        "nc1": _nc1(moments),
-        **_nc2(moments.means),
-        "nearest_centre_accuracy": float((nearest == moments.codes).double().mean()),
-        "classes": len(classes),
-        "samples": len(values),
-    }
+    report = {"cdnv": float(pairs.mean()),
+              "cdnv_one_sided_max": float(pairs.max()),
+              "nc1": _nc1(moments),
+              **_nc2(moments.means),
+              "nearest_centre_accuracy": float((nearest == moments.codes).double().mean()),
+              "classes": len(classes),
+              "samples": len(values)}
     if weight is not None:
         rows, last = _tensor(weight, "weight"), int(classes.max())
         if rows.ndim != 2 or int(classes.min()) < 0 or last >= len(rows):
@@ -192,11 +190,9 @@ def _nc2(means: Tensor) -> dict[str, float]:
     unit = centred / lengths[:, None]
     row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
     cosines = (unit @ unit.T)[row, column]
-    return {
-        "nc2_equinorm": float(lengths.std(correction=0) / lengths.mean()),
-        "nc2_equiangle": float(cosines.std(correction=0)),
-        "nc2_max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
-    }
+    return {"nc2_equinorm": float(lengths.std(correction=0) / lengths.mean()),
+            "nc2_equiangle": float(cosines.std(correction=0)),
+            "nc2_max_angle": float((cosines + 1 / (count - 1)).abs().mean())}
 
 
 def _nc3(means: Tensor, weight: Tensor) -> float:

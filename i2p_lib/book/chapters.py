@@ -166,11 +166,9 @@ def digest_parts(chapter: Chapter) -> dict[str, str]:
     cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]]
              for c in chapter.notebook["cells"]]  # fmt: skip
     profile, package = chapter.profile, chapter.project.package
-    parts = {
-        "notebook": key_of(cells),
-        "parameters": key_of(chapter.parameters),
-        "profile": key_of([profile.device, str(profile.images)]),
-    }
+    parts = {"notebook": key_of(cells),
+             "parameters": key_of(chapter.parameters),
+             "profile": key_of([profile.device, str(profile.images)])}
     for name in chapter.experiments():
         entries, skipped = available(profile.experiment(name))
         keys = [entry.key for entry in entries]

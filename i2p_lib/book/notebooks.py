@@ -101,16 +101,14 @@ def execute(chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None 
     write_text(chapter.failed if problem else chapter.executed, nbformat.writes(notebook) + "\n")
     if problem:
         raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
-    record = {
-        "chapter": chapter.name,
-        "profile": chapter.profile.name,
-        "seconds": round(time.perf_counter() - began, 1),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": describe_machine(),
-        "versions": package_versions(),
-        "sha256": sha256(chapter.executed),
-        "parts": parts,
-    }
+    record = {"chapter": chapter.name,
+              "profile": chapter.profile.name,
+              "seconds": round(time.perf_counter() - began, 1),
+              "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+              "machine": describe_machine(),
+              "versions": package_versions(),
+              "sha256": sha256(chapter.executed),
+              "parts": parts}
     text = json.dumps(record, indent=1, sort_keys=True)
     write_text(chapter.executed.with_suffix(".json"), text)
     chapter.failed.unlink(missing_ok=True)

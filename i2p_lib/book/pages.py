@@ -44,13 +44,11 @@ def overview(project: Project, profile: Profile, found: Mapping[str, Recorded]) 
                 for item in paper_items().values() if item.seen == seen]  # fmt: skip
         return table(columns, rows)
 
-    return {
-        "profile": _about(profile),
-        "seen": items(True),
-        "unseen": items(False),
-        "rows": "\n".join(_rows_of_item(item, found.get(item.id))
-                          for item in paper_items().values()),
-    }
+    return {"profile": _about(profile),
+            "seen": items(True),
+            "unseen": items(False),
+            "rows": "\n".join(_rows_of_item(item, found.get(item.id))
+                              for item in paper_items().values())}
 
 
 def _rows_of_item(item: Item, record: Recorded | None) -> str:
@@ -88,18 +86,14 @@ def _item_row(item: Item, record: Recorded | None, source: str) -> list[str]:
 
 def code(project: Project) -> dict[str, str]:
     """Return what leads from each figure to its notebook and functions, for `book/code.md`."""
-    figures = [
-        [cell(item.section), cell(item.title),
-         f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>']
-        for item in paper_items().values()
-    ]  # fmt: skip
+    figures = [[cell(item.section), cell(item.title),
+                f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>']
+               for item in paper_items().values()]
     trees = {path: code_tree(json.loads(path.read_text(encoding="utf-8")))
              for path in project.sources().values() if path.is_file()}  # fmt: skip
-    notebooks = [
-        [f"<code>notebooks/{cell(path.name)}</code>",
-         ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(tree))]
-        for path, tree in trees.items()
-    ]  # fmt: skip
+    notebooks = [[f"<code>notebooks/{cell(path.name)}</code>",
+                  ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(tree))]
+                 for path, tree in trees.items()]
     folders = (PACKAGE, *(project.root / name for name in SCRIPTS))
     return {
         "figures": table(["of the paper", "what it shows", "notebook"], figures),
@@ -147,34 +141,26 @@ def run_note(record: dict[str, Any]) -> str:
         f"Python {record['versions']['python']}, torch {record['versions']['torch']}."
     )
     name = Path(record["chapter"]).name
-    return (
-        raw(f'<p class="i2p-run">{cell(text)}</p>') + "\n"
-        f"{{download}}`this notebook, with its outputs <executed/{name}.ipynb>`"
-    )
+    return (raw(f'<p class="i2p-run">{cell(text)}</p>') + "\n"
+            f"{{download}}`this notebook, with its outputs <executed/{name}.ipynb>`")
 
 
 def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return how long everything took, on which machine, with what, for `book/execution.md`."""
-    rows = [
-        [
-            f'<a href="chapters/{cell(r["chapter"])}.html">{cell(r["chapter"])}</a>',
-            cell(duration(r["seconds"])),
-            cell(r["date"]),
-            cell(f"{r['machine']['processor']}, {r['machine']['cores']} cores"),
-            cell(f"{r['machine']['memory_gib']} GiB"),
-            cell(r["machine"]["gpu"]),
-        ]
-        for r in records
-    ]
+    rows = [[f'<a href="chapters/{cell(r["chapter"])}.html">{cell(r["chapter"])}</a>',
+             cell(duration(r["seconds"])),
+             cell(r["date"]),
+             cell(f"{r['machine']['processor']}, {r['machine']['cores']} cores"),
+             cell(f"{r['machine']['memory_gib']} GiB"),
+             cell(r["machine"]["gpu"])]
+            for r in records]
     chapters = table(["chapter", "time", "date", "processor", "memory", "GPU"], rows, [1])
     packages = sorted({(k, v) for r in records for k, v in r["versions"].items()})
     versions = table(["package", "version"], [[cell(k), cell(v)] for k, v in packages])
-    return {
-        "profile": _about(profile),
-        "chapters": chapters,
-        "runs": training(profile),
-        "versions": versions,
-    }
+    return {"profile": _about(profile),
+            "chapters": chapters,
+            "runs": training(profile),
+            "versions": versions}
 
 
 def training(profile: Profile) -> str:

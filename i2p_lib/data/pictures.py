@@ -87,10 +87,8 @@ def _shipped() -> Pictures:
             files |= {path: package for name in names if (path := root / name).is_file()}
     names, packages = [file.stem for file in files], ", ".join(dict.fromkeys(files.values()))
     fractals = fractal_images("fractals", "held_out").images
-    text = (
-        f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
-        f"{CREDITS}), five views each, and {len(fractals)} fractals, one of each class"
-    )
+    text = (f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
+            f"{CREDITS}), five views each, and {len(fractals)} fractals, one of each class")
     views = [_views(_read(file)) for file in files]
     views += [[image[..., None].repeat(3, axis=2)] for image in fractals]
     names += [f"fractal {number}" for number in range(len(fractals))]

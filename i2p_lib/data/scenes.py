@@ -54,11 +54,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         count, widths = len(self.points), self.features.shape[-1:]
-        for what, array, shape, kind in (
-            ("points", self.points, [count, 3], np.float32),
-            ("features", self.features, [count, *widths], np.float32),
-            ("labels", self.labels, [count], np.int64),
-        ):
+        for what, array, shape, kind in (("points", self.points, [count, 3], np.float32),
+                                         ("features", self.features, [count, *widths], np.float32),
+                                         ("labels", self.labels, [count], np.int64)):
             if list(array.shape) != shape or array.dtype != kind:
                 raise ValueError(f"{self.name}: {what}: expected {shape} {kind.__name__}, "
                                  f"got {list(array.shape)} {array.dtype}")

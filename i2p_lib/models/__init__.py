@@ -12,10 +12,7 @@ from pathlib import Path
 from torch import nn
 
 VIEWS = "views:"
-_IMAGE_MODELS = {
-    "point_vit_b16": "vit_base_patch16_224",
-    "point_vit_l16": "vit_large_patch16_224",
-}
+_IMAGE_MODELS = {"point_vit_b16": "vit_base_patch16_224", "point_vit_l16": "vit_large_patch16_224"}
 
 
 def point_network(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

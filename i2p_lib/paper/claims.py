@@ -85,15 +85,13 @@ def load_claims(path: Path = CLAIMS_FILE) -> Claims:
     names = [claim.id for claim in claims.claims]
     for claim in claims.claims:
         unknown = [arm for arm in claim.contrast or () if arm not in claims.arms]
-        wrong = {
-            "its id occurs twice": names.count(claim.id) > 1,
-            "give a contrast, or say why it is not_run":
-                bool(claim.contrast) == bool(claim.not_run),
-            "epochs need a target": claim.measure == "epochs" and claim.target is None,
-            "gain_of_shots needs two shots, all others one or none":
-                (claim.measure == "gain_of_shots") != isinstance(claim.shots, tuple),
-            **{unknown_key(arm, claims.arms, "arm"): True for arm in unknown},
-        }  # fmt: skip
+        wrong = {"its id occurs twice": names.count(claim.id) > 1,
+                 "give a contrast, or say why it is not_run":
+                     bool(claim.contrast) == bool(claim.not_run),
+                 "epochs need a target": claim.measure == "epochs" and claim.target is None,
+                 "gain_of_shots needs two shots, all others one or none":
+                     (claim.measure == "gain_of_shots") != isinstance(claim.shots, tuple),
+                 **{unknown_key(arm, claims.arms, "arm"): True for arm in unknown}}
         for text in (text for text, is_so in wrong.items() if is_so):
             raise ValueError(f"{path.name}: {claim.id}: {text}")
     return claims

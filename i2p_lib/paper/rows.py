@@ -23,11 +23,9 @@ PAPER_RECIPE: Mapping[str, object] = {
     "augment": "paper", "axis": ORIGINAL_AXES["z-axis"], "init": (None, "torchsparse"),
     "changes": "",
 }  # fmt: skip
-_SCENE_RECIPE = {
-    "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
-    "weight_decay": 1e-4, "voxel_size": 0.05,
-    **{name: PAPER_RECIPE[name] for name in ("axis", "init", "changes", "normalize")},
-}  # fmt: skip
+_SCENE_RECIPE = {"protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
+                 "weight_decay": 1e-4, "voxel_size": 0.05,
+                 **{name: PAPER_RECIPE[name] for name in ("axis", "init", "changes", "normalize")}}
 _ROOMS = _SCENE_RECIPE | {"lr": 0.1, "schedule": "poly", "epochs": 400, "batch_size": 8}
 _STREETS = _SCENE_RECIPE | {"lr": 0.24, "schedule": "warmup_cosine", "epochs": 15, "batch_size": 2}
 SCENE_RECIPES: Mapping[tuple[str, str], Mapping[str, object]] = {
@@ -79,13 +77,11 @@ def rows_of_runs(runs: pd.DataFrame, metric: str | None = None,
         kinds = runs["distill"].astype(object).where(runs["distill"].notna(), None)
         methods = [f"{m}, {k} labels" if k else m for m, k in zip(methods, kinds, strict=True)]
     return pd.DataFrame(
-        {
-            "dataset": runs[data].replace(_SCENES),
-            "model": runs["model"].replace(_SCENE_MODELS), "method": methods,
-            "pretraining": runs["weights"].replace(_PRETRAINING),
-            "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
-            "value": values * (100 if metric in PERCENT else 1), "as_in_paper": as_in_paper(runs),
-        }
+        {"dataset": runs[data].replace(_SCENES),
+         "model": runs["model"].replace(_SCENE_MODELS), "method": methods,
+         "pretraining": runs["weights"].replace(_PRETRAINING),
+         "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
+         "value": values * (100 if metric in PERCENT else 1), "as_in_paper": as_in_paper(runs)}
     )  # fmt: skip
 
 

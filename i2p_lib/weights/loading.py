@@ -91,12 +91,10 @@ def transfer(net: nn.Module, card: WeightCard, path: Path, found: Mapping[str, t
         state, reason = _judged(card, name, expected.get(name), value)
         if chosen(name, weights_except):
             state, reason = "new" if name in expected else "dropped", "left out by weights_except"
-        rows.append({
-            "name": name if name in expected else "", "file_key": key,
-            "shape": tuple(expected[name].shape) if name in expected else (),
-            "file_shape": () if value is None else tuple(value.shape),
-            "state": state, "reason": reason,
-        })  # fmt: skip
+        rows.append({"name": name if name in expected else "", "file_key": key,
+                     "shape": tuple(expected[name].shape) if name in expected else (),
+                     "file_shape": () if value is None else tuple(value.shape),
+                     "state": state, "reason": reason})
     if faults := [row for row in rows if row["state"] == "refused"]:
         raise ValueError(
             f"{len(faults)} of {len(rows)} tensors of {path.name} do not fit {card.label}: "
