@@ -37,12 +37,6 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
     axis.set(xlabel="", ylabel="")
 
 
-def means_and_runs(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
-    """Draw `method_lines`, and every run as a dot."""
-    for stroke in MEANS_AND_RUNS:
-        method_lines(axis, table, x, y, **stroke)
-
-
 def panels(table: pd.DataFrame, x: str, y: str, across: str, down: str | None = None,
            strokes: Sequence[Mapping[str, object]] = ({},), by: str = "", wrap: int = 3,
            size: tuple[float, float] = (4.3, 3.3),
