@@ -44,10 +44,9 @@ def class_moments(features: Array, labels: Array) -> ClassMoments:
         raise ValueError(f"expected integer labels, got {marks.dtype}")
     classes, codes, counts = torch.unique(marks, return_inverse=True, return_counts=True)
     if len(classes) < 2 or int(counts.min()) < 2:
-        raise ValueError(
-            "expected at least two classes of at least two samples each, got sample counts "
-            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; leave small classes out"
-        )
+        raise ValueError("expected at least two classes of at least two samples each, got sample "
+                         f"counts {dict(zip(classes.tolist(), counts.tolist(), strict=True))}; "
+                         "leave small classes out")
     means = values.new_zeros(len(classes), values.shape[1]).index_add_(0, codes, values)
     means /= counts[:, None]
     squares = (values - means[codes]).square().sum(1)

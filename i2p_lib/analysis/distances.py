@@ -37,10 +37,8 @@ def _weighted(values: np.ndarray, owner: np.ndarray, weights: np.ndarray,
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds values that are not finite; the run may have diverged")
     if owner.shape != values.shape or weights.ndim != 2:
-        raise ValueError(
-            f"expected {name}_owner [{len(values)}] and {name}_weights [owners, draws], got "
-            f"shapes {owner.shape} and {weights.shape}"
-        )
+        raise ValueError(f"expected {name}_owner [{len(values)}] and {name}_weights [owners, "
+                         f"draws], got shapes {owner.shape} and {weights.shape}")
     if owner.min() < 0 or owner.max() >= len(weights):
         raise ValueError(f"{name}_owner must be rows of the {len(weights)} weights")
     totals = np.bincount(owner, minlength=len(weights)) @ weights

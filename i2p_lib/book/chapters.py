@@ -90,10 +90,8 @@ class Chapter:
         """Its notebook; FileNotFoundError where the table of contents alone has it."""
         path = self.project.sources()[self.name]
         if not path.is_file():
-            raise FileNotFoundError(
-                f"book/_toc.yml names chapters/{self.name}, but there is no {path}: "
-                "write that notebook, or take the line out"
-            )
+            raise FileNotFoundError(f"book/_toc.yml names chapters/{self.name}, but there is no "
+                                    f"{path}: write that notebook, or take the line out")
         return path
 
     @property

@@ -28,10 +28,8 @@ def few_shot_episode(labels: np.ndarray, shots: int, episode: int,
     found, counts = np.unique(labels, return_counts=True)
     if counts.min() < shots:
         poor = {int(k): int(n) for k, n in zip(found, counts, strict=True) if n < shots}
-        raise ValueError(
-            f"{shots} shots asked, but these labels have fewer clouds (label: count): {poor}; "
-            f"ask for at most {counts.min()}"
-        )
+        raise ValueError(f"{shots} shots asked, but these labels have fewer clouds (label: count): "
+                         f"{poor}; ask for at most {counts.min()}")
     clouds = {label: np.flatnonzero(labels == label) for label in found}
     if draws == "numpy":
         state = np.random.RandomState(episode)

@@ -60,10 +60,8 @@ def check_files(folder: Path, files: Mapping[str, str],
         if known and known.get(name) == now[name]:
             continue
         if (got := sha256(folder / name)) != digest:
-            raise ValueError(
-                f"{folder / name}: expected SHA-256 {digest}, got {got}; the file was changed "
-                "after the set was made: restore it or make the set again"
-            )
+            raise ValueError(f"{folder / name}: expected SHA-256 {digest}, got {got}; the file was "
+                             "changed after the set was made: restore it or make the set again")
     return now
 
 

@@ -68,10 +68,9 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()
                    and not f.name.startswith("._"))  # macOS' own
     if not files:
-        raise FileNotFoundError(
-            f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: give another "
-            "folder as `images` in the profile, or leave that line out"
-        )
+        raise FileNotFoundError(f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: "
+                                "give another folder as `images` in the profile, or leave that "
+                                "line out")
     count = min(most, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
     names, labels = np.unique([file.parent.name for file in chosen], return_inverse=True)

@@ -171,11 +171,9 @@ class DatasetCard(Card):
         """Return the set's folder; FileNotFoundError, with what to do, where it is not here."""
         folder = self.root(root)
         if not folder.is_dir():
-            raise FileNotFoundError(
-                f"data set {self.name}: no folder {folder}; {self.how_to_get}, so that "
-                "ply_data_train0.h5 and shape_names.txt lie in that folder (or set I2P_DATA to "
-                "the folder that holds it)"
-            )
+            raise FileNotFoundError(f"data set {self.name}: no folder {folder}; {self.how_to_get}, "
+                                    "so that ply_data_train0.h5 and shape_names.txt lie in that "
+                                    "folder (or set I2P_DATA to the folder that holds it)")
         return folder
 
 

@@ -149,17 +149,15 @@ class SceneCard(Card):
         try:
             manifest = read_manifest(folder, _KEYS)
         except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"scenes {self.name}: {error}. To get it: {self.how_to_get}"
-            ) from None
+            raise FileNotFoundError(f"scenes {self.name}: {error}. To get it: "
+                                    f"{self.how_to_get}") from None
         if (found := manifest["layout"]) != self.layout:
             raise ValueError(f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}")
         place, files = files_folder(folder, manifest), manifest["files"]
         if files and not any((place / name).is_file() for name in files):
-            raise FileNotFoundError(
-                f"scenes {self.name}: none of its {len(files):,} files is in {place} any more: put "
-                f"them back, or make the set again from where they are now: {self.how_to_get}"
-            )
+            raise FileNotFoundError(f"scenes {self.name}: none of its {len(files):,} files is in "
+                                    f"{place} any more: put them back, or make the set again from "
+                                    f"where they are now: {self.how_to_get}")
         return folder, manifest
 
 

@@ -65,25 +65,20 @@ def read_scene(folder: Path, name: str,
             raise FileNotFoundError(f"{path} is missing; {other}")
     size = points_file.stat().st_size
     if size % POINT_BYTES or not size:
-        raise ValueError(
-            f"{points_file}: expected x, y, z, intensity as four float32, so a multiple of "
-            f"{POINT_BYTES} bytes, got {size}; it may be cut short: unpack it again"
-        )
+        raise ValueError(f"{points_file}: expected x, y, z, intensity as four float32, so a "
+                         f"multiple of {POINT_BYTES} bytes, got {size}; it may be cut short: "
+                         "unpack it again")
     count, found = size // POINT_BYTES, labels_file.stat().st_size
     if found != count * LABEL_BYTES:
-        raise ValueError(
-            f"{labels_file}: expected {count * LABEL_BYTES} bytes for the {count} points of "
-            f"{points_file.name}, got {found}"
-        )
+        raise ValueError(f"{labels_file}: expected {count * LABEL_BYTES} bytes for the {count} "
+                         f"points of {points_file.name}, got {found}")
     scan = np.fromfile(points_file, "<f4").reshape(-1, 4)
     raw = np.fromfile(labels_file, "<u4") & 0xFFFF
     labels = _TABLE[raw]
     if (outside := labels == _OUTSIDE).any():
         place = int(outside.argmax())
-        raise ValueError(
-            f"{labels_file}: label {raw[place]} of point {place} is not among those of "
-            f"SemanticKITTI: {', '.join(map(str, LEARNING_MAP))}"
-        )
+        raise ValueError(f"{labels_file}: label {raw[place]} of point {place} is not among those "
+                         f"of SemanticKITTI: {', '.join(map(str, LEARNING_MAP))}")
     if released:
         labels = np.where(np.isin(raw, RELEASED_IGNORES), IGNORED, labels)
     return scan[:, :3].copy(), scan[:, 3:].copy(), labels.astype(np.int64)

@@ -69,9 +69,8 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
     Raises ValueError unless `points` is [B, P, 3 or more] of a floating dtype.
     """
     if points.ndim != 3 or points.shape[2] < 3 or not points.is_floating_point():
-        raise ValueError(
-            f"points: expected [B, P, 3 or more] floating, got {list(points.shape)} {points.dtype}"
-        )
+        raise ValueError(f"points: expected [B, P, 3 or more] floating, got {list(points.shape)} "
+                         f"{points.dtype}")
     batch, uniform = len(points), draws(generator, points)
 
     def where(probability: float) -> Tensor:

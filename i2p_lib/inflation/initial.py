@@ -61,9 +61,8 @@ def match_norms(net: nn.Module, reference: nn.Module) -> None:
                      for one in (net, reference))  # fmt: skip
     if differing := {n for n in shapes.keys() | given.keys()
                      if n not in shapes or n not in given or shapes[n].shape != given[n].shape}:
-        raise ValueError(
-            f"expected two networks of one shape, these differ in {', '.join(sorted(differing))}"
-        )
+        raise ValueError("expected two networks of one shape, these differ in "
+                         f"{', '.join(sorted(differing))}")
     for name, weight in shapes.items():
         weight.mul_(given[name].norm() / weight.norm())
 

@@ -77,9 +77,8 @@ def _read(content: Any, profile: str) -> Recorded:
         table = comparison_table(content["rows"])
         return Recorded(content["item"], profile, tuple(content["figures"]), table)
     except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"the notebook holds a damaged comparison ({error}); run its chapter again"
-        ) from error
+        raise ValueError(f"the notebook holds a damaged comparison ({error}); run its chapter "
+                         "again") from error
 
 
 def check_columns(comparison: pd.DataFrame) -> None:

@@ -186,13 +186,12 @@ def read_checkpoint(path: Path, unwrap: str | None = "") -> dict[str, Tensor]:
             raise ValueError(f"{path} is not a whole PyTorch checkpoint ({why}): get it anew, or "
                              "save the network's state_dict() with torch.save") from error
         entry = f" --unwrap {unwrap}" if unwrap else ""
-        raise ValueError(
-            f"{path} holds more than tensors ({', '.join(names)}), and reading that can run code "
-            "from the file, so it is not read. If you know these names and trust them, convert "
-            "the file once, allowing them and nothing else:\n"
-            f"  python data_scripts/convert_weights.py {path} --trust {' '.join(names)}{entry}\n"
-            f"which writes {path.name}{CONVERTED}"
-        ) from error
+        raise ValueError(f"{path} holds more than tensors ({', '.join(names)}), and reading that "
+                         "can run code from the file, so it is not read. If you know these names "
+                         "and trust them, convert the file once, allowing them and nothing else:\n "
+                         f" python data_scripts/convert_weights.py {path} --trust "
+                         f"{' '.join(names)}{entry}\nwhich writes "
+                         f"{path.name}{CONVERTED}") from error
     if unwrap is None:
         held = [name for name in WRAPPERS if isinstance(stored, Mapping)
                 and isinstance(stored.get(name), Mapping)]  # fmt: skip
@@ -208,9 +207,8 @@ def read_checkpoint(path: Path, unwrap: str | None = "") -> dict[str, Tensor]:
                          f"entries {entries}")
     odd = [key for key, value in stored.items() if not isinstance(value, Tensor)]
     if odd:
-        raise ValueError(
-            f"{path}: expected tensors and nothing else at its {where}, got {odd[:3]} of the "
-            f"entries {entries}. Expected is a state_dict, by itself or where the card of these "
-            f"weights says; in a file of your own it may be one of the entries {list(WRAPPERS)}"
-        )
+        raise ValueError(f"{path}: expected tensors and nothing else at its {where}, got {odd[:3]} "
+                         f"of the entries {entries}. Expected is a state_dict, by itself or where "
+                         "the card of these weights says; in a file of your own it may be one of "
+                         f"the entries {list(WRAPPERS)}")
     return dict(stored)
