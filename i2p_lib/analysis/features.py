@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from i2p_lib.analysis.taps import pooled, watched
+from i2p_lib.analysis.taps import pooled
+from i2p_lib.inflation.trace import watched
 from i2p_lib.sparse import SparseGlobalPool, SparseTensor
 
 VALUES = 15_000  # the paper's number of element-wise samples of each layer

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
+from i2p_lib.inflation.trace import watched
 from i2p_lib.sparse import SparseTensor
 
 PENULTIMATE = "penultimate"
@@ -49,23 +49,6 @@ def classifier_weight(net: nn.Module) -> Tensor:
     linear, norm = head
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return (linear.weight * scale[:, None]).detach().cpu()
-
-
-@contextmanager
-def watched(net: nn.Module, names: Iterable[str],
-            see: Callable[[str, Any, Any], None]) -> Iterator[None]:
-    """Call see(name, input, output) of the named layers in every forward pass in the block."""
-    handles = [
-        net.get_submodule(name).register_forward_hook(
-            lambda layer, args, out, name=name: see(name, args[0], out)
-        )
-        for name in names
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -157,14 +157,6 @@ def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> dict[str, 
     chapters = table(["chapter", "time", "date", "processor", "memory", "GPU"], rows, [1])
     packages = sorted({(k, v) for r in records for k, v in r["versions"].items()})
     versions = table(["package", "version"], [[cell(k), cell(v)] for k, v in packages])
-    return {"profile": _about(profile),
-            "chapters": chapters,
-            "runs": training(profile),
-            "versions": versions}
-
-
-def training(profile: Profile) -> str:
-    """Return the table of the profile's runs by experiment: how many, and their seconds."""
     rows = []
     for name, specs in profile.experiments.items():
         seconds = [read_json(entry.folder / "metrics.json")["seconds_total"]
@@ -172,4 +164,5 @@ def training(profile: Profile) -> str:
         total, longest = (duration(of(seconds)) if seconds else "-" for of in (sum, max))
         rows.append([cell(name), str(len(specs)), str(len(seconds)), total, longest])
     columns = ["experiment", "runs", "trained", "time of all", "longest"]
-    return table(columns, rows, [1, 2, 3, 4])
+    return {"profile": _about(profile), "chapters": chapters,
+            "runs": table(columns, rows, [1, 2, 3, 4]), "versions": versions}

@@ -203,10 +203,6 @@ def _native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _text(path: Path, guessed: Guessed) -> CloudFile:
-    return columns_of(*read_table(path), guessed)
-
-
 def _needed(package: str, path: Path):  # noqa: ANN202
     """The package that reads a format; ImportError says how to get it."""
     try:
@@ -237,7 +233,8 @@ def _las(path: Path, guessed: Guessed) -> CloudFile:
 FORMATS: dict[str, Callable[[Path, Guessed], CloudFile]] = {
     **dict.fromkeys((".ply", ".off", ".obj", ".stl", ".glb", ".gltf"), _mesh),
     **dict.fromkeys((".npy", ".npz"), _numpy),
-    **dict.fromkeys((".xyz", ".txt", ".csv", ".pts", ".asc"), _text),
+    **dict.fromkeys((".xyz", ".txt", ".csv", ".pts", ".asc"),
+                    lambda path, guessed: columns_of(*read_table(path), guessed)),
     **dict.fromkeys((".las", ".laz"), _las),
     ".pcd": _pcd,
 }

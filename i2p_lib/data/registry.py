@@ -78,10 +78,8 @@ def cards(kind: type[Kind]) -> dict[str, Kind]:
     A card `like` another says only in what it differs.  Raises ValueError, naming the file and
     every wrong field, for a card that is none.
     """
-    found = {}
-    for file in sorted(kind.CARDS.glob("*.yml")):
-        found[file.stem] = read_card(kind, file, file.stem)
-    return found
+    files = sorted(kind.CARDS.glob("*.yml"))
+    return {file.stem: read_card(kind, file, file.stem) for file in files}
 
 
 def read_card(kind: type[Kind], file: Path, name: str) -> Kind:
