@@ -17,9 +17,6 @@ from i2p_lib.inflation.layers import IMAGE_NORMS, new_stem, restride, sparse_twi
 from i2p_lib.inflation.regimes import NORMS, describe, shapes, within
 from i2p_lib.inflation.trace import InflationError, Step, copied, trace, try_out
 
-__all__ = ["AXES", "ORIGINAL_AXES", "InflationError", "inflate", "inflate_weight", "initialize",
-           "match_norms", "to_taps"]  # fmt: skip
-
 RECIPES = (None, "paper")
 PAPER_STRIDE = 8  # total stride of the paper's ResNets: no stem stride, no pooling, three stages
 
