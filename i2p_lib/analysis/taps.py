@@ -1,4 +1,4 @@
-"""Tapping a network: the stages it has, and pooled features of each during a forward pass."""
+"""Tapping a network: the layers it has, and pooled features of each during a forward pass."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def stage_names(net: nn.Module) -> list[str]:
         names = [f"blocks.{name}" for name, _ in children["blocks"].named_children()]
     count = min(MOST, len(names))
     return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def backbone_convolutions(net: nn.Module) -> list[str]:
+    """Return the convolutions of an inflated network that come from the image network.
+
+    The new input layer is none of them, and shortcuts are left out: the paper's 16 layers of a
+    ResNet-18 are counted so.
+    """
+    return [name.removesuffix(".weight") for name, role in net.i2p_roles.items()
+            if role == "backbone" and name.endswith(".weight") and ".downsample." not in name
+            and net.get_parameter(name).ndim > 1]  # fmt: skip
 
 
 def pooled(out: SparseTensor | Tensor) -> Tensor:
