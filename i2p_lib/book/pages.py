@@ -10,18 +10,11 @@ from typing import Any
 
 from docutils.nodes import make_id
 
+from i2p_lib import paper
 from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import SCRIPTS, Project
 from i2p_lib.markup import breakable, cell, chip, duration, fold, raw, table
-from i2p_lib.paper import (
-    Item,
-    Recorded,
-    Verdict,
-    compare,
-    comparison_html,
-    paper_items,
-    verdict_counts,
-)
+from i2p_lib.paper import Item, Recorded, Verdict
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import read_json
@@ -41,24 +34,24 @@ def overview(project: Project, profile: Profile, found: Mapping[str, Recorded]) 
 
     def items(seen: bool) -> str:
         rows = [_item_row(item, found.get(item.id), sources.get(item.chapter, ""))
-                for item in paper_items().values() if item.seen == seen]  # fmt: skip
+                for item in paper.paper_items().values() if item.seen == seen]  # fmt: skip
         return table(columns, rows)
 
     return {"profile": _about(profile),
             "seen": items(True),
             "unseen": items(False),
             "rows": "\n".join(_rows_of_item(item, found.get(item.id))
-                              for item in paper_items().values())}
+                              for item in paper.paper_items().values())}
 
 
 def _rows_of_item(item: Item, record: Recorded | None) -> str:
     """Return an item's rows as a table to unfold; nothing where neither side has a number."""
-    rows = record.table if record else compare(item.id)
+    rows = record.table if record else paper.compare(item.id)
     if rows.empty:
         return ""
     ours = int(rows["ours"].notna().sum())
     title = f"{item.section}: {item.title} ({len(rows)} rows, {ours} with our number)"
-    return raw(fold(title, comparison_html(rows)))
+    return raw(fold(title, paper.comparison_html(rows)))
 
 
 def _about(profile: Profile) -> str:
@@ -72,7 +65,7 @@ def _item_row(item: Item, record: Recorded | None, source: str) -> list[str]:
     anchor = next((f"#{make_id(label)}" for label in labels if f"({label})=" in source), "")
     link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{breakable(item.chapter)}</a>'
     head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
-    counts = verdict_counts(record.table) if record else {}
+    counts = paper.verdict_counts(record.table) if record else {}
     if record and not counts and record.figures:
         return [*head, "", chip("shown")]
     if not set(counts) - {Verdict.NOT_RUN}:
@@ -88,7 +81,7 @@ def code(project: Project) -> dict[str, str]:
     """Return what leads from each figure to its notebook and functions, for `book/code.md`."""
     figures = [[cell(item.section), cell(item.title),
                 f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>']
-               for item in paper_items().values()]
+               for item in paper.paper_items().values()]
     trees = {path: code_tree(json.loads(path.read_text(encoding="utf-8")))
              for path in project.sources().values() if path.is_file()}  # fmt: skip
     notebooks = [[f"<code>notebooks/{cell(path.name)}</code>",

@@ -21,13 +21,8 @@ from i2p_lib.inflation import InflationError, inflate
 from i2p_lib.inflation.regimes import describe, shapes
 from i2p_lib.inflation.trace import evaluated, tiny_clouds
 from i2p_lib.models.stages import around_stages, residual_stage, stage_names, stage_outputs
-from i2p_lib.sparse import (
-    Points,
-    SparseBatchNorm,
-    SparseConv3d,
-    SparseConvTranspose3d,
-    SparseTensor,
-)
+from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseTensor
+from i2p_lib.sparse.points import Points
 from i2p_lib.weights.building import image_model, seeded
 
 WIDTHS = (512, 256, 192, 192)  # channels of the decoder, coarsest first

@@ -7,14 +7,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from i2p_lib.paper.items import (
-    KEY,
-    PERCENT,
-    Verdict,
-    comparison_table,
-    known_item,
-    paper_values,
-)
+from i2p_lib.paper import items
+from i2p_lib.paper.items import KEY, PERCENT, Verdict
 
 _DATA_NAMES = {
     "modelnet40": "ModelNet40",
@@ -86,12 +80,12 @@ def compare(item: str, ours: pd.DataFrame | None = None,
     difference is given for the same setting alone: between other data it would mean nothing.
     Raises ValueError for an unknown item, missing columns, or accuracies that look like fractions.
     """
-    known_item(item)
+    items.known_item(item)
     groups = _grouped(ours)
     stand_in = stand_in or {}
     rows: list[dict] = []
     used: set[int] = set()
-    for row in paper_values().query("item == @item").fillna({"shots": -1}).to_dict("records"):
+    for row in items.paper_values().query("item == @item").fillna({"shots": -1}).to_dict("records"):
         exact = [i for i, g in enumerate(groups) if _matches(g, row, {}, KEY)]
         same = [i for i in exact if groups[i]["as_in_paper"]]
         loose = [i for i, g in enumerate(groups)
@@ -100,7 +94,7 @@ def compare(item: str, ours: pd.DataFrame | None = None,
         used |= set(found)
         rows += [_line(row, groups[i], i in same) for i in found] or [_line(row, None, False)]
     rows += [_line(None, g, False) for i, g in enumerate(groups) if i not in used]
-    return comparison_table(rows)
+    return items.comparison_table(rows)
 
 
 def _grouped(ours: pd.DataFrame | None) -> list[dict]:
