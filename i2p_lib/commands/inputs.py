@@ -28,11 +28,8 @@ Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder; resnet18:mine.p
 
 def add_inputs(command: Callable[..., argparse.ArgumentParser], count: Callable) -> None:
     """Add the commands to a parser; `command` adds one, `count` reads a number of 1 or more."""
-    as_typed = argparse.RawDescriptionHelpFormatter
-    data = command("data", _data, "data sets: list, get, check",
-                   epilog=DATA_EXAMPLES, formatter_class=as_typed)
-    weights = command("weights", _weights, "image weights: list, get, check",
-                      epilog=WEIGHT_EXAMPLES, formatter_class=as_typed)
+    data = command("data", _data, "data sets: list, get, check", DATA_EXAMPLES)
+    weights = command("weights", _weights, "image weights: list, get, check", WEIGHT_EXAMPLES)
     for sub, metavar, what in ((data, "NAME", "a data set"),
                                (weights, "MODEL[:WEIGHTS]", "an image model and its weights")):
         sub.add_argument("action", choices=("list", "get", "check"))
