@@ -52,8 +52,9 @@ def presence(card: WeightCard) -> str:
     return "present"
 
 
-def weights_hash(name: str, weights: str | Path | None,
-                 weights_dir: str | Path | None = None) -> str:
+def weights_hash(
+    name: str, weights: str | Path | None, weights_dir: str | Path | None = None
+) -> str:
     """Return the SHA-256 of the file that `image_model` would load ("random": no file)."""
     if is_random(weights):
         model_library(name)
@@ -86,14 +87,17 @@ def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[P
     if path is None and card.path:
         place = next(place for place in card.path.parents if place.is_dir())
         there = "a folder" if card.path.is_dir() else f"nothing (there is a folder {place})"
-        raise FileNotFoundError(f"the weights of {card.model}: expected a file {card.path}, got "
-                                f"{there}. Give the path of a file that is there, or a name that "
-                                "i2p weights list shows")
+        raise FileNotFoundError(
+            f"the weights of {card.model}: expected a file {card.path}, got {there}. Give the path "
+            "of a file that is there, or a name that i2p weights list shows"
+        )
     if path is None:
         places = " or ".join(str(folder) for folder in weight_folders(weights_dir))
         where = "" if card.pip else f", into {places} (I2P_WEIGHTS names a folder of your own)"
-        raise FileNotFoundError(f"the {card.weights} weights of {card.model} are not here: "
-                                f"expected {card.file_name}. To get them: {card.how_to_get}{where}")
+        raise FileNotFoundError(
+            f"the {card.weights} weights of {card.model} are not here: expected {card.file_name}. "
+            f"To get them: {card.how_to_get}{where}"
+        )
     return path, check_file(card, path)
 
 
