@@ -1,7 +1,5 @@
 """The command `i2p`: reading what people type, and saying in one message what went wrong."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """What this machine is: processor, memory, GPU and package versions, for provenance and doctor."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib import metadata

@@ -1,7 +1,5 @@
 """HTML of tables and pages: the one table writer; what comes from data is escaped here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any

@@ -1,7 +1,5 @@
 """What a classifier answered about clouds: accuracy with its interval, confusions, errors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How sure a number is: draws of test items and of pairs of runs, and seeds dealt anew."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Neural collapse: how far the features of a network have gathered around their class means."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

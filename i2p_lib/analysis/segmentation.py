@@ -1,7 +1,5 @@
 """Metrics of segmentation: one confusion matrix over all points, and what follows from it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Tapping a network: the layers it has, and pooled features of each during a forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Executing the chapters with papermill: a chapter is published whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

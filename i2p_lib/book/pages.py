@@ -1,7 +1,5 @@
 """The tables of the pages overview, code, weights and execution; every value is escaped."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Making the HTML: prose and chapters staged, Jupyter Book run over them, the pages checked."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

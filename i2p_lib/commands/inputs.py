@@ -1,7 +1,5 @@
 """The commands `data` and `weights`: what networks learn from, listed, fetched and checked."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

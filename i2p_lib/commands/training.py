@@ -1,7 +1,5 @@
 """The command `train`: one network on one set, from the command line."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

@@ -1,7 +1,5 @@
 """Reading one cloud from a file as people have them: meshes, scans and tables of points."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Draws that are fixed by numbers alone: few-shot episodes and the order they rest on."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal
 

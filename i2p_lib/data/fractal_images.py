@@ -1,7 +1,5 @@
 """Images of fractals with their classes, drawn by data_scripts/build_fractals.py and read here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import h5py

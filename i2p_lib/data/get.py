@@ -1,7 +1,5 @@
 """What `i2p data` does: any set listed, checked, and fetched, made or converted by its script."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from i2p_lib.data.making import run_script

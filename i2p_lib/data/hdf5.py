@@ -1,7 +1,5 @@
 """Arrays of an HDF5 file that somebody else wrote: judged by what it declares, then read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import h5py

@@ -1,7 +1,5 @@
 """Sets that a script of data_scripts makes: run as a process of its own, whole or not there."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import hashlib

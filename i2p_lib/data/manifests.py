@@ -1,7 +1,5 @@
 """Manifests: the record of a set's files, holding the files against it, and one hash."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

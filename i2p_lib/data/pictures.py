@@ -1,7 +1,5 @@
 """Pictures: a folder of the reader's, or photographs of the book's dependencies and fractals."""
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@
     Area_1/office_1.h5    points [N, 3] float32, colours [N, 3] uint8, labels [N] int8
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

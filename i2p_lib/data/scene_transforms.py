@@ -3,8 +3,6 @@
 What the released code does is written in the cards of the sets (`SceneCard.augment`).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

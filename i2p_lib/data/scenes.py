@@ -10,8 +10,6 @@
     files         SHA-256 of each file by its name in `scenes_in`
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

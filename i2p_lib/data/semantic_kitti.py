@@ -7,8 +7,6 @@ The official folder; its scans are read where they lie:
                                           of the object in the upper ones
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Augmentation of point clouds: one frozen setting, one pure function over a batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Annotated, Literal

@@ -4,8 +4,6 @@ The image model's own ``forward`` stays in charge. Only its leaf layers (convolu
 pooling) are exchanged for sparse 3D ones, and ``SparseTensor`` answers the functions in between.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn.modules.utils import _pair

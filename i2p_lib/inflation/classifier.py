@@ -1,7 +1,5 @@
 """The classifier of an image network: which layer it is, and a new one in its place."""
 
-from __future__ import annotations
-
 import math
 from itertools import takewhile
 

@@ -1,7 +1,5 @@
 """Random weights that a network on points starts from where nothing is taken from images."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The sparse twin of each leaf layer of an image model."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """The roles of a network's parameters, and the regimes: which of them are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Following a network without changing it: its leaf layers in order, and a trial on a cloud."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator

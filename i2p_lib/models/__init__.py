@@ -1,7 +1,5 @@
 """Networks on points that no image library has, by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import cache, partial

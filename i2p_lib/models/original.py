@@ -1,7 +1,5 @@
 """Checkpoints that the original code has trained, in our networks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

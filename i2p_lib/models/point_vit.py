@@ -8,8 +8,6 @@ is its position embedding.
 timm's own ``forward`` runs behind it: class token, blocks, final norm, classifier.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -11,8 +11,6 @@ have the radii 0.2, 0.4 and all, so they stand for the second, third and fourth 
 of their layers, with its norm, is copied where the shapes are equal.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The 2D twin of PointContrast's Res16UNet34 encoder, and PointContrast's own 3D weights in it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Networks that label every point, and the encodings of scenes for them, by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

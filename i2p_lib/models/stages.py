@@ -1,7 +1,5 @@
 """The stages of an image network: names, outputs, layers around them, and new residual ones."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Image networks on six depth pictures of a point cloud: SimpleView, and any image model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

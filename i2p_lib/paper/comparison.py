@@ -1,7 +1,5 @@
 """Our numbers beside the paper's: matching rows, and the one rule of the verdicts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Comparisons with the paper as HTML tables."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a chapter found for an item of the paper: attached to a cell's output, and read from it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

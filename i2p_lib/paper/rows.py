@@ -1,7 +1,5 @@
 """Our runs in the paper's words, and which of them followed a released recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -3,8 +3,6 @@
 Sentences are lists of plain text, for `text.html_list` and `text.box`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

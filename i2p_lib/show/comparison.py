@@ -1,7 +1,5 @@
 """Ours beside the paper's: an item of the paper as a chapter shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Drawings of what goes in: clouds and images, in rows with their names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import zip_longest
 

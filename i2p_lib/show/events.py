@@ -1,7 +1,5 @@
 """TensorBoard: the curves, tables and a few clouds of runs as event files, and the server."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Sequence

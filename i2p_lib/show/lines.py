@@ -1,7 +1,5 @@
 """Lines: means over seeds along epochs, layers or settings, with every run or their spread."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
 

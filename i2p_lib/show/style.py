@@ -1,7 +1,5 @@
 """The book's look: style, colours of the methods, and the parts that every kind of plot needs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt

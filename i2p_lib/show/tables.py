@@ -3,8 +3,6 @@
 Tables of pages, and those beside the paper's values, are written by `i2p_lib.markup`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

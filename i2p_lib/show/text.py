@@ -3,8 +3,6 @@
 Every text that is put into HTML is escaped here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 

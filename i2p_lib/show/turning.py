@@ -1,7 +1,5 @@
 """Labelled clouds side by side that turn together: HTML that needs only the book's plotly.js."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path

@@ -4,8 +4,6 @@ Output rows are taken in windows that stay in the second-level cache, and a wind
 after the other.  Every sum is made by one thread in one order, however many threads there are.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Batch normalisation over the sites of a batch, with the activation behind it in one pass."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ loop around them.  An address is that of a first byte, a step is the bytes from 
 and lists of rows are int32.  The literal shape is (bytes of a real, lanes of a vector, vectors).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 

@@ -1,7 +1,5 @@
 """Image models: the one place where they are built, given a file's weights, and shown a photo."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

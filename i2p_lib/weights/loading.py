@@ -1,7 +1,5 @@
 """Copying a checked weight file into a network: every tensor of both sides is accounted for."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import zipfile
