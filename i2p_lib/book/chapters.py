@@ -1,7 +1,5 @@
 """The chapters: which there are, what each rests on, and whether its copy is up to date."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -9,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -35,7 +33,7 @@ class Project:
     package: Path = PACKAGE
 
     @classmethod
-    def default(cls) -> Project:
+    def default(cls) -> Self:
         """Return the checkout of this package; $I2P_BUILD moves what is built (for tests)."""
         root = PACKAGE.parent
         return cls(root, Path(os.environ.get("I2P_BUILD") or root / "_build").resolve())

@@ -1,7 +1,5 @@
 """Which sets there are: a card for each (source, licence, how to get it); the way in to clouds."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -22,9 +20,6 @@ CARD = "card.yml"
 """The card of a set that was built from a folder of your own, in that set's folder."""
 SOURCES = "sources.csv"
 """Beside it: file, class and split of each cloud, in the order of the splits' clouds."""
-
-
-_KNOWN: dict[tuple[type, str], Card] = {}  # cards that runs tell of, see `know`
 
 
 class Card(BaseModel):
@@ -69,6 +64,7 @@ class Card(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Card)
+_KNOWN: dict[tuple[type, str], Card] = {}  # cards that runs tell of, see `know`
 
 
 @lru_cache(maxsize=2)

@@ -1,12 +1,10 @@
 """The paper's claims as data, and what recorded runs say about each: same, opposite, undecided."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -109,14 +107,14 @@ class Study:
     planned: int = 0
 
     @classmethod
-    def of(cls, results: Sequence[RunResult]) -> Study:
+    def of(cls, results: Sequence[RunResult]) -> Self:
         """Return finished runs of clouds as a study: those of a reader, beside the recorded one."""
         rows = [r.spec.row() | r.metrics | on_test(r) | {"key": r.key[:16]} for r in results]
         epochs = joined(results, lambda run: run.history[["epoch", "train_loss", "val_top1"]])
         return cls(pd.DataFrame(rows), epochs, len(rows))
 
     @classmethod
-    def load(cls, folder: Path = RECORDED) -> Study:
+    def load(cls, folder: Path = RECORDED) -> Self:
         """Read a study's tables; raises ValueError where a file is not the one that was sealed."""
         manifest = read_manifest(folder, ("files", "planned"))
         for name, wanted in manifest["files"].items():

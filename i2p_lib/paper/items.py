@@ -1,14 +1,12 @@
 """The paper's items and printed values: what there is to regenerate, as data."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import yaml
@@ -35,7 +33,7 @@ class Verdict(StrEnum):
     NOT_RUN = "not run"
 
     @classmethod
-    def of(cls, text: str) -> Verdict:
+    def of(cls, text: str) -> Self:
         """Return the verdict of a text without its reason: "not run: needs S3DIS" is NOT_RUN."""
         return cls(str(text).partition(":")[0])
 
