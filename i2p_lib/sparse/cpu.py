@@ -29,6 +29,7 @@ from i2p_lib.sparse.tiles import (
 WINDOW = 1024  # output rows
 DEPTH = 128  # input channels whose weights stay in the first-level cache
 PAIRS = 128  # pairs whose rows stay in a cache for a gradient of weights
+POOL = ThreadPoolExecutor(os.cpu_count(), "sparse")  # its threads start with their first work
 
 
 def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
@@ -216,10 +217,5 @@ def _share(count: int, run: Callable, *arguments) -> None:
         run(0, count, *arguments)
         return
     cuts = np.linspace(0, count, threads + 1).astype(int).tolist()
-    for part in [_pool().submit(run, a, b, *arguments) for a, b in pairwise(cuts)]:
+    for part in [POOL.submit(run, a, b, *arguments) for a, b in pairwise(cuts)]:
         part.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "sparse")

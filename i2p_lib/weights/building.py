@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -131,15 +130,3 @@ def _other_classes(net: nn.Module, found: Mapping[str, tuple[str, Tensor]]) -> i
         if own.shape[:1] == (usual,) != theirs[:1] and own.shape[1:] == theirs[1:]:
             sizes.update(theirs[:1])
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def load_weights(net: nn.Module, name: str, weights: str | Path,
-                 weights_dir: str | Path | None = None) -> pd.DataFrame:
-    """Copy the file of a card into a network that `image_model` does not build, all or nothing.
-
-    The network must name its tensors as the file does, once the card's rules are applied.
-    Raises as `image_model` does.
-    """
-    card = weight_card(name, weights)
-    path, _ = verified(card, weights_dir)
-    return transfer(net, card, path, named_tensors(net, card, path))
