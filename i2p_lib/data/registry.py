@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from i2p_lib.data.cloud_files import CloudFile
 from i2p_lib.data.making import data_folder
@@ -22,14 +22,13 @@ SOURCES = "sources.csv"
 """Beside it: file, class and split of each cloud, in the order of the splits' clouds."""
 
 
-class Card(BaseModel):
+class Card(BaseModel, frozen=True, extra="forbid", strict=True):
     """What a reader wants to know before using a set: one file in CARDS, with the set's name.
 
     splits: what each split holds; made_by: the script that `i2p data get` runs; folder: the name
     of the set's folder, where it is not the set's; embedded: whether it comes with this package.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     CARDS: ClassVar[Path]
     KIND: ClassVar[str]
     MARK: ClassVar[str] = "."  # what lies in the folder of a set that is here

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from i2p_lib.analysis.bootstrap import DRAWS, interval, two_way
 from i2p_lib.analysis.collapse import unbiased_cdnv
@@ -25,10 +25,8 @@ SAME, OPPOSITE, UNDECIDED, NOT_RUN = "same direction", "opposite direction", "un
 LEVEL, FEWEST = 0.05, 5  # no verdict rests on fewer pairs
 
 
-class Claim(BaseModel):
+class Claim(BaseModel, extra="forbid", frozen=True):
     """One claim of the paper and the contrast that tests it; the keys are explained in the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     claim: str
@@ -47,10 +45,8 @@ class Claim(BaseModel):
     not_run: str | None = None
 
 
-class Claims(BaseModel):
+class Claims(BaseModel, extra="forbid", frozen=True):
     """The file of claims: the settings and arms that contrasts name, and the claims in order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, dict[str, Any]]
     arms: dict[str, dict[str, Any]]

@@ -53,12 +53,8 @@ def differences(results: Sequence[RunResult], pairs: Sequence[tuple[str, str]],
     for r in sorted(results, key=lambda r: str(getattr(r.spec, by)) if by else ""):
         where = f"{by} {tables.text(getattr(r.spec, by))}: " if by else ""
         groups.setdefault(where, []).append(r)
-    return [
-        where + line
-        for where, part in groups.items()
-        for one, other in pairs
-        for line in difference(one, other, method_runs(part, one), method_runs(part, other))
-    ]
+    return [where + line for where, part in groups.items() for one, other in pairs
+            for line in difference(one, other, method_runs(part, one), method_runs(part, other))]
 
 
 def paired_hits(ours: Sequence[RunResult],
