@@ -1,6 +1,7 @@
 """The sentences on classification say what the numbers say, and nothing stronger."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,16 +20,13 @@ class Finished:
     """What `differences` reads of a run: its spec, and its answers on the test split."""
 
     spec: RunSpec
-    named: np.ndarray
-
-    def hits(self):
-        return self.named
+    answers: SimpleNamespace
 
 
 def finished(weights, share, seed=0, clouds=200, **settings):
     hits = np.random.default_rng(seed).permutation(np.arange(clouds) < share * clouds)
     spec = RunSpec(weights=weights, regime="all", seed=seed, **settings)
-    return Finished(spec, hits)
+    return Finished(spec, SimpleNamespace(hits=hits))
 
 
 def test_a_clear_difference_is_named_with_its_size():
