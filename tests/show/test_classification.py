@@ -58,7 +58,7 @@ def test_few_shot_runs_are_paired_by_their_episode():
 
 def test_a_difference_within_chance_is_not_called_one():
     runs = [finished("imagenet1k", 0.52, seed) for seed in (0, 1)]
-    runs += [Finished(finished("random", 0.5, seed).spec, finished("random", 0.5, seed + 5).named)
+    runs += [Finished(finished("random", 0.5, seed).spec, finished("random", 0.5, seed + 5).answers)
              for seed in (0, 1)]
     (line,) = classification.differences(runs, [("FIP-ALL", "scratch")])
     assert "cannot be told apart: +2.0 points" in line
@@ -97,7 +97,7 @@ def test_a_changed_setting_is_compared_with_the_default():
     def bn(share, **changes):
         for seed in (0, 1):
             one = finished("imagenet1k", share, seed, **changes)
-            yield Finished(one.spec.but(regime="io+bn"), one.named)
+            yield Finished(one.spec.but(regime="io+bn"), one.answers)
 
     runs = [*bn(0.8), *bn(0.3, axis="x"), *bn(0.8, normalize=False), finished("imagenet1k", 0.1)]
     lines = chapter.setting_differences(runs)
