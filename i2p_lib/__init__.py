@@ -1,7 +1,5 @@
 """Image2Point as a library: the public names, loaded on first use."""
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The command `i2p`: reading what people type, and saying in one message what went wrong."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -9,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from i2p_lib.commands.asking import add_asking
 from i2p_lib.commands.inputs import add_inputs
@@ -53,16 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     """Return the parser of all commands; settings: see `add_commands`."""
-    as_typed = argparse.RawDescriptionHelpFormatter
     about = "Image2Point, reproduced: train, execute the chapters, build the book."
-    parser = argparse.ArgumentParser("i2p", description=about, epilog=EXAMPLES,
-                                     formatter_class=as_typed)  # fmt: skip
+    as_typed = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("i2p", description=about, epilog=EXAMPLES, **as_typed)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, act: Callable, text: str, **more: Any) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, parents=[common], **more)
+    def command(name: str, act: Callable, text: str, more: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, parents=[common],
+                                  epilog=more, **as_typed)
         sub.set_defaults(act=act)
         return sub
 

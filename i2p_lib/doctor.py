@@ -1,7 +1,5 @@
 """What `i2p doctor` looks at: Python, torch, machine, optional engines, data and weights."""
 
-from __future__ import annotations
-
 import platform
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What this machine is: processor, memory, GPU and package versions, for provenance and doctor."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib import metadata
@@ -61,13 +59,9 @@ def gpu_names() -> list[str]:
 
 def describe_machine() -> dict[str, str | int | float]:
     """Return what a reader needs to judge a time: no host name, no user, no path."""
-    return {
-        "processor": cpu_name(),
-        "cores": cores(),
-        "memory_gib": memory_gib(),
-        "gpu": ", ".join(gpu_names()) or "none",
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    return {"processor": cpu_name(), "cores": cores(), "memory_gib": memory_gib(),
+            "gpu": ", ".join(gpu_names()) or "none",
+            "system": f"{platform.system()} {platform.machine()}"}
 
 
 def package_versions() -> dict[str, str]:

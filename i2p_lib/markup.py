@@ -1,7 +1,5 @@
 """HTML of tables and pages: the one table writer; what comes from data is escaped here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -26,13 +24,8 @@ def chip(verdict: str) -> str:
     return f'<span class="i2p-chip i2p-{cell(verdict.replace(" ", "-"))}">{cell(verdict)}</span>'
 
 
-def html_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: Sequence[int] = (),
-    name: str = "i2p-table",
-    caption: str = "",
-) -> str:
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (),
+               name: str = "i2p-table", caption: str = "") -> str:
     """Return an HTML table that scrolls where it is wider than its page.
 
     columns are plain texts, the cells of the rows HTML already (`cell`); numbers are the columns
@@ -49,10 +42,8 @@ def html_table(
     body = "\n".join(line("td", row) for row in rows)
     head = line("th", [cell(column) for column in columns])
     title = f"<caption>{cell(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="i2p-scroll"><table class="{name}">\n{title}'
-        f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
+    return (f'<div class="i2p-scroll"><table class="{name}">\n{title}'
+            f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>")
 
 
 def fold(title: str, inner: str) -> str:
@@ -66,9 +57,8 @@ def raw(text: str) -> str:
     return f"```{{raw}} html\n{text.replace('`', '&#96;')}\n```\n"
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
-) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]],
+          numbers: Sequence[int] = ()) -> str:
     """Return `html_table` as a block of a page."""
     return raw(html_table(columns, rows, numbers))
 

@@ -1,7 +1,5 @@
 """Python sources: what a file imports, all that it rests on, and hashes of what files say."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import os

@@ -48,9 +48,9 @@ def tiny_project(folder: Path, patch: pytest.MonkeyPatch) -> Project:
 
 
 def chapter_functions(path: Path) -> SimpleNamespace:
-    """Run the imports, CONSTANTS and functions of a chapter's cells; return the names they make."""
+    """Run a chapter's imports, CONSTANTS, classes and functions; return the names they make."""
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    wanted = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    wanted = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef)
     body = [node for node in ast.parse("\n".join(cells)).body if isinstance(node, wanted)
             or isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()]
     names: dict = {}

@@ -183,16 +183,16 @@ def test_the_weights_part_of_a_run_key_stays_as_it_was():
 
 
 def test_a_network_of_ones_own_takes_a_cards_file(tmp_path, monkeypatch):
-    """Promise: load_weights copies all or nothing into a network that was built elsewhere."""
+    """Promise: with_weights copies all or nothing into a network that was built elsewhere."""
     stored = resnet_file(tmp_path, monkeypatch, lambda tensors: None)
     net = weights.image_model("resnet18", seed=1)
-    table = weights.load_weights(net, "resnet18", "imagenet1k", tmp_path)
+    weights.with_weights(lambda **classes: net, "resnet18", "imagenet1k", tmp_path)
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in stored.items())
-    assert len(table) == 122
+    assert len(net.i2p_transfer) == 122
     other = weights.image_model("resnet34", seed=1)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(ValueError, match="missing in the file"):
-        weights.load_weights(other, "resnet18", "imagenet1k", tmp_path)
+        weights.with_weights(lambda **classes: other, "resnet18", "imagenet1k", tmp_path)
     assert all(torch.equal(before[name], t) for name, t in other.state_dict().items())
 
 

@@ -1,7 +1,5 @@
 """What a classifier answered about clouds: accuracy with its interval, confusions, errors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 
 from i2p_lib.analysis.bootstrap import LEVEL, Estimate, paired_difference
+from i2p_lib.analysis.segmentation import confusion_of
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,15 @@ class Answers:
             count, right = int(mine.sum()), int((self.hits & mine).sum())
             others = np.bincount(self.named[mine & ~self.hits], minlength=len(self.class_names))
             share = _share(right, count)
-            rows.append({
-                "class": name, "clouds": count, "right": right, "accuracy": share.value,
-                "low": share.low, "high": share.high,
-                "taken_for": self.class_names[others.argmax()] if others.any() else "",
-            })  # fmt: skip
+            rows.append({"class": name, "clouds": count, "right": right, "accuracy": share.value,
+                         "low": share.low, "high": share.high,
+                         "taken_for": self.class_names[others.argmax()] if others.any() else ""})
         return pd.DataFrame(rows)
 
     def confusion(self) -> pd.DataFrame:
         """Return counts of clouds: a row per label, a column per answer."""
-        counts = np.zeros((len(self.class_names),) * 2, int)
-        np.add.at(counts, (self.labels, self.named), 1)
-        return pd.DataFrame(counts, list(self.class_names), list(self.class_names))
+        names = list(self.class_names)
+        return pd.DataFrame(confusion_of(self.named, self.labels, len(names)), names, names)
 
     def errors(self) -> pd.DataFrame:
         """Return the clouds that are named wrongly, the surest first.
@@ -68,22 +64,18 @@ class Answers:
         wrong, sure = np.flatnonzero(~self.hits), softmax(self.logits, axis=1).max(1)
         wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
         names = np.array(self.class_names, object)
-        return pd.DataFrame({
-            "cloud": [self.clouds[i] if self.clouds else int(i) for i in wrong],
-            "label": names[self.labels[wrong]], "answer": names[self.named[wrong]],
-            "probability": sure[wrong],
-        })  # fmt: skip
+        return pd.DataFrame({"cloud": [self.clouds[i] if self.clouds else int(i) for i in wrong],
+                             "label": names[self.labels[wrong]], "answer": names[self.named[wrong]],
+                             "probability": sure[wrong]})
 
     def record(self) -> dict[str, Any]:
         """Return all of it as what JSON can write; accuracies are fractions."""
         share = self.accuracy()
-        return {
-            "clouds": len(self.labels), "right": int(self.hits.sum()), "accuracy": share.value,
-            "low": share.low, "high": share.high,
-            "per_class": self.per_class().to_dict("records"),
-            "confusion": self.confusion().to_numpy().tolist(),
-            "classes": list(self.class_names), "errors": self.errors().to_dict("records"),
-        }  # fmt: skip
+        return {"clouds": len(self.labels), "right": int(self.hits.sum()), "accuracy": share.value,
+                "low": share.low, "high": share.high,
+                "per_class": self.per_class().to_dict("records"),
+                "confusion": self.confusion().to_numpy().tolist(),
+                "classes": list(self.class_names), "errors": self.errors().to_dict("records")}
 
 
 def _share(right: int, count: int) -> Estimate:

@@ -1,7 +1,5 @@
 """How sure a number is: draws of test items and of pairs of runs, and seeds dealt anew."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,10 +62,8 @@ def two_way(gaps: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> n
     return over_pairs(shares(gaps.shape[1], rng, draws) @ gaps.T, gaps.mean(1), rng)
 
 
-def paired_difference(
-    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], rng: np.random.Generator,
-    draws: int = DRAWS,
-) -> Estimate:  # fmt: skip
+def paired_difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray],
+                      rng: np.random.Generator, draws: int = DRAWS) -> Estimate:
     """Return the difference of two means over runs and test items, with its 95 % interval.
 
     ours and theirs [P, N]: a value (such as hit or miss) of each run on each of the N test items;
@@ -82,10 +78,8 @@ def paired_difference(
     return Estimate(float((a - b).mean()), *map(float, interval(two_way(a - b, rng, draws))))
 
 
-def seed_correlation(
-    x: Sequence[float], y: Sequence[float], group: Sequence, start: Sequence,
-    rng: np.random.Generator, draws: int = DRAWS,
-) -> tuple[float, float]:  # fmt: skip
+def seed_correlation(x: Sequence[float], y: Sequence[float], group: Sequence, start: Sequence,
+                     rng: np.random.Generator, draws: int = DRAWS) -> tuple[float, float]:
     """Return the rank correlation of x and y [N] within groups, and how often chance has as much.
 
     group: one method in one setting, so that its rows differ by their seed alone; ranks are taken

@@ -1,7 +1,5 @@
 """Neural collapse: how far the features of a network have gathered around their class means."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,18 +36,15 @@ def class_moments(features: Array, labels: Array) -> ClassMoments:
     values = _tensor(features, "features")
     marks = torch.as_tensor(labels).to(values.device)
     if values.ndim != 2 or marks.shape != values.shape[:1]:
-        raise ValueError(
-            f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
-            f"{tuple(marks.shape)}"
-        )
+        raise ValueError(f"expected features [N, d] and labels [N], got {tuple(values.shape)} and "
+                         f"{tuple(marks.shape)}")
     if marks.is_floating_point() or marks.dtype == torch.bool:
         raise ValueError(f"expected integer labels, got {marks.dtype}")
     classes, codes, counts = torch.unique(marks, return_inverse=True, return_counts=True)
     if len(classes) < 2 or int(counts.min()) < 2:
-        raise ValueError(
-            "expected at least two classes of at least two samples each, got sample counts "
-            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}; leave small classes out"
-        )
+        raise ValueError("expected at least two classes of at least two samples each, got sample "
+                         f"counts {dict(zip(classes.tolist(), counts.tolist(), strict=True))}; "
+                         "leave small classes out")
     means = values.new_zeros(len(classes), values.shape[1]).index_add_(0, codes, values)
     means /= counts[:, None]
     squares = (values - means[codes]).square().sum(1)
@@ -84,9 +79,8 @@ def unbiased_cdnv(features: Array, labels: Array) -> float:
     return float((error * counts).mean()) / (2 * between) if between > 0 else float("inf")
 
 
-def collapse_report(
-    features: Array, labels: Array, weight: Array | None = None, logits: Array | None = None
-) -> dict[str, float]:
+def collapse_report(features: Array, labels: Array, weight: Array | None = None,
+                    logits: Array | None = None) -> dict[str, float]:
     """Return all collapse measures of features [N, d] with labels [N] as plain numbers.
 
     Always: cdnv, cdnv_one_sided_max (the worst ordered pair), nc1, nc2_equinorm, nc2_equiangle,
@@ -103,37 +97,29 @@ def collapse_report(
     values, classes = moments.values, moments.classes
     pairs = _pairs(moments)
     nearest = _distances(values, moments.means).argmin(1)
-    report = {
-        "cdnv": float(pairs.mean()),
-        "cdnv_one_sided_max": float(pairs.max()),
-        "nc1": _nc1(moments),
-        **_nc2(moments.means),
-        "nearest_centre_accuracy": float((nearest == moments.codes).double().mean()),
-        "classes": len(classes),
-        "samples": len(values),
-    }
+    report = {"cdnv": float(pairs.mean()),
+              "cdnv_one_sided_max": float(pairs.max()),
+              "nc1": _nc1(moments),
+              **_nc2(moments.means),
+              "nearest_centre_accuracy": float((nearest == moments.codes).double().mean()),
+              "classes": len(classes),
+              "samples": len(values)}
     if weight is not None:
         rows, last = _tensor(weight, "weight"), int(classes.max())
         if rows.ndim != 2 or int(classes.min()) < 0 or last >= len(rows):
-            raise ValueError(
-                f"expected weight [K, d] with a row for each label up to {last}, "
-                f"got {tuple(rows.shape)}"
-            )
+            raise ValueError(f"expected weight [K, d] with a row for each label up to {last}, "
+                             f"got {tuple(rows.shape)}")
         report["nc3"] = _nc3(moments.means, rows[classes.to(rows.device)])
     if logits is not None:
         answers = _tensor(logits, "logits").to(values.device)
         if answers.ndim != 2 or len(answers) != len(values):
-            raise ValueError(
-                f"expected logits [{len(values)}, K], got {tuple(answers.shape)}"
-            )
+            raise ValueError(f"expected logits [{len(values)}, K], got {tuple(answers.shape)}")
         report["nc4"] = float((answers.argmax(1) != classes[nearest]).double().mean())
     return report
 
 
-def layer_reports(
-    layers: Mapping[str, Array], labels: Array, weight: Array | None = None,
-    logits: Array | None = None,
-) -> pd.DataFrame:  # fmt: skip
+def layer_reports(layers: Mapping[str, Array], labels: Array, weight: Array | None = None,
+                  logits: Array | None = None) -> pd.DataFrame:
     """Return `collapse_report` of every layer: one row per layer and metric, with its value.
 
     layers {name: features [N, d]}; weight and logits, both or none, are the classifier's, which
@@ -201,11 +187,9 @@ def _nc2(means: Tensor) -> dict[str, float]:
     unit = centred / lengths[:, None]
     row, column = torch.triu_indices(count, count, offset=1, device=centred.device)
     cosines = (unit @ unit.T)[row, column]
-    return {
-        "nc2_equinorm": float(lengths.std(correction=0) / lengths.mean()),
-        "nc2_equiangle": float(cosines.std(correction=0)),
-        "nc2_max_angle": float((cosines + 1 / (count - 1)).abs().mean()),
-    }
+    return {"nc2_equinorm": float(lengths.std(correction=0) / lengths.mean()),
+            "nc2_equiangle": float(cosines.std(correction=0)),
+            "nc2_max_angle": float((cosines + 1 / (count - 1)).abs().mean())}
 
 
 def _nc3(means: Tensor, weight: Tensor) -> float:

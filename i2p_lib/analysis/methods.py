@@ -1,7 +1,5 @@
 """The methods' names: what the book calls a regime on pretrained or random weights, in order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pandas as pd

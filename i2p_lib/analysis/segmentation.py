@@ -1,7 +1,5 @@
 """Metrics of segmentation: one confusion matrix over all points, and what follows from it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 
@@ -34,21 +32,18 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
     return np.where(labelled > 0, hits / np.maximum(union, 1), np.nan)
 
 
-def mean_iou(confusion: np.ndarray, absent: str = "skipped", never_seen: int = 0) -> float:
+def mean_iou(confusion: np.ndarray, absent: str = "skipped") -> float:
     """Return the mean IoU over the classes, in 0..1; NaN where all of them are absent.
 
-    absent      "skipped": the mean of the classes that occur, the rule of this book;
-                "perfect": an absent class has IoU 1, as in the paper's released code
-    never_seen  further classes that never have a point: S3DIS has one in the released code, which
-                ignores "stairs" and counts 14 classes; only absent="perfect" notices them
+    absent: "skipped", the mean of the classes that occur, the rule of this book; or "perfect", an
+    absent class has IoU 1, as in the paper's released code.
     """
     if absent not in ("skipped", "perfect"):
         raise ValueError(f"absent must be skipped or perfect, got {absent!r}")
     iou = class_iou(confusion)
     if absent == "skipped":
         return float(iou[~np.isnan(iou)].mean()) if not np.isnan(iou).all() else float("nan")
-    whole = np.concatenate([np.nan_to_num(iou, nan=1.0), np.ones(never_seen)])
-    return float(whole.mean())
+    return float(np.nan_to_num(iou, nan=1.0).mean())
 
 
 def accuracy(confusion: np.ndarray) -> float:

@@ -1,20 +1,19 @@
-"""Tapping a network: the stages it has, and pooled features of each during a forward pass."""
+"""Tapping a network: the layers it has, and pooled features of each during a forward pass."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
+from i2p_lib.inflation.trace import watched
 from i2p_lib.sparse import SparseTensor
 
 PENULTIMATE = "penultimate"
+MOST = 4  # stages
 
 
-def stage_names(net: nn.Module, most: int = 4) -> list[str]:
-    """Return up to `most` stages, evenly chosen from first to last.
+def stage_names(net: nn.Module) -> list[str]:
+    """Return up to `MOST` stages, evenly chosen from first to last.
 
     Stages are `layer1` .. `layer4` of a ResNet, or the children of a `blocks` container; a network
     with neither has none.
@@ -23,9 +22,19 @@ def stage_names(net: nn.Module, most: int = 4) -> list[str]:
     names = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
     if not names and "blocks" in children:
         names = [f"blocks.{name}" for name, _ in children["blocks"].named_children()]
-    if len(names) <= most:
-        return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+    count = min(MOST, len(names))
+    return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def backbone_convolutions(net: nn.Module) -> list[str]:
+    """Return the convolutions of an inflated network that come from the image network.
+
+    The new input layer is none of them, and shortcuts are left out: the paper's 16 layers of a
+    ResNet-18 are counted so.
+    """
+    return [name.removesuffix(".weight") for name, role in net.i2p_roles.items()
+            if role == "backbone" and name.endswith(".weight") and ".downsample." not in name
+            and net.get_parameter(name).ndim > 1]  # fmt: skip
 
 
 def pooled(out: SparseTensor | Tensor) -> Tensor:
@@ -52,27 +61,8 @@ def classifier_weight(net: nn.Module) -> Tensor:
 
 
 @contextmanager
-def watched(
-    net: nn.Module, names: Iterable[str], see: Callable[[str, Any, Any], None]
-) -> Iterator[None]:
-    """Call see(name, input, output) of the named layers in every forward pass in the block."""
-    handles = [
-        net.get_submodule(name).register_forward_hook(
-            lambda layer, args, out, name=name: see(name, args[0], out)
-        )
-        for name in names
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def taps(
-    net: nn.Module, stages: list[str], classifier: str | None = None
-) -> Iterator[dict[str, list[Tensor]]]:
+def taps(net: nn.Module, stages: list[str],
+         classifier: str | None = None) -> Iterator[dict[str, list[Tensor]]]:
     """Record pooled stage outputs and penultimate features of every forward pass in the block.
 
     The penultimate features are the input of the classifier, which networks made by `inflate`

@@ -1,7 +1,5 @@
 """Building the book: published whole, and only where something that it rests on has changed."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a notebook's code says: the modules it rests on, and the functions it uses."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The chapters: which there are, what each rests on, and whether its copy is up to date."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -9,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -35,7 +33,7 @@ class Project:
     package: Path = PACKAGE
 
     @classmethod
-    def default(cls) -> Project:
+    def default(cls) -> Self:
         """Return the checkout of this package; $I2P_BUILD moves what is built (for tests)."""
         root = PACKAGE.parent
         return cls(root, Path(os.environ.get("I2P_BUILD") or root / "_build").resolve())
@@ -90,10 +88,8 @@ class Chapter:
         """Its notebook; FileNotFoundError where the table of contents alone has it."""
         path = self.project.sources()[self.name]
         if not path.is_file():
-            raise FileNotFoundError(
-                f"book/_toc.yml names chapters/{self.name}, but there is no {path}: "
-                "write that notebook, or take the line out"
-            )
+            raise FileNotFoundError(f"book/_toc.yml names chapters/{self.name}, but there is no "
+                                    f"{path}: write that notebook, or take the line out")
         return path
 
     @property
@@ -166,11 +162,9 @@ def digest_parts(chapter: Chapter) -> dict[str, str]:
     cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]]
              for c in chapter.notebook["cells"]]  # fmt: skip
     profile, package = chapter.profile, chapter.project.package
-    parts = {
-        "notebook": key_of(cells),
-        "parameters": key_of(chapter.parameters),
-        "profile": key_of([profile.device, str(profile.images)]),
-    }
+    parts = {"notebook": key_of(cells),
+             "parameters": key_of(chapter.parameters),
+             "profile": key_of([profile.device, str(profile.images)])}
     for name in chapter.experiments():
         entries, skipped = available(profile.experiment(name))
         keys = [entry.key for entry in entries]

@@ -1,7 +1,5 @@
 """Reading the built pages again: nothing is loaded from elsewhere, and no local link is broken."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Executing the chapters with papermill: a chapter is published whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -33,12 +31,9 @@ class NotebookFailed(RuntimeError):
     """A chapter did not run whole; the message names the cell, the error and the kept copy."""
 
 
-def execute_all(
-    chapters: Sequence[Chapter],
-    timeout: int = CELL_TIMEOUT,
-    workers: int | None = None,
-    report: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> None:
+def execute_all(chapters: Sequence[Chapter], timeout: int = CELL_TIMEOUT,
+                workers: int | None = None,
+                report: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
     """Execute chapters side by side, `workers` at a time (default: one per core).
 
     Those that read the most runs come first, since they are likely the longest.
@@ -70,10 +65,8 @@ def execute_all(
         raise error
 
 
-def execute(
-    chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None,
-    settings: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+def execute(chapter: Chapter, timeout: int = CELL_TIMEOUT, kernels: list | None = None,
+            settings: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Execute a chapter in the project's root and publish it; return its provenance.
 
     timeout: seconds for one cell.  kernels: gets the manager of the kernel, to end it from outside.
@@ -106,16 +99,14 @@ def execute(
     write_text(chapter.failed if problem else chapter.executed, nbformat.writes(notebook) + "\n")
     if problem:
         raise NotebookFailed(f"{chapter.name}: {problem}; see {chapter.failed}")
-    record = {
-        "chapter": chapter.name,
-        "profile": chapter.profile.name,
-        "seconds": round(time.perf_counter() - began, 1),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": describe_machine(),
-        "versions": package_versions(),
-        "sha256": sha256(chapter.executed),
-        "parts": parts,
-    }
+    record = {"chapter": chapter.name,
+              "profile": chapter.profile.name,
+              "seconds": round(time.perf_counter() - began, 1),
+              "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+              "machine": describe_machine(),
+              "versions": package_versions(),
+              "sha256": sha256(chapter.executed),
+              "parts": parts}
     text = json.dumps(record, indent=1, sort_keys=True)
     write_text(chapter.executed.with_suffix(".json"), text)
     chapter.failed.unlink(missing_ok=True)
@@ -186,12 +177,11 @@ def _papermill(chapter: Chapter, target: Path, timeout: int, manager: Any) -> st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            papermill.execute_notebook(
-                str(chapter.source), str(target), chapter.parameters, kernel_name="python3",
-                language="python", cwd=str(chapter.project.root), progress_bar=False, km=manager,
-                execution_timeout=timeout, start_timeout=120,
-                extra_arguments=["--IPKernelApp.log_level=40"],
-            )  # fmt: skip
+            papermill.execute_notebook(str(chapter.source), str(target), chapter.parameters,
+                                       kernel_name="python3", language="python",
+                                       cwd=str(chapter.project.root), progress_bar=False,
+                                       km=manager, execution_timeout=timeout, start_timeout=120,
+                                       extra_arguments=["--IPKernelApp.log_level=40"])
         except PapermillExecutionError as error:
             return f"code cell {error.exec_count} raised {error.ename}: {error.evalue[:500]}"
         except CellTimeoutError:

@@ -1,7 +1,5 @@
 """The tables of the pages overview, code, weights and execution; every value is escaped."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Mapping, Sequence
@@ -10,18 +8,11 @@ from typing import Any
 
 from docutils.nodes import make_id
 
+from i2p_lib import paper
 from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import SCRIPTS, Project
 from i2p_lib.markup import breakable, cell, chip, duration, fold, raw, table
-from i2p_lib.paper import (
-    Item,
-    Recorded,
-    Verdict,
-    compare,
-    comparison_html,
-    paper_items,
-    verdict_counts,
-)
+from i2p_lib.paper import Item, Recorded, Verdict
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import read_json
@@ -29,9 +20,7 @@ from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import WeightCard, weight_cards
 
 
-def overview(
-    project: Project, profile: Profile, found: Mapping[str, Recorded]
-) -> dict[str, str]:
+def overview(project: Project, profile: Profile, found: Mapping[str, Recorded]) -> dict[str, str]:
     """Return every figure and table of the paper: where, in which setting, with which verdict.
 
     These are the blocks of `book/overview.md`, by the names that stand there in double braces.
@@ -43,26 +32,24 @@ def overview(
 
     def items(seen: bool) -> str:
         rows = [_item_row(item, found.get(item.id), sources.get(item.chapter, ""))
-                for item in paper_items().values() if item.seen == seen]  # fmt: skip
+                for item in paper.paper_items().values() if item.seen == seen]  # fmt: skip
         return table(columns, rows)
 
-    return {
-        "profile": _about(profile),
-        "seen": items(True),
-        "unseen": items(False),
-        "rows": "\n".join(_rows_of_item(item, found.get(item.id))
-                          for item in paper_items().values()),
-    }
+    return {"profile": _about(profile),
+            "seen": items(True),
+            "unseen": items(False),
+            "rows": "\n".join(_rows_of_item(item, found.get(item.id))
+                              for item in paper.paper_items().values())}
 
 
 def _rows_of_item(item: Item, record: Recorded | None) -> str:
     """Return an item's rows as a table to unfold; nothing where neither side has a number."""
-    rows = record.table if record else compare(item.id)
+    rows = record.table if record else paper.compare(item.id)
     if rows.empty:
         return ""
     ours = int(rows["ours"].notna().sum())
     title = f"{item.section}: {item.title} ({len(rows)} rows, {ours} with our number)"
-    return raw(fold(title, comparison_html(rows)))
+    return raw(fold(title, paper.comparison_html(rows)))
 
 
 def _about(profile: Profile) -> str:
@@ -76,7 +63,7 @@ def _item_row(item: Item, record: Recorded | None, source: str) -> list[str]:
     anchor = next((f"#{make_id(label)}" for label in labels if f"({label})=" in source), "")
     link = f'<a href="chapters/{item.chapter}.html{cell(anchor)}">{breakable(item.chapter)}</a>'
     head = [f"<strong>{cell(item.section)}</strong>", cell(item.title), link]
-    counts = verdict_counts(record.table) if record else {}
+    counts = paper.verdict_counts(record.table) if record else {}
     if record and not counts and record.figures:
         return [*head, "", chip("shown")]
     if not set(counts) - {Verdict.NOT_RUN}:
@@ -90,18 +77,14 @@ def _item_row(item: Item, record: Recorded | None, source: str) -> list[str]:
 
 def code(project: Project) -> dict[str, str]:
     """Return what leads from each figure to its notebook and functions, for `book/code.md`."""
-    figures = [
-        [cell(item.section), cell(item.title),
-         f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>']
-        for item in paper_items().values()
-    ]  # fmt: skip
+    figures = [[cell(item.section), cell(item.title),
+                f'<a href="chapters/{item.chapter}.html">notebooks/{item.chapter}.ipynb</a>']
+               for item in paper.paper_items().values()]
     trees = {path: code_tree(json.loads(path.read_text(encoding="utf-8")))
              for path in project.sources().values() if path.is_file()}  # fmt: skip
-    notebooks = [
-        [f"<code>notebooks/{cell(path.name)}</code>",
-         ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(tree))]
-        for path, tree in trees.items()
-    ]  # fmt: skip
+    notebooks = [[f"<code>notebooks/{cell(path.name)}</code>",
+                  ", ".join(f"<code>{cell(used)}</code>" for used in functions_used(tree))]
+                 for path, tree in trees.items()]
     folders = (PACKAGE, *(project.root / name for name in SCRIPTS))
     return {
         "figures": table(["of the paper", "what it shows", "notebook"], figures),
@@ -149,38 +132,22 @@ def run_note(record: dict[str, Any]) -> str:
         f"Python {record['versions']['python']}, torch {record['versions']['torch']}."
     )
     name = Path(record["chapter"]).name
-    return (
-        raw(f'<p class="i2p-run">{cell(text)}</p>') + "\n"
-        f"{{download}}`this notebook, with its outputs <executed/{name}.ipynb>`"
-    )
+    return (raw(f'<p class="i2p-run">{cell(text)}</p>') + "\n"
+            f"{{download}}`this notebook, with its outputs <executed/{name}.ipynb>`")
 
 
 def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return how long everything took, on which machine, with what, for `book/execution.md`."""
-    rows = [
-        [
-            f'<a href="chapters/{cell(r["chapter"])}.html">{cell(r["chapter"])}</a>',
-            cell(duration(r["seconds"])),
-            cell(r["date"]),
-            cell(f"{r['machine']['processor']}, {r['machine']['cores']} cores"),
-            cell(f"{r['machine']['memory_gib']} GiB"),
-            cell(r["machine"]["gpu"]),
-        ]
-        for r in records
-    ]
+    rows = [[f'<a href="chapters/{cell(r["chapter"])}.html">{cell(r["chapter"])}</a>',
+             cell(duration(r["seconds"])),
+             cell(r["date"]),
+             cell(f"{r['machine']['processor']}, {r['machine']['cores']} cores"),
+             cell(f"{r['machine']['memory_gib']} GiB"),
+             cell(r["machine"]["gpu"])]
+            for r in records]
     chapters = table(["chapter", "time", "date", "processor", "memory", "GPU"], rows, [1])
     packages = sorted({(k, v) for r in records for k, v in r["versions"].items()})
     versions = table(["package", "version"], [[cell(k), cell(v)] for k, v in packages])
-    return {
-        "profile": _about(profile),
-        "chapters": chapters,
-        "runs": training(profile),
-        "versions": versions,
-    }
-
-
-def training(profile: Profile) -> str:
-    """Return the table of the profile's runs by experiment: how many, and their seconds."""
     rows = []
     for name, specs in profile.experiments.items():
         seconds = [read_json(entry.folder / "metrics.json")["seconds_total"]
@@ -188,4 +155,5 @@ def training(profile: Profile) -> str:
         total, longest = (duration(of(seconds)) if seconds else "-" for of in (sum, max))
         rows.append([cell(name), str(len(specs)), str(len(seconds)), total, longest])
     columns = ["experiment", "runs", "trained", "time of all", "longest"]
-    return table(columns, rows, [1, 2, 3, 4])
+    return {"profile": _about(profile), "chapters": chapters,
+            "runs": table(columns, rows, [1, 2, 3, 4]), "versions": versions}

@@ -1,7 +1,5 @@
 """Making the HTML: prose and chapters staged, Jupyter Book run over them, the pages checked."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -113,10 +111,8 @@ def _stage_chapter(chapter: Chapter, staged: Path) -> tuple[dict, dict[str, Reco
     record = chapter.provenance()
     name, profile = chapter.source.stem, chapter.profile
     if record is None:
-        raise BookError(
-            f"chapter {name} is not executed at profile {profile.name}; "
-            f"run: i2p run {name} --profile {shlex.quote(profile.address)}"
-        )
+        raise BookError(f"chapter {name} is not executed at profile {profile.name}; "
+                        f"run: i2p run {name} --profile {shlex.quote(profile.address)}")
     target = staged / "chapters"
     (target / "executed").mkdir(parents=True, exist_ok=True)
     notebook = nbformat.read(chapter.executed, as_version=4)

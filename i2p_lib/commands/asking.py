@@ -31,25 +31,24 @@ RUN_EXAMPLES = """examples:
 
 def add_asking(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands to a parser; `command` adds one, as in `cli.build_parser`."""
-    as_typed = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     evaluate = command("evaluate", evaluate_run, "say how good a run is, class by class",
-                       epilog=RUN_EXAMPLES, **as_typed)  # fmt: skip
+                       RUN_EXAMPLES)  # fmt: skip
     evaluate.add_argument("--data", metavar="DATA", help="another set or folder (default: its own)")
     evaluate.add_argument("--split", choices=("train", "val", "test", "all"),
                           help="default: test; of a folder all")
     evaluate.add_argument("--json", metavar="FILE", help="write all of it as JSON (-: print it)")
     predict = command("predict", predict_files, "name clouds, or label the points of rooms",
-                      epilog=RUN_EXAMPLES, **as_typed)  # fmt: skip
+                      RUN_EXAMPLES)  # fmt: skip
     predict.add_argument("files", nargs="+", metavar="FILE")
     predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
     predict.add_argument("-o", "--output", type=Path, metavar="PATH",
                          help="file (of rooms: folder) to write instead of printing")
     compare = command("compare", compare_runs, "compare two runs on the same test clouds",
-                      epilog=RUN_EXAMPLES, **as_typed)  # fmt: skip
+                      RUN_EXAMPLES)  # fmt: skip
     export = command("export", export_run, "write a network as one file, with its card",
-                     epilog=RUN_EXAMPLES, **as_typed)  # fmt: skip
+                     RUN_EXAMPLES)  # fmt: skip
     watch = command("tensorboard", watch_runs, "show runs in TensorBoard, finished or in training",
-                    epilog=RUN_EXAMPLES, **as_typed)  # fmt: skip
+                    RUN_EXAMPLES)  # fmt: skip
     for sub in (evaluate, predict, export):
         sub.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
         sub.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")

@@ -1,7 +1,5 @@
 """The commands `data` and `weights`: what networks learn from, listed, fetched and checked."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +26,8 @@ Files go to $I2P_WEIGHTS, else to torch hub's checkpoint folder; resnet18:mine.p
 
 def add_inputs(command: Callable[..., argparse.ArgumentParser], count: Callable) -> None:
     """Add the commands to a parser; `command` adds one, `count` reads a number of 1 or more."""
-    as_typed = argparse.RawDescriptionHelpFormatter
-    data = command("data", _data, "data sets: list, get, check",
-                   epilog=DATA_EXAMPLES, formatter_class=as_typed)
-    weights = command("weights", _weights, "image weights: list, get, check",
-                      epilog=WEIGHT_EXAMPLES, formatter_class=as_typed)
+    data = command("data", _data, "data sets: list, get, check", DATA_EXAMPLES)
+    weights = command("weights", _weights, "image weights: list, get, check", WEIGHT_EXAMPLES)
     for sub, metavar, what in ((data, "NAME", "a data set"),
                                (weights, "MODEL[:WEIGHTS]", "an image model and its weights")):
         sub.add_argument("action", choices=("list", "get", "check"))
@@ -74,10 +69,8 @@ def _weights(options: argparse.Namespace) -> None:
             print(card.text(weights.presence(card)))
         return
     if not options.name:
-        raise ValueError(
-            f"i2p weights {options.action}: name an image model, such as resnet50, "
-            "or resnet50:fractaldb1k; i2p weights list shows all"
-        )
+        raise ValueError(f"i2p weights {options.action}: name an image model, such as resnet50, "
+                         "or resnet50:fractaldb1k; i2p weights list shows all")
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
     path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from i2p_lib.analysis.answers import Answers
     from i2p_lib.runs import RunResult
 
 
 def report(answers: Answers, spec: Any, split: str) -> str:
     """Return accuracy, classes and confusions as text."""
-    share, table = answers.accuracy(), answers.per_class()
-    lines = [f"{split}: {share_text(share)}", "", _classes(table)]
+    lines = [f"{split}: {share_text(answers.accuracy())}", ""]
+    for row in answers.per_class().itertuples():
+        low, high = 100 * row.low, 100 * row.high
+        share = f"{100 * row.accuracy:5.1f} % ({low:.0f} to {high:.0f})" if row.clouds else "-"
+        other = f", else mostly {row.taken_for}" if row.taken_for else ""
+        lines.append(f"  {row[1]:<20} {row.right:>4} of {row.clouds:<4} {share}{other}")
     if len(answers.class_names) <= 20:
         counts = answers.confusion()
         short = [name[:10] for name in answers.class_names]
@@ -35,16 +37,6 @@ def scene_report(result: RunResult) -> str:
     for name, hit, either in zip(result.class_names, np.diag(counts), union, strict=False):
         share = f"{100 * hit / either:5.1f} %" if either else "      -"
         lines.append(f"  {name:<20} IoU {share}")
-    return "\n".join(lines)
-
-
-def _classes(table: pd.DataFrame) -> str:
-    lines = []
-    for row in table.itertuples():
-        low, high = 100 * row.low, 100 * row.high
-        share = f"{100 * row.accuracy:5.1f} % ({low:.0f} to {high:.0f})" if row.clouds else "-"
-        other = f", else mostly {row.taken_for}" if row.taken_for else ""
-        lines.append(f"  {row[1]:<20} {row.right:>4} of {row.clouds:<4} {share}{other}")
     return "\n".join(lines)
 
 

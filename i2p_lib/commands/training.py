@@ -1,7 +1,5 @@
 """The command `train`: one network on one set, from the command line."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys
@@ -30,9 +28,7 @@ def add_train(command: Callable[..., argparse.ArgumentParser], settings: bool) -
 
     settings: whether `train` gets an option for each setting, which loads torch.
     """
-    as_typed = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    train = command("train", train_one, "train one network on one set", epilog=TRAIN_EXAMPLES,
-                    **as_typed)  # fmt: skip
+    train = command("train", train_one, "train one network on one set", TRAIN_EXAMPLES)
     train.add_argument("--out", type=Path, metavar="FOLDER",
                        help="folder of the run (default: a place in the store)")
     train.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")

@@ -1,7 +1,5 @@
 """Reading one cloud from a file as people have them: meshes, scans and tables of points."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -150,9 +148,8 @@ def _top(values: np.ndarray) -> float:
     return 1.0 if most <= 1 else 255.0 if most <= 255 else 65535.0
 
 
-def columns_of(
-    array: np.ndarray, names: list[str] | None = None, guessed: Guessed = GUESSED
-) -> CloudFile:
+def columns_of(array: np.ndarray, names: list[str] | None = None,
+               guessed: Guessed = GUESSED) -> CloudFile:
     """Return a cloud of the rows [N, 3 + F] of a table, its columns named or guessed."""
     if array.ndim != 2 or array.shape[1] < 3:
         raise BadCloud("expected rows of x, y, z and more, [N, 3 or more], got "
@@ -204,10 +201,6 @@ def _native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _text(path: Path, guessed: Guessed) -> CloudFile:
-    return columns_of(*read_table(path), guessed)
-
-
 def _needed(package: str, path: Path):  # noqa: ANN202
     """The package that reads a format; ImportError says how to get it."""
     try:
@@ -238,7 +231,8 @@ def _las(path: Path, guessed: Guessed) -> CloudFile:
 FORMATS: dict[str, Callable[[Path, Guessed], CloudFile]] = {
     **dict.fromkeys((".ply", ".off", ".obj", ".stl", ".glb", ".gltf"), _mesh),
     **dict.fromkeys((".npy", ".npz"), _numpy),
-    **dict.fromkeys((".xyz", ".txt", ".csv", ".pts", ".asc"), _text),
+    **dict.fromkeys((".xyz", ".txt", ".csv", ".pts", ".asc"),
+                    lambda path, guessed: columns_of(*read_table(path), guessed)),
     **dict.fromkeys((".las", ".laz"), _las),
     ".pcd": _pcd,
 }

@@ -1,19 +1,13 @@
 """Draws that are fixed by numbers alone: few-shot episodes and the order they rest on."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal
 
 import numpy as np
 
 
-def few_shot_episode(
-    labels: np.ndarray,
-    shots: int,
-    episode: int,
-    draws: Literal["generator", "numpy"] = "generator",
-) -> np.ndarray:
+def few_shot_episode(labels: np.ndarray, shots: int, episode: int,
+                     draws: Literal["generator", "numpy"] = "generator") -> np.ndarray:
     """Return the sorted indices [classes * shots] int64 of one few-shot training set.
 
     `labels` [N] are the classes of the whole training set.  The draw depends on nothing but the
@@ -32,10 +26,8 @@ def few_shot_episode(
     found, counts = np.unique(labels, return_counts=True)
     if counts.min() < shots:
         poor = {int(k): int(n) for k, n in zip(found, counts, strict=True) if n < shots}
-        raise ValueError(
-            f"{shots} shots asked, but these labels have fewer clouds (label: count): {poor}; "
-            f"ask for at most {counts.min()}"
-        )
+        raise ValueError(f"{shots} shots asked, but these labels have fewer clouds (label: count): "
+                         f"{poor}; ask for at most {counts.min()}")
     clouds = {label: np.flatnonzero(labels == label) for label in found}
     if draws == "numpy":
         state = np.random.RandomState(episode)

@@ -1,7 +1,5 @@
 """Images of fractals with their classes, drawn by data_scripts/build_fractals.py and read here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import h5py
@@ -36,17 +34,15 @@ def fractal_images(name: str, split: str, classes: int | None = None) -> Fractal
     Raises ValueError for an unknown name or split and a damaged file, and as `made` does.
     """
     if name not in SETS or split not in SPLITS:
-        raise ValueError(
-            f"expected one of {', '.join(SETS)} and of {', '.join(SPLITS)}, got {name!r}, {split!r}"
-        )
+        raise ValueError(f"expected one of {', '.join(SETS)} and of {', '.join(SPLITS)}, got "
+                         f"{name!r}, {split!r}")
     path = made(name, SETS[name]) / "fractals.h5"
     try:
         with h5py.File(path, "r") as file:
             images, labels = file[f"{split}/images"][:], file[f"{split}/labels"][:]
             maps = tuple(len(one) for one in file["categories"].values())[:classes]
     except (OSError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): remove its folder, and it is made again"
-        ) from error
+        raise ValueError(f"{path} is damaged ({error}): remove its folder, and it is made "
+                         "again") from error
     chosen = labels < len(maps)
     return FractalImages(images[chosen], labels[chosen], maps)

@@ -1,7 +1,5 @@
 """What `i2p data` does: any set listed, checked, and fetched, made or converted by its script."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from i2p_lib.data.making import run_script
@@ -27,9 +25,8 @@ def check_data(name: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def get_data(
-    name: str, source: str | Path | None = None, part: bool = False, workers: int = 1
-) -> None:
+def get_data(name: str, source: str | Path | None = None, part: bool = False,
+             workers: int = 1) -> None:
     """Bring a data set to its folder.
 
     source: the official folder or archive, where the set needs one; part: accept a part of the

@@ -1,7 +1,5 @@
 """Arrays of an HDF5 file that somebody else wrote: judged by what it declares, then read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import h5py
@@ -21,10 +19,9 @@ def read_arrays(path: Path, names: tuple[str, ...], again: str) -> list[np.ndarr
         with h5py.File(path, "r") as file:
             return [_judged(file, name, path)[()] for name in names]
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}) with "
-            f"{' and '.join(map(repr, names))}; it may be cut short: {again}"
-        ) from error
+        raise ValueError(f"{path} is not a whole HDF5 file ({path.stat().st_size} bytes; {error}) "
+                         f"with {' and '.join(map(repr, names))}; it may be cut short: "
+                         f"{again}") from error
 
 
 def _judged(file: h5py.File, name: str, path: Path) -> h5py.Dataset:

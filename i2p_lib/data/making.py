@@ -1,7 +1,5 @@
 """Sets that a script of data_scripts makes: run as a process of its own, whole or not there."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import hashlib
@@ -92,10 +90,9 @@ def sources_hash(script: Path, *more: str) -> str:
     Raises FileNotFoundError, with what to do, where there is no such script.
     """
     if not script.is_file():
-        raise FileNotFoundError(
-            f"{script} is not there, and nothing that it made: work in a checkout of the book, "
-            "which has the folder data_scripts, or copy a made set into the data folder"
-        )
+        raise FileNotFoundError(f"{script} is not there, and nothing that it made: work in a "
+                                "checkout of the book, which has the folder data_scripts, or copy "
+                                "a made set into the data folder")
     home = script.parent
 
     def imported(file: Path) -> Iterator[Path]:

@@ -1,7 +1,5 @@
 """Manifests: the record of a set's files, holding the files against it, and one hash."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -47,9 +45,8 @@ def files_folder(folder: Path, manifest: dict) -> Path:
     return (folder / manifest.get("scenes_in", ".")).resolve()
 
 
-def check_files(
-    folder: Path, files: Mapping[str, str], known: Mapping[str, list] | None = None
-) -> dict[str, list]:
+def check_files(folder: Path, files: Mapping[str, str],
+                known: Mapping[str, list] | None = None) -> dict[str, list]:
     """Hold files against their SHA-256; return {name: hash, size, time}, which tells without
     reading that files are those hashed.
 
@@ -61,10 +58,8 @@ def check_files(
         if known and known.get(name) == now[name]:
             continue
         if (got := sha256(folder / name)) != digest:
-            raise ValueError(
-                f"{folder / name}: expected SHA-256 {digest}, got {got}; the file was changed "
-                "after the set was made: restore it or make the set again"
-            )
+            raise ValueError(f"{folder / name}: expected SHA-256 {digest}, got {got}; the file was "
+                             "changed after the set was made: restore it or make the set again")
     return now
 
 

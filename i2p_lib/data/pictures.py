@@ -1,7 +1,5 @@
 """Pictures: a folder of the reader's, or photographs of the book's dependencies and fractals."""
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +66,9 @@ def pictures(folder: str | Path | None = None, most: int = 500) -> Pictures:
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()
                    and not f.name.startswith("._"))  # macOS' own
     if not files:
-        raise FileNotFoundError(
-            f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: give another "
-            "folder as `images` in the profile, or leave that line out"
-        )
+        raise FileNotFoundError(f"expected pictures ({', '.join(SUFFIXES)}) in {root}, found none: "
+                                "give another folder as `images` in the profile, or leave that "
+                                "line out")
     count = min(most, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
     names, labels = np.unique([file.parent.name for file in chosen], return_inverse=True)
@@ -87,10 +84,8 @@ def _shipped() -> Pictures:
             files |= {path: package for name in names if (path := root / name).is_file()}
     names, packages = [file.stem for file in files], ", ".join(dict.fromkeys(files.values()))
     fractals = fractal_images("fractals", "held_out").images
-    text = (
-        f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
-        f"{CREDITS}), five views each, and {len(fractals)} fractals, one of each class"
-    )
+    text = (f"the {len(files)} photographs that the packages {packages} bring ({', '.join(names)}; "
+            f"{CREDITS}), five views each, and {len(fractals)} fractals, one of each class")
     views = [_views(_read(file)) for file in files]
     views += [[image[..., None].repeat(3, axis=2)] for image in fractals]
     names += [f"fractal {number}" for number in range(len(fractals))]

@@ -1,7 +1,5 @@
 """Which sets there are: a card for each (source, licence, how to get it); the way in to clouds."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
@@ -9,7 +7,7 @@ from typing import Annotated, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from i2p_lib.data.cloud_files import CloudFile
 from i2p_lib.data.making import data_folder
@@ -24,17 +22,13 @@ SOURCES = "sources.csv"
 """Beside it: file, class and split of each cloud, in the order of the splits' clouds."""
 
 
-_KNOWN: dict[tuple[type, str], Card] = {}  # cards that runs tell of, see `know`
-
-
-class Card(BaseModel):
+class Card(BaseModel, frozen=True, extra="forbid", strict=True):
     """What a reader wants to know before using a set: one file in CARDS, with the set's name.
 
     splits: what each split holds; made_by: the script that `i2p data get` runs; folder: the name
     of the set's folder, where it is not the set's; embedded: whether it comes with this package.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     CARDS: ClassVar[Path]
     KIND: ClassVar[str]
     MARK: ClassVar[str] = "."  # what lies in the folder of a set that is here
@@ -69,6 +63,7 @@ class Card(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Card)
+_KNOWN: dict[tuple[type, str], Card] = {}  # cards that runs tell of, see `know`
 
 
 @lru_cache(maxsize=2)
@@ -78,10 +73,8 @@ def cards(kind: type[Kind]) -> dict[str, Kind]:
     A card `like` another says only in what it differs.  Raises ValueError, naming the file and
     every wrong field, for a card that is none.
     """
-    found = {}
-    for file in sorted(kind.CARDS.glob("*.yml")):
-        found[file.stem] = read_card(kind, file, file.stem)
-    return found
+    files = sorted(kind.CARDS.glob("*.yml"))
+    return {file.stem: read_card(kind, file, file.stem) for file in files}
 
 
 def read_card(kind: type[Kind], file: Path, name: str) -> Kind:
@@ -154,10 +147,8 @@ class DatasetCard(Card):
         Raises ValueError where the file lacks a feature of the set.
         """
         if lacks := [name for name in self.features if name not in cloud.features]:
-            raise ValueError(
-                f"expected the features {', '.join(self.features)}, which "
-                f"{self.name} has; the file lacks {', '.join(lacks)}"
-            )
+            raise ValueError(f"expected the features {', '.join(self.features)}, which "
+                             f"{self.name} has; the file lacks {', '.join(lacks)}")
         every = cloud.drawn(self.points, seed, self.features)
         every[:, :3] = every[:, _TURNS[self.source_up]]
         if self.source_up == "y":
@@ -173,11 +164,9 @@ class DatasetCard(Card):
         """Return the set's folder; FileNotFoundError, with what to do, where it is not here."""
         folder = self.root(root)
         if not folder.is_dir():
-            raise FileNotFoundError(
-                f"data set {self.name}: no folder {folder}; {self.how_to_get}, so that "
-                "ply_data_train0.h5 and shape_names.txt lie in that folder (or set I2P_DATA to "
-                "the folder that holds it)"
-            )
+            raise FileNotFoundError(f"data set {self.name}: no folder {folder}; {self.how_to_get}, "
+                                    "so that ply_data_train0.h5 and shape_names.txt lie in that "
+                                    "folder (or set I2P_DATA to the folder that holds it)")
         return folder
 
 

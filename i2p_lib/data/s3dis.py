@@ -5,8 +5,6 @@
     Area_1/office_1.h5    points [N, 3] float32, colours [N, 3] uint8, labels [N] int8
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +19,8 @@ CLASS_NAMES = (
 FEATURE_NAMES = ("red", "green", "blue")
 
 
-def read_scene(
-    folder: Path, name: str, released: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_scene(folder: Path, name: str,
+               released: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return points [N, 3] float32, colours [N, 3] float32 in 0..1, labels [N] int64 of a room.
 
     released: stairs are a class of their own behind the others, as the released code trains them.

@@ -3,8 +3,6 @@
 What the released code does is written in the cards of the sets (`SceneCard.augment`).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -44,9 +42,8 @@ class SceneAugment:
     most: int | None = Field(None, ge=1)
 
 
-def augment_scene(
-    points: Tensor, features: Tensor, generator: torch.Generator, settings: SceneAugment
-) -> tuple[Tensor, Tensor, Tensor]:
+def augment_scene(points: Tensor, features: Tensor, generator: torch.Generator,
+                  settings: SceneAugment) -> tuple[Tensor, Tensor, Tensor]:
     """Return changed points [M, 3] and features [M, F], and which points these are [M] int64.
 
     points [N, 3] in metres, features [N, F] in 0..1; neither is written to.  The order is flip,

@@ -10,8 +10,6 @@
     files         SHA-256 of each file by its name in `scenes_in`
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -54,16 +52,12 @@ class Scene:
 
     def __post_init__(self) -> None:
         count, widths = len(self.points), self.features.shape[-1:]
-        for what, array, shape, kind in (
-            ("points", self.points, [count, 3], np.float32),
-            ("features", self.features, [count, *widths], np.float32),
-            ("labels", self.labels, [count], np.int64),
-        ):
+        for what, array, shape, kind in (("points", self.points, [count, 3], np.float32),
+                                         ("features", self.features, [count, *widths], np.float32),
+                                         ("labels", self.labels, [count], np.int64)):
             if list(array.shape) != shape or array.dtype != kind:
-                raise ValueError(
-                    f"{self.name}: {what}: expected {shape} {kind.__name__}, "
-                    f"got {list(array.shape)} {array.dtype}"
-                )
+                raise ValueError(f"{self.name}: {what}: expected {shape} {kind.__name__}, "
+                                 f"got {list(array.shape)} {array.dtype}")
         if not count:
             raise ValueError(f"{self.name}: expected at least one point, got none")
         if not (finite := np.isfinite(self.points).all(axis=1)).all():
@@ -153,19 +147,15 @@ class SceneCard(Card):
         try:
             manifest = read_manifest(folder, _KEYS)
         except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"scenes {self.name}: {error}. To get it: {self.how_to_get}"
-            ) from None
+            raise FileNotFoundError(f"scenes {self.name}: {error}. To get it: "
+                                    f"{self.how_to_get}") from None
         if (found := manifest["layout"]) != self.layout:
-            raise ValueError(
-                f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}"
-            )
+            raise ValueError(f"{folder / MANIFEST}: expected the layout {self.layout}, got {found}")
         place, files = files_folder(folder, manifest), manifest["files"]
         if files and not any((place / name).is_file() for name in files):
-            raise FileNotFoundError(
-                f"scenes {self.name}: none of its {len(files):,} files is in {place} any more: put "
-                f"them back, or make the set again from where they are now: {self.how_to_get}"
-            )
+            raise FileNotFoundError(f"scenes {self.name}: none of its {len(files):,} files is in "
+                                    f"{place} any more: put them back, or make the set again from "
+                                    f"where they are now: {self.how_to_get}")
         return folder, manifest
 
 
@@ -179,9 +169,8 @@ def scene_card(name: str) -> SceneCard:
     return named_card(SceneCard, name)
 
 
-def load_scenes(
-    name: str, split: str, root: str | Path | None = None, released: bool = False
-) -> Sequence[Scene]:
+def load_scenes(name: str, split: str, root: str | Path | None = None,
+                released: bool = False) -> Sequence[Scene]:
     """Return the scenes of a split ("train", "val", "test", or "trainval": both of the first).
 
     Nothing is read before a scene is asked for, and nothing is kept: `[i]` reads one scene from

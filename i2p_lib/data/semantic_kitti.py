@@ -7,8 +7,6 @@ The official folder; its scans are read where they lie:
                                           of the object in the upper ones
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +43,8 @@ def scan_files(name: str) -> tuple[str, str]:
     return f"sequences/{sequence}/velodyne/{scan}.bin", f"sequences/{sequence}/labels/{scan}.label"
 
 
-def read_scene(
-    folder: Path, name: str, released: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_scene(folder: Path, name: str,
+               released: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return points [N, 3] float32, intensity [N, 1] float32 in 0..1, labels [N] int64 of a scan.
 
     The sensor is the origin.  released: labels as the released code maps them.
@@ -66,25 +63,20 @@ def read_scene(
             raise FileNotFoundError(f"{path} is missing; {other}")
     size = points_file.stat().st_size
     if size % POINT_BYTES or not size:
-        raise ValueError(
-            f"{points_file}: expected x, y, z, intensity as four float32, so a multiple of "
-            f"{POINT_BYTES} bytes, got {size}; it may be cut short: unpack it again"
-        )
+        raise ValueError(f"{points_file}: expected x, y, z, intensity as four float32, so a "
+                         f"multiple of {POINT_BYTES} bytes, got {size}; it may be cut short: "
+                         "unpack it again")
     count, found = size // POINT_BYTES, labels_file.stat().st_size
     if found != count * LABEL_BYTES:
-        raise ValueError(
-            f"{labels_file}: expected {count * LABEL_BYTES} bytes for the {count} points of "
-            f"{points_file.name}, got {found}"
-        )
+        raise ValueError(f"{labels_file}: expected {count * LABEL_BYTES} bytes for the {count} "
+                         f"points of {points_file.name}, got {found}")
     scan = np.fromfile(points_file, "<f4").reshape(-1, 4)
     raw = np.fromfile(labels_file, "<u4") & 0xFFFF
     labels = _TABLE[raw]
     if (outside := labels == _OUTSIDE).any():
         place = int(outside.argmax())
-        raise ValueError(
-            f"{labels_file}: label {raw[place]} of point {place} is not among those of "
-            f"SemanticKITTI: {', '.join(map(str, LEARNING_MAP))}"
-        )
+        raise ValueError(f"{labels_file}: label {raw[place]} of point {place} is not among those "
+                         f"of SemanticKITTI: {', '.join(map(str, LEARNING_MAP))}")
     if released:
         labels = np.where(np.isin(raw, RELEASED_IGNORES), IGNORED, labels)
     return scan[:, :3].copy(), scan[:, 3:].copy(), labels.astype(np.int64)

@@ -1,7 +1,5 @@
 """Reading a text file of numbers, whatever stands between them."""
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterator

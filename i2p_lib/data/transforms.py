@@ -1,7 +1,5 @@
 """Augmentation of point clouds: one frozen setting, one pure function over a batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -55,10 +53,8 @@ class Augment:
 
 
 # The released code's augmentation on ModelNet40.  Its noise never reaches its clip.
-PAPER_AUGMENT = Augment(
-    scale=(0.9, 1.1), scale_p=0.9, shift=0.2, shift_p=0.9,
-    jitter=0.025, jitter_clip=0.05, jitter_p=0.7, shuffle=True,
-)
+PAPER_AUGMENT = Augment(scale=(0.9, 1.1), scale_p=0.9, shift=0.2, shift_p=0.9, jitter=0.025,
+                        jitter_clip=0.05, jitter_p=0.7, shuffle=True)
 
 
 def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Tensor:
@@ -71,9 +67,8 @@ def augment(points: Tensor, generator: torch.Generator, settings: Augment) -> Te
     Raises ValueError unless `points` is [B, P, 3 or more] of a floating dtype.
     """
     if points.ndim != 3 or points.shape[2] < 3 or not points.is_floating_point():
-        raise ValueError(
-            f"points: expected [B, P, 3 or more] floating, got {list(points.shape)} {points.dtype}"
-        )
+        raise ValueError(f"points: expected [B, P, 3 or more] floating, got {list(points.shape)} "
+                         f"{points.dtype}")
     batch, uniform = len(points), draws(generator, points)
 
     def where(probability: float) -> Tensor:

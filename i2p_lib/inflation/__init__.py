@@ -4,8 +4,6 @@ The image model's own ``forward`` stays in charge. Only its leaf layers (convolu
 pooling) are exchanged for sparse 3D ones, and ``SparseTensor`` answers the functions in between.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn.modules.utils import _pair
@@ -16,9 +14,6 @@ from i2p_lib.inflation.initial import initialize, match_norms
 from i2p_lib.inflation.layers import IMAGE_NORMS, new_stem, restride, sparse_twin
 from i2p_lib.inflation.regimes import NORMS, describe, shapes, within
 from i2p_lib.inflation.trace import InflationError, Step, copied, trace, try_out
-
-__all__ = ["AXES", "ORIGINAL_AXES", "InflationError", "inflate", "inflate_weight", "initialize",
-           "match_norms", "to_taps"]  # fmt: skip
 
 RECIPES = (None, "paper")
 PAPER_STRIDE = 8  # total stride of the paper's ResNets: no stem stride, no pooling, three stages

@@ -1,8 +1,7 @@
 """The classifier of an image network: which layer it is, and a new one in its place."""
 
-from __future__ import annotations
-
 import math
+from itertools import takewhile
 
 import torch
 from torch import nn
@@ -75,11 +74,8 @@ def new_classifier(net: nn.Module, steps: list[Step], num_classes: int, norm: bo
 
 def _flat_identities(steps: list[Step]) -> list[Step]:
     """The layers at the end that do nothing to features [B, F]."""
-    count = 0
-    while count < len(steps) and isinstance(steps[-1 - count].layer, nn.Identity) and len(
-            steps[-1 - count].shape) == 2:  # fmt: skip
-        count += 1
-    return steps[len(steps) - count :]
+    return [*takewhile(lambda step: isinstance(step.layer, nn.Identity) and len(step.shape) == 2,
+                       reversed(steps))][::-1]  # fmt: skip
 
 
 def _check_single(last: Step, steps: list[Step]) -> None:

@@ -1,7 +1,5 @@
 """From 2D filters to 3D filters, and to the layout of the sparse layers."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

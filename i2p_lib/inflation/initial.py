@@ -1,7 +1,5 @@
 """Random weights that a network on points starts from where nothing is taken from images."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 
@@ -16,9 +14,8 @@ INITS = ("torchsparse", "he")
 
 
 @torch.no_grad()
-def initialize(
-    net: nn.Module, init: Literal["torchsparse", "he"], generator: torch.Generator
-) -> None:
+def initialize(net: nn.Module, init: Literal["torchsparse", "he"],
+               generator: torch.Generator) -> None:
     """Draw a network's weights anew, in place, every tap of a kernel by itself.
 
     "torchsparse" is what the original starts from scratch with (torchsparse 1.2.0,
@@ -62,9 +59,8 @@ def match_norms(net: nn.Module, reference: nn.Module) -> None:
                      for one in (net, reference))  # fmt: skip
     if differing := {n for n in shapes.keys() | given.keys()
                      if n not in shapes or n not in given or shapes[n].shape != given[n].shape}:
-        raise ValueError(
-            f"expected two networks of one shape, these differ in {', '.join(sorted(differing))}"
-        )
+        raise ValueError("expected two networks of one shape, these differ in "
+                         f"{', '.join(sorted(differing))}")
     for name, weight in shapes.items():
         weight.mul_(given[name].norm() / weight.norm())
 

@@ -1,27 +1,17 @@
 """The sparse twin of each leaf layer of an image model."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
+from i2p_lib import sparse
 from i2p_lib.inflation.filters import AXES, inflate_weight, to_taps
-from i2p_lib.sparse import (
-    SparseAvgPool3d,
-    SparseBatchNorm,
-    SparseConv3d,
-    SparseGlobalPool,
-    SparseMaxPool3d,
-    grid_padding,
-    window,
-)
+from i2p_lib.sparse import SparseBatchNorm, SparseConv3d
 
 IMAGE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def sparse_twin(
-    name: str, layer: nn.Module, axis: str, normalize: bool, recipe: str | None
-) -> nn.Module:
+def sparse_twin(name: str, layer: nn.Module, axis: str, normalize: bool,
+                recipe: str | None) -> nn.Module:
     """The sparse layer for a leaf layer; ValueError for a convolution or pooling without one.
 
     Any other layer stays: its functions have a meaning on sparse tensors, or refuse them.
@@ -32,10 +22,10 @@ def sparse_twin(
     if isinstance(layer, IMAGE_NORMS):
         return _norm(name, layer)
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-        twin = SparseMaxPool3d if isinstance(layer, nn.MaxPool2d) else SparseAvgPool3d
-        return twin(*window(layer.kernel_size, layer.stride, layer.padding))
+        twin = sparse.SparseMaxPool3d if isinstance(layer, nn.MaxPool2d) else sparse.SparseAvgPool3d
+        return twin(*sparse.window(layer.kernel_size, layer.stride, layer.padding))
     if isinstance(layer, nn.AdaptiveAvgPool2d):
-        return SparseGlobalPool(layer.output_size)
+        return sparse.SparseGlobalPool(layer.output_size)
     return layer
 
 
@@ -89,7 +79,7 @@ def _pads_by_itself(conv: nn.Conv2d) -> bool:
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:
     """Cells before the first tap, for height and width."""
     own = (-1, -1) if _pads_by_itself(conv) else conv.padding
-    return tuple(grid_padding(k, conv.stride[0], p, d)
+    return tuple(sparse.grid_padding(k, conv.stride[0], p, d)
                  for k, p, d in zip(conv.kernel_size, own, conv.dilation, strict=True))
 
 

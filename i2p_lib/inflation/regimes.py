@@ -1,7 +1,5 @@
 """The roles of a network's parameters, and the regimes: which of them are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -48,20 +46,6 @@ def chosen(name: str, parts: Sequence[str]) -> bool:
     return name in parts or within(name, parts)
 
 
-def roles_of(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, str]:
-    """Name of each parameter -> "input" or "output" in those modules, else "norm", "backbone"."""
-    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
-
-    def role(name: str) -> str:
-        if within(name, inputs):
-            return "input"
-        if within(name, outputs):
-            return "output"
-        return "norm" if name.rpartition(".")[0] in norms else "backbone"
-
-    return {name: role(name) for name, _ in net.named_parameters()}
-
-
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -87,6 +71,12 @@ def describe(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str], imag
         takes: what the network takes, ``net.i2p_input``.
     """
     points = shapes(net)
+    norms = {name for name, layer in net.named_modules() if isinstance(layer, NORMS)}
+
+    def role(name: str) -> str:
+        if within(name, inputs) or within(name, outputs):
+            return "input" if within(name, inputs) else "output"
+        return "norm" if name.rpartition(".")[0] in norms else "backbone"
 
     def row(name: str) -> dict[str, str]:
         action = "copied" if image.get(name) == points.get(name) else reshaped
@@ -99,7 +89,7 @@ def describe(net: nn.Module, inputs: Sequence[str], outputs: Sequence[str], imag
         return {"tensor": name, "image": text[0], "points": text[1], "action": action}
 
     net.i2p_input, net.i2p_classifier = takes, next(iter(outputs), None)
-    net.i2p_roles = roles_of(net, inputs, outputs)
+    net.i2p_roles = {name: role(name) for name, _ in net.named_parameters()}
     net.i2p_report = pd.DataFrame([row(name) for name in dict.fromkeys([*image, *points])])
     return net
 

@@ -1,13 +1,11 @@
 """Following a network without changing it: its leaf layers in order, and a trial on a cloud."""
 
-from __future__ import annotations
-
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,23 +90,23 @@ def _traced(model: nn.Module, channels: int) -> list[Step]:
     expected = next(filter(None, configured), {})  # of timm's models
     side = expected.get("input_size", (3, IMAGE, IMAGE))[-1]
 
-    def note(name: str, layer: nn.Module, inputs: tuple, output: object) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        before, after = (_total_stride(image, side) for image in (inputs[0], output))
+    layers = dict(model.named_modules())  # each layer once, tied ones as well
+
+    def note(name: str, image: object, output: object) -> None:
+        layer, shape = layers[name], tuple(output.shape) if isinstance(output, Tensor) else ()
+        before, after = (_total_stride(what, side) for what in (image, output))
         if isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, *IMAGE_NORMS)):
             steps.append(Step(name, layer, before, after, shape))
         elif isinstance(layer, nn.Linear) or next(layer.children(), None) is None:
             steps.append(Step(name, layer, 0, 0, shape))
 
-    tensors = [named for name, layer in model.named_modules()  # each layer once, tied ones as well
+    tensors = [named for name, layer in layers.items()
                for named in (*layer.named_parameters(name, False, False),
                              *layer.named_buffers(name, False, False))]  # fmt: skip
     image = torch.empty(1, channels, side, side, device="meta",
                         dtype=next(model.parameters()).dtype)  # fmt: skip
-    with (evaluated(model), ModuleTracker() as running, _NoAttention(running), ExitStack() as hooks,
-          _naming(running)):  # fmt: skip
-        for name, layer in model.named_modules():
-            hooks.enter_context(layer.register_forward_hook(partial(note, name)))
+    with (evaluated(model), ModuleTracker() as running, _NoAttention(running), _naming(running),
+          watched(model, layers, note)):  # fmt: skip
         empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
         torch.func.functional_call(model, empty, (image,), tie_weights=False)
     return steps
@@ -174,6 +172,17 @@ class _NoAttention(TorchFunctionMode):
                                  "over a raster of patches; sparse sites are no such raster, and "
                                  "only convolutions can be inflated")
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watched(net: nn.Module, names: Iterable[str],
+            see: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """Call see(name, input, output) of the named layers in every forward pass in the block."""
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(net.get_submodule(name).register_forward_hook(
+                lambda _, inputs, output, name=name: see(name, inputs[0], output)))
+        yield
 
 
 @contextmanager

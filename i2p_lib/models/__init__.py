@@ -1,7 +1,5 @@
 """Networks on points that no image library has, by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,10 +10,7 @@ from pathlib import Path
 from torch import nn
 
 VIEWS = "views:"
-_IMAGE_MODELS = {
-    "point_vit_b16": "vit_base_patch16_224",
-    "point_vit_l16": "vit_large_patch16_224",
-}
+_IMAGE_MODELS = {"point_vit_b16": "vit_base_patch16_224", "point_vit_l16": "vit_large_patch16_224"}
 
 
 def point_network(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

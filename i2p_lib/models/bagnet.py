@@ -1,7 +1,5 @@
 """BagNet-17 and BagNet-33: ResNet-50s whose units see 17 or 33 pixels (paper, Table 4)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from i2p_lib.models.stages import he_init, residual_stage

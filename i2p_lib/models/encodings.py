@@ -1,7 +1,5 @@
 """How scenes become what a network takes, and its answers become answers for the scenes' points."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import ClassVar, NamedTuple

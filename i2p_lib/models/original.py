@@ -1,7 +1,5 @@
 """Checkpoints that the original code has trained, in our networks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,9 +45,8 @@ def original_name(name: str, unet: bool = False) -> str | None:
     return None
 
 
-def load_original(
-    net: nn.Module, path: str | Path, weights_except: Sequence[str] = ()
-) -> pd.DataFrame:
+def load_original(net: nn.Module, path: str | Path,
+                  weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Load a checkpoint of a 3D network that the original code has trained, strictly.
 
     The network must be the original's, with as many channels and classes:
@@ -71,6 +68,5 @@ def load_original(
     """
     card, unet = file_card(f"the original's {type(net).__name__}", path), isinstance(net, UNet)
     file, _ = verified(card)
-    return load_kernels(
-        net, card, file, lambda name: original_name(name, unet), "released", weights_except
-    )
+    return load_kernels(net, card, file, lambda name: original_name(name, unet), "released",
+                        weights_except)

@@ -8,8 +8,6 @@ ValueError is raised for coordinates that are not float [B, P, 3] of one batch a
 least 1, and for a count or radius out of range.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

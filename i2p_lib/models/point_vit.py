@@ -8,8 +8,6 @@ is its position embedding.
 timm's own ``forward`` runs behind it: class token, blocks, final norm, classifier.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -85,9 +83,8 @@ def point_vit_l16(num_classes: int, **settings: Any) -> nn.Module:
     return _build("vit_large_patch16_224", num_classes, **settings)
 
 
-def _build(
-    name: str, num_classes: int, weights: str | None = "random", seed: int = 0, **settings: Any
-) -> nn.Module:
+def _build(name: str, num_classes: int, weights: str | None = "random", seed: int = 0,
+           **settings: Any) -> nn.Module:
     vit = image_model(name, weights, seed, **settings)
     with seeded(seed):
         return put_on_points(vit, num_classes)

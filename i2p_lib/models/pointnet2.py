@@ -11,8 +11,6 @@ have the radii 0.2, 0.4 and all, so they stand for the second, third and fourth 
 of their layers, with its norm, is copied where the shapes are equal.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -87,9 +85,8 @@ class PointNet2(nn.Module):
         self.sa1 = SetAbstraction(channels, 512, 0.2, 32, [64, 64, 128])
         self.sa2 = SetAbstraction(128, 128, 0.4, 64, [128, 128, 256])
         self.sa3 = shared_mlp(3 + 256, 256, 512, 1024)
-        self.head = nn.Sequential(
-            shared_mlp(1024, 512), nn.Dropout(0.5), shared_mlp(512, 256), nn.Dropout(0.5)
-        )
+        self.head = nn.Sequential(shared_mlp(1024, 512), nn.Dropout(0.5), shared_mlp(512, 256),
+                                  nn.Dropout(0.5))
         self.classifier = nn.Linear(256, num_classes)
 
     def forward(self, points: Tensor) -> Tensor:

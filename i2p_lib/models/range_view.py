@@ -7,8 +7,6 @@ brought to one size, joined, and classified by 1x1 convolutions, as HRNetV2 does
 resolutions (Wang et al., TPAMI 2020).
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -32,34 +30,6 @@ RESOLUTIONS = 4  # maps that the head joins
 SIGMA, CUTOFF = 1.0, 1.0  # of the vote: pixels of its Gaussian, metres of a weighted difference
 
 
-def range_network(image_name: str, num_classes: int, in_channels: int,
-                  weights: str | Path | None = "random", seed: int = 0,
-                  weights_dir: str | Path | None = None) -> RangeNetwork:  # fmt: skip
-    """Return an image network that labels the pixels of range images.
-
-    The first convolution is new: range, coordinates and intensity have no colours to stand for,
-    and a new input layer is what the paper gives every network on points.  It has the image
-    network's kernel, and stride 1 from row to row, since a scan has few rows.
-
-    Args:
-        image_name, weights, seed, weights_dir: see ``segmenter``.
-        in_channels: channels of the range image.
-
-    Raises ValueError for a network without named stages or with fewer than four maps.
-    """
-    image = image_model(image_name, weights, seed, weights_dir)
-    known = shapes(image, "encoder.")
-    stages = stage_names(image)
-    before, behind = around_stages(image, stages)
-    for name in behind:
-        image.set_submodule(name, nn.Identity())
-    with seeded(seed):
-        image.set_submodule(before[0], _new_input(image.get_submodule(before[0]), in_channels))
-        net = RangeNetwork(image, stages, in_channels, num_classes)
-    inputs = [f"encoder.{name}" for name in with_norm_behind(image, before[0], before)]
-    return describe(net, inputs, ["decoder"], known, inputs[:1], takes="range")
-
-
 class RangeNetwork(nn.Module):
     """Made by ``range_network``: range images [B, C, H, W] to logits [B * H * W, num_classes].
 
@@ -69,9 +39,8 @@ class RangeNetwork(nn.Module):
 
     wrap = 32
 
-    def __init__(
-        self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int, num_classes: int
-    ):
+    def __init__(self, encoder: nn.Module, stages: tuple[str, ...], in_channels: int,
+                 num_classes: int):
         super().__init__()
         self.encoder, self.stages = encoder, stages
         with evaluated(encoder):
@@ -101,6 +70,34 @@ class RangeNetwork(nn.Module):
     def _maps(self, images: Tensor) -> list[Tensor]:
         """The coarsest maps, finest first."""
         return stage_outputs(self.encoder, self.stages, images)[-RESOLUTIONS:]
+
+
+def range_network(image_name: str, num_classes: int, in_channels: int,
+                  weights: str | Path | None = "random", seed: int = 0,
+                  weights_dir: str | Path | None = None) -> RangeNetwork:  # fmt: skip
+    """Return an image network that labels the pixels of range images.
+
+    The first convolution is new: range, coordinates and intensity have no colours to stand for,
+    and a new input layer is what the paper gives every network on points.  It has the image
+    network's kernel, and stride 1 from row to row, since a scan has few rows.
+
+    Args:
+        image_name, weights, seed, weights_dir: see ``segmenter``.
+        in_channels: channels of the range image.
+
+    Raises ValueError for a network without named stages or with fewer than four maps.
+    """
+    image = image_model(image_name, weights, seed, weights_dir)
+    known = shapes(image, "encoder.")
+    stages = stage_names(image)
+    before, behind = around_stages(image, stages)
+    for name in behind:
+        image.set_submodule(name, nn.Identity())
+    with seeded(seed):
+        image.set_submodule(before[0], _new_input(image.get_submodule(before[0]), in_channels))
+        net = RangeNetwork(image, stages, in_channels, num_classes)
+    inputs = [f"encoder.{name}" for name in with_norm_behind(image, before[0], before)]
+    return describe(net, inputs, ["decoder"], known, inputs[:1], takes="range")
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,8 @@ class RangeEncoding(Encoding):
         return image, nearest, labels, row, column, distance
 
 
-def spherical_pixels(
-    points: Tensor, height: int, width: int, fov_up: float, fov_down: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def spherical_pixels(points: Tensor, height: int, width: int, fov_up: float,
+                     fov_down: float) -> tuple[Tensor, Tensor, Tensor]:
     """The row, the column and the range of each point [N, 3] in its range image, each [N].
 
     Straight ahead (x) is the middle column, left (y) is left of it.  Elevations from ``fov_up`` to

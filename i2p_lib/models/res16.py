@@ -1,7 +1,5 @@
 """The 2D twin of PointContrast's Res16UNet34 encoder, and PointContrast's own 3D weights in it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -120,10 +118,9 @@ def is_pointcontrast(name: str, weights: str) -> bool:
                for key in stored)  # fmt: skip
 
 
-def load_pointcontrast(
-    net: nn.Module, weights: str | Path, order: str = "minkowski",
-    weights_dir: str | Path | None = None, weights_except: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+def load_pointcontrast(net: nn.Module, weights: str | Path, order: str = "minkowski",
+                       weights_dir: str | Path | None = None,
+                       weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Load PointContrast's Res16UNet34 weights strictly.
 
     Args:
@@ -156,10 +153,8 @@ def load_pointcontrast(
     return load_kernels(net, card, path, pointcontrast_name, order, weights_except)
 
 
-def load_kernels(
-    net: nn.Module, card: WeightCard, path: Path, name_of: Callable[[str], str | None],
-    order: str, weights_except: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+def load_kernels(net: nn.Module, card: WeightCard, path: Path, name_of: Callable[[str], str | None],
+                 order: str, weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Load the kernels of another 3D library into an inflated network, see ``transfer``.
 
     name_of: our name of a tensor of the file, or None.  order: see ``load_pointcontrast``.

@@ -1,7 +1,5 @@
 """Networks that label every point, and the encodings of scenes for them, by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +30,8 @@ def encoding_for(name: str, **settings: Any) -> Encoding:
     return _FAMILIES[family][0](**settings)
 
 
-def segmenter(
-    name: str, num_classes: int, in_features: int, weights: str | Path | None = "random",
-    **settings: Any,
-) -> nn.Module:  # fmt: skip
+def segmenter(name: str, num_classes: int, in_features: int, weights: str | Path | None = "random",
+              **settings: Any) -> nn.Module:
     """Return a segmentation network on the CPU; it maps what its encoding gives to logits [M, C].
 
     Args:

@@ -1,14 +1,11 @@
 """The stages of an image network: names, outputs, layers around them, and new residual ones."""
 
-from __future__ import annotations
-
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import suppress
 
 from torch import Tensor, nn
 
 from i2p_lib.inflation.regimes import within
-from i2p_lib.inflation.trace import trace
+from i2p_lib.inflation.trace import trace, watched
 from i2p_lib.sparse import SparseTensor
 
 
@@ -56,15 +53,12 @@ def stage_outputs(net: nn.Module, stages: tuple[str, ...], x: Tensor | SparseTen
     """
     seen: dict[str, object] = {}
 
-    def keep(name: str, module: nn.Module, inputs: tuple, output: object) -> None:
+    def keep(name: str, _: object, output: object) -> None:
         seen[name] = output
         if len(seen) == len(stages):
             raise _Reached
 
-    with ExitStack() as hooks, suppress(_Reached):
-        for name in stages:
-            layer = net.get_submodule(name)
-            hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
+    with suppress(_Reached), watched(net, stages, keep):
         net(x)
     outputs = [seen[name] for name in stages]
     return [x for y in outputs for x in (y if isinstance(y, list | tuple) else [y])]
@@ -80,9 +74,8 @@ def _outermost(names: list[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if not within(name, names)]
 
 
-def residual_stage(
-    block: type[nn.Module], channels_in: int, width: int, depth: int, stride: int = 1
-) -> nn.Sequential:
+def residual_stage(block: type[nn.Module], channels_in: int, width: int, depth: int,
+                   stride: int = 1) -> nn.Sequential:
     """One stage of torchvision's ``BasicBlock`` or ``Bottleneck``, as its own ResNets have them.
 
     Args:

@@ -9,8 +9,6 @@ The encoder is the image network's own ``forward`` on sparse sites; the residual
 decoder are torchvision's with sparse layers inside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,17 +19,31 @@ from i2p_lib.inflation import InflationError, inflate
 from i2p_lib.inflation.regimes import describe, shapes
 from i2p_lib.inflation.trace import evaluated, tiny_clouds
 from i2p_lib.models.stages import around_stages, residual_stage, stage_names, stage_outputs
-from i2p_lib.sparse import (
-    Points,
-    SparseBatchNorm,
-    SparseConv3d,
-    SparseConvTranspose3d,
-    SparseTensor,
-)
+from i2p_lib.sparse import SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseTensor
+from i2p_lib.sparse.points import Points
 from i2p_lib.weights.building import image_model, seeded
 
 WIDTHS = (512, 256, 192, 192)  # channels of the decoder, coarsest first
 STRIDES = (2, 4, 8, 16)  # of the encoder's levels, in input voxels
+
+
+class UNet(nn.Module):
+    """Made by ``unet``: SparseTensor with stride 1 to logits [sites, num_classes]."""
+
+    def __init__(self, stem: nn.Module, down: nn.Module, encoder: nn.Module,
+                 stages: tuple[str, ...], decoder: nn.Module):  # fmt: skip
+        super().__init__()
+        self.stem, self.down, self.encoder, self.decoder = stem, down, encoder, decoder
+        self.stages = stages
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        """Logits of each site, in the order of the sites; ValueError on a coarser level."""
+        if x.stride != 1:
+            raise ValueError(f"expected voxels of stride 1, got {x}")
+        points, fine = Points.of_voxels(x), self.stem(x)
+        through = points.average(points.interpolate(fine), fine)
+        outputs = stage_outputs(self.encoder, self.stages, self.down(through))
+        return self.decoder([fine, *outputs], points)
 
 
 def unet(image_name: str, num_classes: int, in_channels: int, weights: str | Path | None = "random",
@@ -71,25 +83,6 @@ def unet(image_name: str, num_classes: int, in_channels: int, weights: str | Pat
     net = UNet(stem, down, encoder, stages, decoder)
     known = shapes(image, "encoder.")
     return describe(net, ["stem", "down"], ["decoder"], known, takes="voxels")
-
-
-class UNet(nn.Module):
-    """Made by ``unet``: SparseTensor with stride 1 to logits [sites, num_classes]."""
-
-    def __init__(self, stem: nn.Module, down: nn.Module, encoder: nn.Module,
-                 stages: tuple[str, ...], decoder: nn.Module):  # fmt: skip
-        super().__init__()
-        self.stem, self.down, self.encoder, self.decoder = stem, down, encoder, decoder
-        self.stages = stages
-
-    def forward(self, x: SparseTensor) -> Tensor:
-        """Logits of each site, in the order of the sites; ValueError on a coarser level."""
-        if x.stride != 1:
-            raise ValueError(f"expected voxels of stride 1, got {x}")
-        points, fine = Points.of_voxels(x), self.stem(x)
-        through = points.average(points.interpolate(fine), fine)
-        outputs = stage_outputs(self.encoder, self.stages, self.down(through))
-        return self.decoder([fine, *outputs], points)
 
 
 class Decoder(nn.Module):
@@ -160,9 +153,8 @@ def _unit(convolution: nn.Module) -> tuple[nn.Module, nn.Module]:
     return convolution, SparseBatchNorm(convolution.out_channels, activation=nn.ReLU())
 
 
-def _levels(
-    encoder: nn.Module, stages: tuple[str, ...], entry: int
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _levels(encoder: nn.Module, stages: tuple[str, ...],
+            entry: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The last stage of each stride and its channels, found on a tiny cloud."""
     with evaluated(encoder):
         outputs = stage_outputs(encoder, stages, tiny_clouds(encoder, entry, STRIDES[0]))

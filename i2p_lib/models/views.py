@@ -1,7 +1,5 @@
 """Image networks on six depth pictures of a point cloud: SimpleView, and any image model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -128,11 +126,9 @@ def simpleview(num_classes: int, weights: str | Path | None = "random", seed: in
         image = (resnet18_quarter() if is_random(weights) else
                  with_weights(resnet18_quarter, "simpleview", weights, weights_dir))
         width = image.fc.in_features
-        fusion = nn.Sequential(
-            nn.BatchNorm1d(width), nn.Unflatten(0, (-1, len(VIEWS))), nn.Dropout(0.5),
-            nn.Flatten(), nn.Linear(len(VIEWS) * width, width), nn.BatchNorm1d(width), nn.ReLU(),
-            nn.Dropout(0.5),
-        )  # fmt: skip
+        fusion = nn.Sequential(nn.BatchNorm1d(width), nn.Unflatten(0, (-1, len(VIEWS))),
+                               nn.Dropout(0.5), nn.Flatten(), nn.Linear(len(VIEWS) * width, width),
+                               nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.5))
         return ViewNet(image, fusion, num_classes, up)
 
 

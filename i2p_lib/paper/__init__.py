@@ -5,9 +5,3 @@ from i2p_lib.paper.items import COMPARISON_COLUMNS, Item, Verdict, paper_items, 
 from i2p_lib.paper.pages import comparison_html
 from i2p_lib.paper.record import Recorded, attach, attached, verdict_counts
 from i2p_lib.paper.rows import PAPER_RECIPE, rows_of_runs
-
-__all__ = [
-    "COMPARISON_COLUMNS", "Item", "PAPER_RECIPE", "Recorded", "Verdict", "attach", "attached",
-    "compare", "comparison_html", "paper_items", "paper_values", "rows_of_runs", "verdict",
-    "verdict_counts",
-]  # fmt: skip

@@ -1,17 +1,15 @@
 """The paper's claims as data, and what recorded runs say about each: same, opposite, undecided."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from i2p_lib.analysis.bootstrap import DRAWS, interval, two_way
 from i2p_lib.analysis.collapse import unbiased_cdnv
@@ -27,10 +25,8 @@ SAME, OPPOSITE, UNDECIDED, NOT_RUN = "same direction", "opposite direction", "un
 LEVEL, FEWEST = 0.05, 5  # no verdict rests on fewer pairs
 
 
-class Claim(BaseModel):
+class Claim(BaseModel, extra="forbid", frozen=True):
     """One claim of the paper and the contrast that tests it; the keys are explained in the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     claim: str
@@ -49,10 +45,8 @@ class Claim(BaseModel):
     not_run: str | None = None
 
 
-class Claims(BaseModel):
+class Claims(BaseModel, extra="forbid", frozen=True):
     """The file of claims: the settings and arms that contrasts name, and the claims in order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, dict[str, Any]]
     arms: dict[str, dict[str, Any]]
@@ -85,15 +79,13 @@ def load_claims(path: Path = CLAIMS_FILE) -> Claims:
     names = [claim.id for claim in claims.claims]
     for claim in claims.claims:
         unknown = [arm for arm in claim.contrast or () if arm not in claims.arms]
-        wrong = {
-            "its id occurs twice": names.count(claim.id) > 1,
-            "give a contrast, or say why it is not_run":
-                bool(claim.contrast) == bool(claim.not_run),
-            "epochs need a target": claim.measure == "epochs" and claim.target is None,
-            "gain_of_shots needs two shots, all others one or none":
-                (claim.measure == "gain_of_shots") != isinstance(claim.shots, tuple),
-            **{unknown_key(arm, claims.arms, "arm"): True for arm in unknown},
-        }  # fmt: skip
+        wrong = {"its id occurs twice": names.count(claim.id) > 1,
+                 "give a contrast, or say why it is not_run":
+                     bool(claim.contrast) == bool(claim.not_run),
+                 "epochs need a target": claim.measure == "epochs" and claim.target is None,
+                 "gain_of_shots needs two shots, all others one or none":
+                     (claim.measure == "gain_of_shots") != isinstance(claim.shots, tuple),
+                 **{unknown_key(arm, claims.arms, "arm"): True for arm in unknown}}
         for text in (text for text, is_so in wrong.items() if is_so):
             raise ValueError(f"{path.name}: {claim.id}: {text}")
     return claims
@@ -111,14 +103,14 @@ class Study:
     planned: int = 0
 
     @classmethod
-    def of(cls, results: Sequence[RunResult]) -> Study:
+    def of(cls, results: Sequence[RunResult]) -> Self:
         """Return finished runs of clouds as a study: those of a reader, beside the recorded one."""
         rows = [r.spec.row() | r.metrics | on_test(r) | {"key": r.key[:16]} for r in results]
         epochs = joined(results, lambda run: run.history[["epoch", "train_loss", "val_top1"]])
         return cls(pd.DataFrame(rows), epochs, len(rows))
 
     @classmethod
-    def load(cls, folder: Path = RECORDED) -> Study:
+    def load(cls, folder: Path = RECORDED) -> Self:
         """Read a study's tables; raises ValueError where a file is not the one that was sealed."""
         manifest = read_manifest(folder, ("files", "planned"))
         for name, wanted in manifest["files"].items():
@@ -132,9 +124,8 @@ class Study:
         return cls(runs.assign(**shared), epochs, manifest["planned"])
 
 
-def findings(
-    claims: Claims, study: Study, setting: str, seed: int = 0, draws: int = DRAWS
-) -> pd.DataFrame:
+def findings(claims: Claims, study: Study, setting: str, seed: int = 0,
+             draws: int = DRAWS) -> pd.DataFrame:
     """Return one row per claim: value, low, high, p, pairs, p_holm and verdict in one setting.
 
     Two arms are paired by seed, few-shot ones by episode; every draw takes pairs and test clouds
@@ -204,9 +195,8 @@ def hits(runs: pd.DataFrame) -> np.ndarray:
     return np.array(bits, bool)
 
 
-def _paired(
-    ours: pd.DataFrame, theirs: pd.DataFrame, shots: tuple[int | None, ...]
-) -> list[tuple[pd.DataFrame, ...]]:
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame,
+            shots: tuple[int | None, ...]) -> list[tuple[pd.DataFrame, ...]]:
     """Return both sides' runs of each number of shots, in the order of the seeds all share."""
     kept = [[side[side["shots"].isna() if k is None else side["shots"].eq(k)]
              .drop_duplicates("seed").set_index("seed") for side in (ours, theirs)]
@@ -232,9 +222,8 @@ def _curves(runs: pd.DataFrame, study: Study) -> np.ndarray:
     return chosen.pivot(index="key", columns="epoch", values="val_top1").loc[runs["key"]].to_numpy()
 
 
-def _epochs(
-    fast: np.ndarray, slow: np.ndarray, share: float, rng: np.random.Generator, draws: int
-) -> tuple[float, np.ndarray]:
+def _epochs(fast: np.ndarray, slow: np.ndarray, share: float, rng: np.random.Generator,
+            draws: int) -> tuple[float, np.ndarray]:
     """Return the log ratio of two mean curves' epochs to a share of slow's end, and its draws,
     which are stretched where pairs are few, as in `over_pairs`.
     """

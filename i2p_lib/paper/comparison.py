@@ -1,20 +1,12 @@
 """Our numbers beside the paper's: matching rows, and the one rule of the verdicts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
 import pandas as pd
 
-from i2p_lib.paper.items import (
-    KEY,
-    PERCENT,
-    Verdict,
-    comparison_table,
-    known_item,
-    paper_values,
-)
+from i2p_lib.paper import items
+from i2p_lib.paper.items import KEY, PERCENT, Verdict
 
 _DATA_NAMES = {
     "modelnet40": "ModelNet40",
@@ -47,16 +39,9 @@ def tolerance(paper: float, paper_std: float, ours_std: float, metric: str) -> f
     return max(2 * math.hypot(*known), least)
 
 
-def verdict(
-    paper: float | None,
-    ours: float | None,
-    same_setting: bool,
-    metric: str = "top1",
-    paper_std: float = math.nan,
-    ours_std: float = math.nan,
-    needs: str = "",
-    shown: bool = False,
-) -> str:
+def verdict(paper: float | None, ours: float | None, same_setting: bool, metric: str = "top1",
+            paper_std: float = math.nan, ours_std: float = math.nan, needs: str = "",
+            shown: bool = False) -> str:
     """Return the verdict on one number.  This is the rule, the only place where it is written.
 
     "not run: needs ..."  we have no number
@@ -77,9 +62,8 @@ def verdict(
     return Verdict.REPRODUCED if within else Verdict.DIFFERS
 
 
-def compare(
-    item: str, ours: pd.DataFrame | None = None, stand_in: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def compare(item: str, ours: pd.DataFrame | None = None,
+            stand_in: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return the paper's values of an item with ours beside them (columns COMPARISON_COLUMNS).
 
     ours      one row per seed: dataset, model, method, pretraining, metric, value, and where it
@@ -94,12 +78,12 @@ def compare(
     difference is given for the same setting alone: between other data it would mean nothing.
     Raises ValueError for an unknown item, missing columns, or accuracies that look like fractions.
     """
-    known_item(item)
+    items.known_item(item)
     groups = _grouped(ours)
     stand_in = stand_in or {}
     rows: list[dict] = []
     used: set[int] = set()
-    for row in paper_values().query("item == @item").fillna({"shots": -1}).to_dict("records"):
+    for row in items.paper_values().query("item == @item").fillna({"shots": -1}).to_dict("records"):
         exact = [i for i, g in enumerate(groups) if _matches(g, row, {}, KEY)]
         same = [i for i in exact if groups[i]["as_in_paper"]]
         loose = [i for i, g in enumerate(groups)
@@ -108,7 +92,7 @@ def compare(
         used |= set(found)
         rows += [_line(row, groups[i], i in same) for i in found] or [_line(row, None, False)]
     rows += [_line(None, g, False) for i, g in enumerate(groups) if i not in used]
-    return comparison_table(rows)
+    return items.comparison_table(rows)
 
 
 def _grouped(ours: pd.DataFrame | None) -> list[dict]:
@@ -139,10 +123,8 @@ def _line(row: dict | None, group: dict | None, same: bool) -> dict:
     theirs = row or {"value": math.nan, "std": math.nan, "source": ""}
     mine = group or {"mean": math.nan, "std": math.nan, "count": 0}
     paper, ours = theirs["value"], mine["mean"]
-    judged = verdict(
-        paper, ours, same, key["metric"], theirs["std"], mine["std"], _needs(row) if row else "",
-        shown=row is not None,
-    )
+    judged = verdict(paper, ours, same, key["metric"], theirs["std"], mine["std"],
+                     _needs(row) if row else "", shown=row is not None)
     setting = ("as in the paper" if same else _setting(row, group)) if group else ""
     return key | {
         "shots": None if key["shots"] < 0 else key["shots"],

@@ -1,14 +1,12 @@
 """The paper's items and printed values: what there is to regenerate, as data."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import yaml
@@ -35,7 +33,7 @@ class Verdict(StrEnum):
     NOT_RUN = "not run"
 
     @classmethod
-    def of(cls, text: str) -> Verdict:
+    def of(cls, text: str) -> Self:
         """Return the verdict of a text without its reason: "not run: needs S3DIS" is NOT_RUN."""
         return cls(str(text).partition(":")[0])
 
@@ -75,10 +73,8 @@ def paper_values(path: Path = VALUES_FILE) -> pd.DataFrame:
         rows = list(csv.reader(file, strict=True))
     for line, row in enumerate(rows, start=1):
         if len(row) != len(_VALUE_COLUMNS) or (line == 1 and row != _VALUE_COLUMNS):
-            raise ValueError(
-                f"{path.name}, line {line}: expected columns {_VALUE_COLUMNS}, "
-                f"got {len(row)}: {row}"
-            )
+            raise ValueError(f"{path.name}, line {line}: expected columns {_VALUE_COLUMNS}, "
+                             f"got {len(row)}: {row}")
     table = pd.DataFrame(rows[1:], columns=_VALUE_COLUMNS)
     given = table[["value", "std", "shots"]]
     numbers = given.apply(pd.to_numeric, errors="coerce")

@@ -1,7 +1,5 @@
 """Comparisons with the paper as HTML tables."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -60,20 +58,18 @@ def _table(comparison: pd.DataFrame) -> str:
 
 def _cells(rows: list[dict], marks: dict[str, str]) -> dict[str, list[str]]:
     """Return the columns of the HTML table, each cell safe HTML; marks: those of sources."""
-    return {
-        "data": [_wrapped(breakable(r["dataset"])) for r in rows],
-        "model": [_wrapped(breakable(r["model"])) for r in rows],
-        "method": [_wrapped(_method(r)) for r in rows],
-        "shots": ["" if pd.isna(r["shots"]) else str(r["shots"]) for r in rows],
-        "metric": [cell(r["metric"].replace("_", " ")) for r in rows],
-        "paper": [_number(r["paper"], r["paper_std"], r["metric"]) + marks.get(r["source"], "")
-                  for r in rows],
-        "ours": [_number(r["ours"], r["ours_std"], r["metric"]) for r in rows],
-        "seeds": [str(r["seeds"] or "") for r in rows],
-        "difference": [_signed(r["difference"], r["metric"]) for r in rows],
-        "our setting": [_setting(r) for r in rows],
-        "verdict": [chip(Verdict.of(r["verdict"])) for r in rows],
-    }
+    return {"data": [_wrapped(breakable(r["dataset"])) for r in rows],
+            "model": [_wrapped(breakable(r["model"])) for r in rows],
+            "method": [_wrapped(_method(r)) for r in rows],
+            "shots": ["" if pd.isna(r["shots"]) else str(r["shots"]) for r in rows],
+            "metric": [cell(r["metric"].replace("_", " ")) for r in rows],
+            "paper": [_number(r["paper"], r["paper_std"], r["metric"]) + marks.get(r["source"], "")
+                      for r in rows],
+            "ours": [_number(r["ours"], r["ours_std"], r["metric"]) for r in rows],
+            "seeds": [str(r["seeds"] or "") for r in rows],
+            "difference": [_signed(r["difference"], r["metric"]) for r in rows],
+            "our setting": [_setting(r) for r in rows],
+            "verdict": [chip(Verdict.of(r["verdict"])) for r in rows]}
 
 
 def _wrapped(text: str) -> str:

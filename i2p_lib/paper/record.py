@@ -1,7 +1,5 @@
 """What a chapter found for an item of the paper: attached to a cell's output, and read from it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +37,7 @@ def verdict_counts(comparison: pd.DataFrame) -> dict[Verdict, int]:
     return {kind: kinds[kind] for kind in Verdict if kinds[kind]}
 
 
-def attach(
-    item: str, comparison: pd.DataFrame, profile: str, figures: Sequence[str] = ()
-) -> None:
+def attach(item: str, comparison: pd.DataFrame, profile: str, figures: Sequence[str] = ()) -> None:
     """Attach a comparison (`compare`) to the output of the running cell; it shows nothing.
 
     The book's overview is made from what is attached in executed chapters, so a comparison cannot
@@ -79,15 +75,12 @@ def _read(content: Any, profile: str) -> Recorded:
         table = comparison_table(content["rows"])
         return Recorded(content["item"], profile, tuple(content["figures"]), table)
     except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"the notebook holds a damaged comparison ({error}); run its chapter again"
-        ) from error
+        raise ValueError(f"the notebook holds a damaged comparison ({error}); run its chapter "
+                         "again") from error
 
 
 def check_columns(comparison: pd.DataFrame) -> None:
     """Raise ValueError unless a table has the columns of `compare`, in their order."""
     if list(comparison.columns) != COMPARISON_COLUMNS:
-        raise ValueError(
-            f"expected a table from compare() with the columns {COMPARISON_COLUMNS}, "
-            f"got {list(comparison.columns)}"
-        )
+        raise ValueError(f"expected a table from compare() with the columns {COMPARISON_COLUMNS}, "
+                         f"got {list(comparison.columns)}")

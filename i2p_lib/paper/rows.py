@@ -1,7 +1,5 @@
 """Our runs in the paper's words, and which of them followed a released recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd
@@ -23,11 +21,9 @@ PAPER_RECIPE: Mapping[str, object] = {
     "augment": "paper", "axis": ORIGINAL_AXES["z-axis"], "init": (None, "torchsparse"),
     "changes": "",
 }  # fmt: skip
-_SCENE_RECIPE = {
-    "protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
-    "weight_decay": 1e-4, "voxel_size": 0.05,
-    **{name: PAPER_RECIPE[name] for name in ("axis", "init", "changes", "normalize")},
-}  # fmt: skip
+_SCENE_RECIPE = {"protocol": "released", "augment": "paper", "optimizer": "sgd", "nesterov": True,
+                 "weight_decay": 1e-4, "voxel_size": 0.05,
+                 **{name: PAPER_RECIPE[name] for name in ("axis", "init", "changes", "normalize")}}
 _ROOMS = _SCENE_RECIPE | {"lr": 0.1, "schedule": "poly", "epochs": 400, "batch_size": 8}
 _STREETS = _SCENE_RECIPE | {"lr": 0.24, "schedule": "warmup_cosine", "epochs": 15, "batch_size": 2}
 SCENE_RECIPES: Mapping[tuple[str, str], Mapping[str, object]] = {
@@ -52,9 +48,8 @@ def method_name(regime: str, weights: str | None) -> str:
     return "scratch" if regime == "all" else f"control-{regime}"
 
 
-def rows_of_runs(
-    runs: pd.DataFrame, metric: str | None = None, column: str | None = None
-) -> pd.DataFrame:
+def rows_of_runs(runs: pd.DataFrame, metric: str | None = None,
+                 column: str | None = None) -> pd.DataFrame:
     """Return the rows that `compare` wants, one per run, from a table of runs (settings, metrics).
 
     metric, column: the paper's name of the score, and the column that holds it; of a table with a
@@ -80,13 +75,11 @@ def rows_of_runs(
         kinds = runs["distill"].astype(object).where(runs["distill"].notna(), None)
         methods = [f"{m}, {k} labels" if k else m for m, k in zip(methods, kinds, strict=True)]
     return pd.DataFrame(
-        {
-            "dataset": runs[data].replace(_SCENES),
-            "model": runs["model"].replace(_SCENE_MODELS), "method": methods,
-            "pretraining": runs["weights"].replace(_PRETRAINING),
-            "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
-            "value": values * (100 if metric in PERCENT else 1), "as_in_paper": as_in_paper(runs),
-        }
+        {"dataset": runs[data].replace(_SCENES),
+         "model": runs["model"].replace(_SCENE_MODELS), "method": methods,
+         "pretraining": runs["weights"].replace(_PRETRAINING),
+         "shots": runs["shots"] if "shots" in runs else None, "metric": metric,
+         "value": values * (100 if metric in PERCENT else 1), "as_in_paper": as_in_paper(runs)}
     )  # fmt: skip
 
 

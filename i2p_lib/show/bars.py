@@ -1,7 +1,5 @@
 """Bars: the mean of some runs is a bar, every run a dot, and the mean is written above them."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -3,8 +3,6 @@
 Sentences are lists of plain text, for `text.html_list` and `text.box`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,25 +46,19 @@ def method_runs(results: Sequence[RunResult], method: str) -> list[RunResult]:
     return [r for r in results if method_label(r.spec.weights, r.spec.regime) == method]
 
 
-def differences(
-    results: Sequence[RunResult], pairs: Sequence[tuple[str, str]], by: str | None = None
-) -> list[str]:
+def differences(results: Sequence[RunResult], pairs: Sequence[tuple[str, str]],
+                by: str | None = None) -> list[str]:
     """Say the `difference` of each pair of methods; `by`: a setting that parts the runs."""
     groups: dict[str, list[RunResult]] = {}
     for r in sorted(results, key=lambda r: str(getattr(r.spec, by)) if by else ""):
         where = f"{by} {tables.text(getattr(r.spec, by))}: " if by else ""
         groups.setdefault(where, []).append(r)
-    return [
-        where + line
-        for where, part in groups.items()
-        for one, other in pairs
-        for line in difference(one, other, method_runs(part, one), method_runs(part, other))
-    ]
+    return [where + line for where, part in groups.items() for one, other in pairs
+            for line in difference(one, other, method_runs(part, one), method_runs(part, other))]
 
 
-def paired_hits(
-    ours: Sequence[RunResult], theirs: Sequence[RunResult]
-) -> tuple[np.ndarray, np.ndarray]:
+def paired_hits(ours: Sequence[RunResult],
+                theirs: Sequence[RunResult]) -> tuple[np.ndarray, np.ndarray]:
     """Return both sides' hits on the test clouds [P, N], a row for each seed that both have.
 
     A few-shot run is known by its episode and seed; several runs of one seed count as their mean.
@@ -80,9 +72,8 @@ def paired_hits(
     return one, other
 
 
-def difference(
-    one: str, other: str, ours: Sequence[RunResult], theirs: Sequence[RunResult]
-) -> list[str]:
+def difference(one: str, other: str, ours: Sequence[RunResult],
+               theirs: Sequence[RunResult]) -> list[str]:
     """Say which of two is better, with a 95 % interval (`paired_difference`): one sentence.
 
     None where no seed has run both.

@@ -1,7 +1,5 @@
 """Ours beside the paper's: an item of the paper as a chapter shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -13,10 +11,8 @@ STAND_INS = {"efficientnet_lite0": "resnet50"}
 """Our network of the offline profiles -> the paper's network in whose row it is shown."""
 
 
-def versus_paper(
-    item: str, runs: pd.DataFrame | None, profile: str, figures: Sequence[str] = (),
-    stand_in: Mapping[str, str] = STAND_INS,
-) -> str:  # fmt: skip
+def versus_paper(item: str, runs: pd.DataFrame | None, profile: str, figures: Sequence[str] = (),
+                 stand_in: Mapping[str, str] = STAND_INS) -> str:
     """Return an item's values beside the paper's as HTML; also attached to the output of the cell.
 
     runs: a table of runs, or rows that `paper.compare` takes; None or no rows where nothing ran.

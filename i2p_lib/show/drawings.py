@@ -1,7 +1,5 @@
 """Drawings of what goes in: clouds and images, in rows with their names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -19,10 +17,8 @@ def gallery(clouds: np.ndarray, names: Sequence[str], columns: int = 8) -> Figur
     return sheet([("", items[i : i + columns]) for i in range(0, len(items), columns)])
 
 
-def sheet(
-    rows: Sequence[tuple[str, Sequence[Item]]], size: tuple[float, float] = (1.45, 1.62),
-    dot: float = 1.1, limit: float | None = 1.05,
-) -> Figure:  # fmt: skip
+def sheet(rows: Sequence[tuple[str, Sequence[Item]]], size: tuple[float, float] = (1.45, 1.62),
+          dot: float = 1.1, limit: float | None = 1.05) -> Figure:
     """Draw rows of pictures and clouds: each has a label, and its items from the left.
 
     An item is a title and a picture [H, W] (0 is black, the largest of all white) or [H, W, 3],
@@ -56,9 +52,8 @@ def sheet(
     return figure
 
 
-def draw_cloud(
-    axis: Axes, cloud: np.ndarray, values: np.ndarray | None = None, size: float = 1.1
-) -> None:
+def draw_cloud(axis: Axes, cloud: np.ndarray, values: np.ndarray | None = None,
+               size: float = 1.1) -> None:
     """Draw points [P, 3], seen from the front and a little above, the nearest last.
 
     values [P] colour the points, from 0 to the largest; without them the depth does.

@@ -1,7 +1,5 @@
 """TensorBoard: the curves, tables and a few clouds of runs as event files, and the server."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Sequence
@@ -67,7 +65,7 @@ class _Events:
     def _answers(self, result: RunResult) -> None:
         """The table of the classes, and some clouds, wrong ones first."""
         answers = result.answers
-        self.writer.add_text("classes", _markdown(answers.per_class()))
+        self.writer.add_text("classes", answers.per_class().round(3).to_html(index=False))
         order = np.argsort(answers.hits, kind="stable")[:CLOUDS]
         try:
             points = load_splits(result.spec).test.points[order, :, :3].numpy()
@@ -101,10 +99,3 @@ def serve(folders: Sequence[str | Path], port: int = 6006) -> None:
         for run in runs:
             with suppress(OSError, ValueError):  # it may be in the middle of a write
                 run.update()
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; bars in names would end a cell."""
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.round(3).values.tolist()]
-    cells = ([str(value).replace("|", "/") for value in row] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -1,7 +1,5 @@
 """Lines: means over seeds along epochs, layers or settings, with every run or their spread."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -37,17 +35,10 @@ def method_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, **changes: obj
     axis.set(xlabel="", ylabel="")
 
 
-def means_and_runs(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
-    """Draw `method_lines`, and every run as a dot."""
-    for stroke in MEANS_AND_RUNS:
-        method_lines(axis, table, x, y, **stroke)
-
-
-def panels(
-    table: pd.DataFrame, x: str, y: str, across: str, down: str | None = None,
-    strokes: Sequence[Mapping[str, object]] = ({},), by: str = "", wrap: int = 3,
-    size: tuple[float, float] = (4.3, 3.3), **shared: object,
-) -> tuple[Figure, dict[tuple, Axes]]:  # fmt: skip
+def panels(table: pd.DataFrame, x: str, y: str, across: str, down: str | None = None,
+           strokes: Sequence[Mapping[str, object]] = ({},), by: str = "", wrap: int = 3,
+           size: tuple[float, float] = (4.3, 3.3),
+           **shared: object) -> tuple[Figure, dict[tuple, Axes]]:
     """Draw `method_lines` in panels of a size in inches: a column for each value of `across`.
 
     down: the column of the table that the rows are of; without it, at most `wrap` panels stand in
@@ -58,10 +49,8 @@ def panels(
     tops, sides = table[across].unique(), table[down].unique() if down else [None]
     columns = len(tops) if down else min(wrap, len(tops))
     rows = len(sides) if down else -(-len(tops) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, squeeze=False, layout="constrained", **shared,
-        figsize=(size[0] * columns + 1.5, size[1] * rows + 0.5),
-    )  # fmt: skip
+    figure, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained", **shared,
+                                figsize=(size[0] * columns + 1.5, size[1] * rows + 0.5))
     found = dict(zip(product(sides, tops), axes.flat, strict=False))
     for (side, top), axis in found.items():
         part = table[(table[across] == top) & ((table[down] == side) if down else True)]

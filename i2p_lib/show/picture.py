@@ -1,7 +1,5 @@
 """A figure as the pages take it: SVG of one width, for light and dark pages, and said in words."""
 
-from __future__ import annotations
-
 import io
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """The book's look: style, colours of the methods, and the parts that every kind of plot needs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -91,10 +89,9 @@ def chance_line(axes: Iterable[Axes], chance: float | None) -> None:
                           color=GREY, annotation_clip=False)
 
 
-def method_legend(
-    figure: Figure, methods: Iterable[str], extra: Sequence[tuple[str, Mapping[str, object]]] = (),
-    loc: str = "outside right center", ncols: int = 1,
-) -> None:  # fmt: skip
+def method_legend(figure: Figure, methods: Iterable[str],
+                  extra: Sequence[tuple[str, Mapping[str, object]]] = (),
+                  loc: str = "outside right center", ncols: int = 1) -> None:
     """Put one legend beside all panels: the methods' colours, then what else a line may mean.
 
     extra: (name, properties of the line), such as ("chance", {"linestyle": ":"}).

@@ -3,8 +3,6 @@
 Tables of pages, and those beside the paper's values, are written by `i2p_lib.markup`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -13,9 +11,8 @@ from pandas.io.formats.style import Styler
 from i2p_lib.markup import breakable
 
 
-def table(
-    frame: pd.DataFrame, formats: Mapping[str, str] | None = None, precision: int = 1
-) -> Styler:
+def table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None,
+          precision: int = 1) -> Styler:
     """Return a table without its index, for a page: escaped, nothing where a value is missing.
 
     formats: a format for each column, as pandas takes them; other numbers get `precision`.
@@ -31,9 +28,8 @@ def on_its_side(rows: Sequence[Mapping[str, object]]) -> Styler:
     return frame.style.hide(axis="columns").format(escape="html").format_index(escape="html")
 
 
-def settings(
-    runs: pd.DataFrame, titles: Mapping[str, str], by: Mapping[str, str] | None = None
-) -> Styler:
+def settings(runs: pd.DataFrame, titles: Mapping[str, str],
+             by: Mapping[str, str] | None = None) -> Styler:
     """Return the settings of runs: one row per setting that is set, all values that occur.
 
     titles: column -> the setting's name.  by: columns that part the runs, with their names; each
@@ -54,10 +50,8 @@ def text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def summary(
-    runs: pd.DataFrame, keys: Sequence[str], percent: Mapping[str, str], count: str,
-    whole: Mapping[str, str], minutes: Mapping[str, str], sort: bool = True,
-) -> Styler:  # fmt: skip
+def summary(runs: pd.DataFrame, keys: Sequence[str], percent: Mapping[str, str], count: str,
+            whole: Mapping[str, str], minutes: Mapping[str, str], sort: bool = True) -> Styler:
     """Return means over seeds, a row for each value of the columns `keys`.
 
     percent: title -> column of shares; of the first one the standard deviation over seeds, too.

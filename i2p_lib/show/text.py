@@ -3,8 +3,6 @@
 Every text that is put into HTML is escaped here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -44,9 +42,8 @@ def spanned(low: float, high: float, style: str = "+.1f") -> str:
     return f"{low:{style}} to {high:{style}}"
 
 
-def difference(
-    one: str, other: str, gap: Estimate, pairs: int, unit: str = "points", items: str = "clouds"
-) -> str:
+def difference(one: str, other: str, gap: Estimate, pairs: int, unit: str = "points",
+               items: str = "clouds") -> str:
     """Say which of two is better and by how much; the gap is a difference of shares (0..1).
 
     One is called better only where the gap's interval leaves out zero, and never from one pair of

@@ -1,9 +1,8 @@
 """Labelled clouds side by side that turn together: HTML that needs only the book's plotly.js."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -15,63 +14,40 @@ PALETTE = (
 )  # fmt: skip
 """Colour of each class, by its number; as many as SemanticKITTI has classes."""
 MOST_POINTS = 9000
-# What a plot's cameras do is done in all its scenes; `busy` ends the echo of the own change.
-_LINKED = """
-(function () {
-  var plot = document.getElementById('{plot_id}'), busy = false;
-  plot.on('plotly_relayout', function (change) {
-    var key = Object.keys(change).find(function (k) { return /^scene\\d*\\.camera/.test(k); });
-    if (busy || !key) { return; }
-    var camera = plot.layout[key.split('.')[0]].camera, all = {};
-    Object.keys(plot.layout).forEach(function (k) {
-      if (/^scene\\d*$/.test(k)) { all[k + '.camera'] = camera; }
-    });
-    busy = true;
-    Plotly.relayout(plot, all).then(function () { busy = false; });
-  });
-})();
-"""
+_LINKED = Path(__file__).with_name("linked.js")
 
 
-def clouds_html(
-    clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str], title: str
-) -> str:
+def clouds_html(clouds: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str],
+                title: str) -> str:
     """Return labelled clouds side by side, turned together, and a legend, as HTML.
 
     clouds: heading -> (points [P, 3], classes [P], negative where not counted).  At most
     MOST_POINTS points of each are drawn, evenly thinned out.  Texts are escaped.
     """
-    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
 
     if not clouds:
         return "<p>This profile ran no network on such scenes.</p>"
     colours = [UNCOUNTED, *PALETTE[: len(class_names)]]
     steps = np.arange(len(colours) + 1) / len(colours)
     scale = [[edge, c] for i, c in enumerate(colours) for edge in (steps[i], steps[i + 1])]
-    figure, share = go.Figure(), 1 / len(clouds)
-    hidden = {"visible": False}
-    for number, (name, (points, classes)) in enumerate(clouds.items()):
+    figure = make_subplots(1, len(clouds), specs=[[{"type": "scene"}] * len(clouds)],
+                           horizontal_spacing=0, subplot_titles=[escape(name) for name in clouds])
+    for column, (points, classes) in enumerate(clouds.values(), start=1):
         chosen = np.linspace(0, len(points) - 1, min(MOST_POINTS, len(points))).round().astype(int)
         x, y, z = points[chosen].astype(np.float32).T
-        key = f"scene{number + 1}" if number else "scene"
-        figure.add_trace(go.Scatter3d(
-            x=x, y=y, z=z, mode="markers", hoverinfo="skip", showlegend=False, scene=key,
+        figure.add_scatter3d(
+            x=x, y=y, z=z, mode="markers", hoverinfo="skip", showlegend=False, row=1, col=column,
             marker={"size": 1.8, "color": classes[chosen].astype(np.int16), "colorscale": scale,
-                    "cmin": -1.5, "cmax": len(class_names) - 0.5},
-        ))  # fmt: skip
-        left = number * share
-        figure.update_layout({key: {
-            "domain": {"x": [left, left + share]}, "aspectmode": "data", "xaxis": hidden,
-            "yaxis": hidden, "zaxis": hidden, "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 1.4}},
-        }})  # fmt: skip
-        figure.add_annotation(text=escape(name), x=left + share / 2, y=1, xref="paper",
-                              yref="paper", showarrow=False, yanchor="bottom")  # fmt: skip
-    figure.update_layout(
-        title={"text": escape(title), "font": {"size": 14}}, height=430,
-        paper_bgcolor="rgba(0,0,0,0)", margin={"l": 0, "r": 0, "t": 64, "b": 0},
-    )  # fmt: skip
-    drawn = figure.to_html(full_html=False, include_plotlyjs=False, post_script=_LINKED,
-                           config={"displaylogo": False})  # fmt: skip
+                    "cmin": -1.5, "cmax": len(class_names) - 0.5})  # fmt: skip
+    hidden = {"visible": False}
+    figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden,
+                         camera_eye={"x": 1.6, "y": 1.6, "z": 1.4})
+    figure.update_annotations(font_size=12)
+    figure.update_layout(title={"text": escape(title), "font": {"size": 14}}, height=430,
+                         paper_bgcolor="rgba(0,0,0,0)", margin={"l": 0, "r": 0, "t": 64, "b": 0})
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False},
+                           post_script=_LINKED.read_text(encoding="utf-8"))
     seen = np.unique(np.concatenate([classes for _, classes in clouds.values()])).tolist()
     entries = [(PALETTE[c], class_names[c]) if c >= 0 else (UNCOUNTED, "not counted") for c in seen]
     legend = "".join(

@@ -10,7 +10,3 @@ from i2p_lib.sparse.pool import SparseAvgPool3d, SparseGlobalPool, SparseMaxPool
 from i2p_lib.sparse.sites import Sites
 from i2p_lib.sparse.tensor import SparseTensor
 from i2p_lib.sparse.voxelize import voxelize
-
-__all__ = ["KernelMap", "Points", "Sites", "SparseAvgPool3d", "SparseBatchNorm", "SparseConv3d",
-           "SparseConvTranspose3d", "SparseGlobalPool", "SparseMaxPool3d", "SparseTensor",
-           "build_kernel_map", "grid_padding", "use_backend", "voxelize", "window"]  # fmt: skip

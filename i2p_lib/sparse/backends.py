@@ -3,8 +3,6 @@
 What an engine lacks stays on torch, layer by layer, so that every network runs whole.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

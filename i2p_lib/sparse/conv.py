@@ -1,7 +1,5 @@
 """Sparse convolutions: submanifold, strided, grouped and transposed, as layers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

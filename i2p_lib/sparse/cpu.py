@@ -4,8 +4,6 @@ Output rows are taken in windows that stay in the second-level cache, and a wind
 after the other.  Every sum is made by one thread in one order, however many threads there are.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from i2p_lib.sparse.tiles import (
 WINDOW = 1024  # output rows
 DEPTH = 128  # input channels whose weights stay in the first-level cache
 PAIRS = 128  # pairs whose rows stay in a cache for a gradient of weights
+POOL = ThreadPoolExecutor(os.cpu_count(), "sparse")  # its threads start with their first work
 
 
 def multiply(x: Tensor, weight: Tensor, kmap: KernelMap) -> Tensor:
@@ -151,13 +150,11 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
                     else:
                         copy_rows(panel.ctypes.data, weight[tap, group, c, column:].ctypes.data,
                                   size, weight.strides[2], real, lanes, vectors)  # fmt: skip
-                    multiply_rows(
-                        out.ctypes.data + (group * width + column) * real,
-                        x.ctypes.data + (group * depth + c) * real, panel.ctypes.data,
-                        to.ctypes.data + 4 * p, origin.ctypes.data + 4 * p,
-                        start[place + 1] - p, size, out.strides[0], x.strides[0],
-                        real, lanes, vectors,
-                    )  # fmt: skip
+                    multiply_rows(out.ctypes.data + (group * width + column) * real,
+                                  x.ctypes.data + (group * depth + c) * real, panel.ctypes.data,
+                                  to.ctypes.data + 4 * p, origin.ctypes.data + 4 * p,
+                                  start[place + 1] - p, size, out.strides[0], x.strides[0], real,
+                                  lanes, vectors)
 
     @njit(cache=True, nogil=True)
     def outer(first, last, out, x, grad, start, to, origin, group, left, right):
@@ -168,14 +165,12 @@ def _kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Callable]:
                 end = start[window * taps + tap + 1]
                 for p in range(start[window * taps + tap], end, PAIRS):
                     for column in range(left, right, columns):
-                        outer_rows(
-                            out[tap, group].ctypes.data + column * real,
-                            x.ctypes.data + group * depth * real,
-                            grad.ctypes.data + (group * width + column) * real,
-                            origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
-                            min(PAIRS, end - p), depth, width * real, x.strides[0],
-                            grad.strides[0], fresh[tap], real, lanes, vectors,
-                        )  # fmt: skip
+                        outer_rows(out[tap, group].ctypes.data + column * real,
+                                   x.ctypes.data + group * depth * real,
+                                   grad.ctypes.data + (group * width + column) * real,
+                                   origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
+                                   min(PAIRS, end - p), depth, width * real, x.strides[0],
+                                   grad.strides[0], fresh[tap], real, lanes, vectors)
                     fresh[tap] = 0
         for tap in range(first, last):
             if fresh[tap]:
@@ -193,13 +188,11 @@ def _weighted_kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Ca
     def accumulate(first, last, out, x, weight, start, taps, origin, left, right):
         for o in range(first, last):
             for column in range(left, right, columns):
-                weighted_rows(
-                    out.ctypes.data + o * out.strides[0] + column * real,
-                    x.ctypes.data + column * real, weight.ctypes.data + column * real,
-                    origin.ctypes.data + 4 * start[o], taps.ctypes.data + 4 * start[o],
-                    start[o + 1] - start[o], x.strides[0], weight.strides[0],
-                    real, lanes, vectors, copies, 1,
-                )  # fmt: skip
+                weighted_rows(out.ctypes.data + o * out.strides[0] + column * real,
+                              x.ctypes.data + column * real, weight.ctypes.data + column * real,
+                              origin.ctypes.data + 4 * start[o], taps.ctypes.data + 4 * start[o],
+                              start[o + 1] - start[o], x.strides[0], weight.strides[0], real, lanes,
+                              vectors, copies, 1)
 
     @njit(cache=True, nogil=True)
     def gradient(first, last, out, x, grad, start, to, origin, left, right):
@@ -208,13 +201,11 @@ def _weighted_kernels(real: int, lanes: int, vectors: int) -> tuple[Callable, Ca
             for tap in range(first, last):
                 p = start[window * taps + tap]
                 for column in range(left, right, columns):
-                    weighted_rows(
-                        out.ctypes.data + tap * out.strides[0] + column * real,
-                        x.ctypes.data + column * real, grad.ctypes.data + column * real,
-                        origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
-                        start[window * taps + tap + 1] - p, x.strides[0], grad.strides[0],
-                        real, lanes, vectors, copies, 0,
-                    )  # fmt: skip
+                    weighted_rows(out.ctypes.data + tap * out.strides[0] + column * real,
+                                  x.ctypes.data + column * real, grad.ctypes.data + column * real,
+                                  origin.ctypes.data + 4 * p, to.ctypes.data + 4 * p,
+                                  start[window * taps + tap + 1] - p, x.strides[0], grad.strides[0],
+                                  real, lanes, vectors, copies, 0)
 
     return accumulate, gradient
 
@@ -226,10 +217,5 @@ def _share(count: int, run: Callable, *arguments) -> None:
         run(0, count, *arguments)
         return
     cuts = np.linspace(0, count, threads + 1).astype(int).tolist()
-    for part in [_pool().submit(run, a, b, *arguments) for a, b in pairwise(cuts)]:
+    for part in [POOL.submit(run, a, b, *arguments) for a, b in pairwise(cuts)]:
         part.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "sparse")

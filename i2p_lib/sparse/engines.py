@@ -4,8 +4,6 @@ An engine is given our own kernel map, so the output sites and the order of the 
 whichever engine computes.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from functools import cache, cached_property

@@ -1,7 +1,5 @@
 """What torch's functions mean on a SparseTensor; any other one is refused by name."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Sparse convolution with torch's own operations, tap by tap: what a GPU runs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

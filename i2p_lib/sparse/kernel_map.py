@@ -1,13 +1,11 @@
 """Kernel maps: which input site meets which output site under which kernel tap."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,7 +69,7 @@ class KernelMap:
             self.rows_out.split(self.sizes), strict=True)))  # fmt: skip
         return [tap for tap in rows if len(tap[1]) and (identity or tap[0] != self.identity)]
 
-    def transposed(self) -> KernelMap:
+    def transposed(self) -> Self:
         """The same pairs with input and output exchanged (for a transposed convolution)."""
         return once(self.lists, "transposed", lambda: KernelMap(
             self.rows_out, self.rows_in, self.sizes, self.n_out, self.n_in, self.identity))

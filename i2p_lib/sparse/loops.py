@@ -1,7 +1,5 @@
 """Compiled loops over rows of features, for the CPU: sums by place, and batch normalisation."""
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -1,7 +1,5 @@
 """Batch normalisation over the sites of a batch, with the activation behind it in one pass."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -61,10 +59,8 @@ class SparseBatchNorm(nn.BatchNorm1d):
         momentum = self.momentum
         if momentum is None:  # the mean over all batches, as torch has it
             momentum = 1 / max(1, int(self.num_batches_tracked or 0))
-        feats = F.batch_norm(
-            rows, self.running_mean, self.running_var, self.weight, self.bias,
-            measured, momentum, self.eps,
-        )  # fmt: skip
+        feats = F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias,
+                             measured, momentum, self.eps)
         return self.activation(x.replace(feats) if sparse else feats)
 
     def _fusible(self, feats: Tensor) -> bool:

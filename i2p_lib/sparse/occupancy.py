@@ -1,7 +1,5 @@
 """Which cells are occupied: one bit per cell and running counts, compiled, for the CPU."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numba import njit, types

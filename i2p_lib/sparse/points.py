@@ -1,8 +1,7 @@
 """Points among voxels: a level's features at points, and points' features on a level."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ class Points:
     corners: dict = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_voxels(cls, x: SparseTensor) -> Points:
+    def of_voxels(cls, x: SparseTensor) -> Self:
         """The occupied voxels of the finest level themselves, as the original's networks do."""
         finest = x.sites.level(1)
         places = finest.coords[:, 1:].float()

@@ -1,7 +1,5 @@
 """Pooling over the occupied sites of a window, and over a whole sample."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,9 +1,8 @@
 """Occupied grid sites, their coarser levels, and the kernel maps that they share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ class Sites:
         ones = torch.ones_like(self.batch)
         return ones.new_zeros(self.batch_size).index_add_(0, self.batch, ones)
 
-    def level(self, stride: int) -> Sites:
+    def level(self, stride: int) -> Self:
         """The cached level of that stride; ValueError where no layer has made it yet."""
         if ("sites", stride) not in self.pyramid:
             have = sorted(key[1] for key in self.pyramid if key[0] == "sites")
@@ -52,7 +51,7 @@ class Sites:
                              "convolution goes back to sites that a strided layer came from")
         return self.pyramid[("sites", stride)]
 
-    def downsample(self, factor: int) -> Sites:
+    def downsample(self, factor: int) -> Self:
         """The level ``unique(floor(c / factor))`` of all strided layers, whatever their kernel."""
         stride = self.stride * factor
 
@@ -70,7 +69,7 @@ class Sites:
         return once(self.pyramid, key, lambda: build_kernel_map(
             self.coords, self.downsample(stride).coords, *key[2:], self.extruded))
 
-    def to(self, device: torch.device | str) -> Sites:
+    def to(self, device: torch.device | str) -> Self:
         """These sites, maps included, where they lie there already; else new ones without maps."""
         coords = self.coords.to(device)
         if coords is self.coords:

@@ -1,7 +1,5 @@
 """Sums of rows that share a place, in a fixed order on every device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,11 +1,10 @@
 """SparseTensor: features on the occupied sites of a 3D grid."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -92,11 +91,11 @@ class SparseTensor:
                              f"over samples, height and width {(0, *self.space)}; got dim {dim}")
         return axis - 2 * self.channels_last
 
-    def replace(self, feats: Tensor) -> SparseTensor:
+    def replace(self, feats: Tensor) -> Self:
         """The same sites with other features."""
         return SparseTensor(feats, self.sites, channels_last=self.channels_last)
 
-    def to(self, target: torch.device | torch.dtype | str) -> SparseTensor:
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
         """Convert the features' dtype, or move everything to a device."""
         feats = self.feats.to(target)
         return SparseTensor(feats, self.sites.to(feats.device), channels_last=self.channels_last)
@@ -110,7 +109,7 @@ class SparseTensor:
     __sub__, __truediv__ = _with_partner(operator.sub), _with_partner(operator.truediv)
     __pow__ = _with_partner(operator.pow)
 
-    def __getitem__(self, index) -> SparseTensor:
+    def __getitem__(self, index) -> Self:
         return MEANINGS[Tensor.__getitem__](self, index)
 
     @classmethod

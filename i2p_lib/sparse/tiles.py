@@ -5,8 +5,6 @@ loop around them.  An address is that of a first byte, a step is the bytes from 
 and lists of rows are int32.  The literal shape is (bytes of a real, lanes of a vector, vectors).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 
@@ -33,9 +31,8 @@ class _Code:
         self.builder, self.bytes, self.real = builder, real, REALS[real]
         self.type, self.lanes, self.size = ir.VectorType(self.real, lanes), lanes, real * lanes
         kind = ir.FunctionType(self.type, [self.type] * 3)
-        self.fma = cgutils.get_or_insert_function(
-            builder.module, kind, f"llvm.fma.v{lanes}f{8 * real}"
-        )
+        self.fma = cgutils.get_or_insert_function(builder.module, kind,
+                                                  f"llvm.fma.v{lanes}f{8 * real}")
 
     def plus(self, address, *steps):
         """An address moved by numbers of bytes, or by pairs of values to be multiplied."""

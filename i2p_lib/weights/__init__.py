@@ -1,11 +1,5 @@
 """Image weights: cards, files and fetching, and image models with every tensor accounted for."""
 
-from i2p_lib.weights.building import image_input, image_model, load_weights, with_weights
+from i2p_lib.weights.building import image_input, image_model, with_weights
 from i2p_lib.weights.cards import WeightCard, model_library, weight_card, weight_cards
 from i2p_lib.weights.files import fetch_weights, presence, verified, weights_hash
-
-__all__ = [
-    "WeightCard", "fetch_weights", "image_input", "image_model", "load_weights",
-    "model_library", "presence", "verified", "weight_card", "weight_cards", "weights_hash",
-    "with_weights",
-]  # fmt: skip

@@ -1,14 +1,11 @@
 """Image models: the one place where they are built, given a file's weights, and shown a photo."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -25,13 +22,9 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def image_model(
-    name: str,
-    weights: str | Path | None = None,
-    seed: int = 0,
-    weights_dir: str | Path | None = None,
-    weights_except: str | Sequence[str] = (),
-) -> nn.Module:
+def image_model(name: str, weights: str | Path | None = None, seed: int = 0,
+                weights_dir: str | Path | None = None,
+                weights_except: str | Sequence[str] = ()) -> nn.Module:
     """Return an unchanged 2D image model, in training mode.
 
     name         `efficientnet_lite0` to `_lite2` (timm's `tf_` network), or any classifier of
@@ -68,10 +61,8 @@ def image_model(
     if not card and weights_except:
         raise ValueError("weights_except leaves out parts of a file, and random weights have none")
     if card and card.network != "image":
-        raise ValueError(
-            f"the {card.weights} weights are for a network on points ({card.note}); "
-            "image_model builds image networks"
-        )
+        raise ValueError(f"the {card.weights} weights are for a network on points ({card.note}); "
+                         "image_model builds image networks")
     library = model_library(name)
 
     def build(**classes: int) -> nn.Module:
@@ -110,13 +101,9 @@ def image_input(image: np.ndarray, model: nn.Module) -> Tensor:
     return prepare(Image.fromarray(image))[None]
 
 
-def with_weights(
-    build: Callable[..., nn.Module],
-    name: str,
-    weights: str | Path,
-    weights_dir: str | Path | None = None,
-    weights_except: str | Sequence[str] = (),
-) -> nn.Module:
+def with_weights(build: Callable[..., nn.Module], name: str, weights: str | Path,
+                 weights_dir: str | Path | None = None,
+                 weights_except: str | Sequence[str] = ()) -> nn.Module:
     """Return a network with the tensors of a file and as many classes as the file's classifier.
 
     build: called as build() or build(num_classes=n).  name, weights, weights_dir, weights_except
@@ -143,16 +130,3 @@ def _other_classes(net: nn.Module, found: Mapping[str, tuple[str, Tensor]]) -> i
         if own.shape[:1] == (usual,) != theirs[:1] and own.shape[1:] == theirs[1:]:
             sizes.update(theirs[:1])
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def load_weights(
-    net: nn.Module, name: str, weights: str | Path, weights_dir: str | Path | None = None
-) -> pd.DataFrame:
-    """Copy the file of a card into a network that `image_model` does not build, all or nothing.
-
-    The network must name its tensors as the file does, once the card's rules are applied.
-    Raises as `image_model` does.
-    """
-    card = weight_card(name, weights)
-    path, _ = verified(card, weights_dir)
-    return transfer(net, card, path, named_tensors(net, card, path))

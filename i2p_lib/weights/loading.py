@@ -1,7 +1,5 @@
 """Copying a checked weight file into a network: every tensor of both sides is accounted for."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import zipfile
@@ -62,10 +60,8 @@ def common_prefix(names: Iterable[str]) -> str:
     return prefix
 
 
-def transfer(
-    net: nn.Module, card: WeightCard, path: Path, found: Mapping[str, tuple[str, Tensor]],
-    weights_except: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+def transfer(net: nn.Module, card: WeightCard, path: Path, found: Mapping[str, tuple[str, Tensor]],
+             weights_except: Sequence[str] = ()) -> pd.DataFrame:
     """Copy the tensors of a checked file into a network, all or nothing.
 
     found: {name in the network: (name in the file, tensor)}, as from `named_tensors`.
@@ -93,12 +89,10 @@ def transfer(
         state, reason = _judged(card, name, expected.get(name), value)
         if chosen(name, weights_except):
             state, reason = "new" if name in expected else "dropped", "left out by weights_except"
-        rows.append({
-            "name": name if name in expected else "", "file_key": key,
-            "shape": tuple(expected[name].shape) if name in expected else (),
-            "file_shape": () if value is None else tuple(value.shape),
-            "state": state, "reason": reason,
-        })  # fmt: skip
+        rows.append({"name": name if name in expected else "", "file_key": key,
+                     "shape": tuple(expected[name].shape) if name in expected else (),
+                     "file_shape": () if value is None else tuple(value.shape),
+                     "state": state, "reason": reason})
     if faults := [row for row in rows if row["state"] == "refused"]:
         raise ValueError(
             f"{len(faults)} of {len(rows)} tensors of {path.name} do not fit {card.label}: "
@@ -190,13 +184,12 @@ def read_checkpoint(path: Path, unwrap: str | None = "") -> dict[str, Tensor]:
             raise ValueError(f"{path} is not a whole PyTorch checkpoint ({why}): get it anew, or "
                              "save the network's state_dict() with torch.save") from error
         entry = f" --unwrap {unwrap}" if unwrap else ""
-        raise ValueError(
-            f"{path} holds more than tensors ({', '.join(names)}), and reading that can run code "
-            "from the file, so it is not read. If you know these names and trust them, convert "
-            "the file once, allowing them and nothing else:\n"
-            f"  python data_scripts/convert_weights.py {path} --trust {' '.join(names)}{entry}\n"
-            f"which writes {path.name}{CONVERTED}"
-        ) from error
+        raise ValueError(f"{path} holds more than tensors ({', '.join(names)}), and reading that "
+                         "can run code from the file, so it is not read. If you know these names "
+                         "and trust them, convert the file once, allowing them and nothing else:\n "
+                         f" python data_scripts/convert_weights.py {path} --trust "
+                         f"{' '.join(names)}{entry}\nwhich writes "
+                         f"{path.name}{CONVERTED}") from error
     if unwrap is None:
         held = [name for name in WRAPPERS if isinstance(stored, Mapping)
                 and isinstance(stored.get(name), Mapping)]  # fmt: skip
@@ -212,9 +205,8 @@ def read_checkpoint(path: Path, unwrap: str | None = "") -> dict[str, Tensor]:
                          f"entries {entries}")
     odd = [key for key, value in stored.items() if not isinstance(value, Tensor)]
     if odd:
-        raise ValueError(
-            f"{path}: expected tensors and nothing else at its {where}, got {odd[:3]} of the "
-            f"entries {entries}. Expected is a state_dict, by itself or where the card of these "
-            f"weights says; in a file of your own it may be one of the entries {list(WRAPPERS)}"
-        )
+        raise ValueError(f"{path}: expected tensors and nothing else at its {where}, got {odd[:3]} "
+                         f"of the entries {entries}. Expected is a state_dict, by itself or where "
+                         "the card of these weights says; in a file of your own it may be one of "
+                         f"the entries {list(WRAPPERS)}")
     return dict(stored)

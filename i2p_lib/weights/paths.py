@@ -1,7 +1,5 @@
 """Weights that are given by the path of a file instead of a name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a file of weights seems to be, by the names and shapes of its tensors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

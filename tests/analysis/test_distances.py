@@ -8,10 +8,10 @@ from made_notebooks import chapter_functions
 from scipy.stats import wasserstein_distance
 
 from i2p_lib.analysis.bootstrap import interval
-from i2p_lib.analysis.distances import weighted_wasserstein1
 from i2p_lib.sources import PACKAGE
 
 chapter = chapter_functions(PACKAGE.parent / "notebooks" / "05_neural_collapse.ipynb")
+weighted_wasserstein1 = chapter.weighted_wasserstein1
 
 
 def wasserstein1(x, y):

@@ -8,7 +8,7 @@ import torch
 from made_notebooks import chapter_functions
 
 import i2p_lib as i2p
-from i2p_lib.analysis.features import backbone_convolutions
+from i2p_lib.analysis.taps import backbone_convolutions
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
 from i2p_lib.show.comparison import rows_by_run

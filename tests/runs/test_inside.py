@@ -13,7 +13,7 @@ from torch import nn
 import i2p_lib as i2p
 from i2p_lib import paper
 from i2p_lib.analysis.collapse import cdnv, unbiased_cdnv
-from i2p_lib.analysis.features import Seen, backbone_convolutions, observe, unit_layer, unit_maps
+from i2p_lib.analysis.taps import backbone_convolutions
 from i2p_lib.data.pictures import Pictures
 from i2p_lib.runs import inside, run
 from i2p_lib.runs.spec import RunSpec
@@ -30,7 +30,8 @@ NOTEBOOKS = PACKAGE.parent / "notebooks"
 chapter_5 = chapter_functions(NOTEBOOKS / "05_neural_collapse.ipynb")
 chapter_8 = chapter_functions(NOTEBOOKS / "08_discussion.ipynb")
 unit_pictures, unit_table = chapter_5.unit_pictures, chapter_5.unit_table
-feature_distances = chapter_5.feature_distances
+feature_distances, Seen, observe = chapter_5.feature_distances, chapter_5.Seen, chapter_5.observe
+unit_layer, unit_maps = chapter_5.unit_layer, chapter_5.unit_maps
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from made_notebooks import chapter_functions
 
 from i2p_lib import paper
 from i2p_lib.analysis import segmentation as metrics
-from i2p_lib.show import comparison, segmentation, turning
+from i2p_lib.show import comparison, turning
 from i2p_lib.sources import PACKAGE
 
 
@@ -20,12 +20,12 @@ def chapter():
     return chapter_functions(PACKAGE.parent / "notebooks" / "07_segmentation.ipynb")
 
 
-def test_the_rows_stand_beside_the_papers_in_another_setting(rooms):
+def test_the_rows_stand_beside_the_papers_in_another_setting(rooms, chapter):
     """Promise: Table 2 shows our mIoU in the paper's row, and says that the setting is other."""
     _, results = rooms
-    rows = paper.rows_of_runs(segmentation.runs_table(results))
+    rows = paper.rows_of_runs(chapter.scene_runs(results))
     rows["dataset"] = "simulated_rooms"
-    table = paper.compare("table2", rows, stand_in=segmentation.STAND_INS)
+    table = paper.compare("table2", rows, stand_in=chapter.STAND_INS)
     ours = table[table["ours"].notna()]
     assert list(ours["dataset"]) == ["s3dis_area5"] * 2
     assert list(ours["model"]) == ["resnet18"] * 2
@@ -37,13 +37,13 @@ def test_the_rows_stand_beside_the_papers_in_another_setting(rooms):
     assert len(table) == 9 and missing["verdict"].str.startswith("not run: needs").all()
 
 
-def test_runs_from_fractals_have_rows_of_their_own(rooms):
+def test_runs_from_fractals_have_rows_of_their_own(rooms, chapter):
     """Promise: no row that is labelled with the paper's images holds a number of others."""
     _, results = rooms
-    rows = paper.rows_of_runs(segmentation.runs_table(results[1:])).assign(
+    rows = paper.rows_of_runs(chapter.scene_runs(results[1:])).assign(
         dataset="simulated_rooms", model="unet:resnet18", pretraining="fractal"
     )
-    table = paper.compare("table2", rows, stand_in=segmentation.STAND_INS)
+    table = paper.compare("table2", rows, stand_in=chapter.STAND_INS)
     (line,) = table[table["ours"].notna()].to_dict("records")
     assert line["pretraining"] == "fractal" and np.isnan(line["paper"])
     assert line["verdict"] == "not in the paper"
@@ -135,10 +135,10 @@ def test_sentences_name_both_networks_and_the_absent_classes(rooms, chapter):
 
 def test_tables_of_no_runs_have_no_rows_and_do_not_fail(chapter):
     """Promise: a profile without segmentation still has its chapter."""
-    for make in (chapter.scene_table, segmentation.settings, segmentation.summary):
+    for make in (chapter.scene_table, chapter.scene_settings, chapter.scene_summary):
         assert make([]).data.empty
     assert chapter.by_either_rule([]).empty and chapter.class_table([]).empty
-    assert segmentation.runs_table([]).empty
+    assert chapter.scene_runs([]).empty
     chapter.class_bars(chapter.class_table([]))
     assert "ran no network" in turning.clouds_html(*chapter.shown_scene([], "s3dis"))
     assert chapter.sentences([]) == []
@@ -184,10 +184,10 @@ def test_there_is_a_colour_for_every_class():
     assert turning.UNCOUNTED not in turning.PALETTE
 
 
-def test_the_comparison_is_drawn_as_html(rooms):
+def test_the_comparison_is_drawn_as_html(rooms, chapter):
     _, results = rooms
-    runs = segmentation.runs_table(results)
-    drawn = comparison.versus_paper("table2", runs, "tiny", stand_in=segmentation.STAND_INS)
+    runs = chapter.scene_runs(results)
+    drawn = comparison.versus_paper("table2", runs, "tiny", stand_in=chapter.STAND_INS)
     assert "hrnetv2_w48" in drawn.replace("<wbr>", "")
     ours = round(100 * metrics.mean_iou(results[0].confusion().to_numpy()), 2)
     assert f">{ours:g}<" in drawn or f"{ours:.2f}" in drawn  # 47.80 is written as 47.8

@@ -1,6 +1,7 @@
 """The sentences on classification say what the numbers say, and nothing stronger."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,16 +20,13 @@ class Finished:
     """What `differences` reads of a run: its spec, and its answers on the test split."""
 
     spec: RunSpec
-    named: np.ndarray
-
-    def hits(self):
-        return self.named
+    answers: SimpleNamespace
 
 
 def finished(weights, share, seed=0, clouds=200, **settings):
     hits = np.random.default_rng(seed).permutation(np.arange(clouds) < share * clouds)
     spec = RunSpec(weights=weights, regime="all", seed=seed, **settings)
-    return Finished(spec, hits)
+    return Finished(spec, SimpleNamespace(hits=hits))
 
 
 def test_a_clear_difference_is_named_with_its_size():
@@ -60,7 +58,7 @@ def test_few_shot_runs_are_paired_by_their_episode():
 
 def test_a_difference_within_chance_is_not_called_one():
     runs = [finished("imagenet1k", 0.52, seed) for seed in (0, 1)]
-    runs += [Finished(finished("random", 0.5, seed).spec, finished("random", 0.5, seed + 5).named)
+    runs += [Finished(finished("random", 0.5, seed).spec, finished("random", 0.5, seed + 5).answers)
              for seed in (0, 1)]
     (line,) = classification.differences(runs, [("FIP-ALL", "scratch")])
     assert "cannot be told apart: +2.0 points" in line
@@ -99,7 +97,7 @@ def test_a_changed_setting_is_compared_with_the_default():
     def bn(share, **changes):
         for seed in (0, 1):
             one = finished("imagenet1k", share, seed, **changes)
-            yield Finished(one.spec.but(regime="io+bn"), one.named)
+            yield Finished(one.spec.but(regime="io+bn"), one.answers)
 
     runs = [*bn(0.8), *bn(0.3, axis="x"), *bn(0.8, normalize=False), finished("imagenet1k", 0.1)]
     lines = chapter.setting_differences(runs)
