@@ -204,8 +204,13 @@ def test_a_converted_file_must_come_from_the_published_one(tmp_path, resnet50):
     path.unlink()
     with pytest.raises(ValueError, match="expected SHA-256 c8e5653e"):
         weights.verified(card, tmp_path)
-    save_file({"a": torch.zeros(1)}, made)
-    with pytest.raises(ValueError, match="got no word of its origin"):
+    forged = {"source_sha256": "c8e5653e".ljust(64, "0")}
+    save_file({"a": torch.zeros(1)}, made, metadata=forged)
+    with pytest.raises(ValueError, match="expected SHA-256 .*sha256 keeps of the first time"):
+        weights.verified(card, tmp_path)
+    note = made.with_name(f".{made.name}.sha256")
+    note.unlink()
+    with pytest.raises(ValueError, match="expected .resnet50_train.*sha256 beside it.* got none"):
         weights.verified(card, tmp_path)
     shutil.copy(__file__, made)
     with pytest.raises(ValueError, match="is not a safetensors file"):

@@ -133,7 +133,7 @@ def weights(cards: Sequence[WeightCard] | None = None) -> dict[str, str]:
             f"<code>{cell(card.model)}</code><br><code>:{cell(card.weights)}</code>",
             f"{cell(card.pretraining)}<br>In the paper: {cell(card.used_in)}",
             "<br>".join(filter(None, known)),
-            f"Size: {cell(card.size_text)}<br>SHA-256: {digits}<br>{cell(card.file_format)}",
+            f"Size: {cell(card.size_text)}<br>SHA-256: {digits}{card.trust}<br>{cell(card.file_format)}",
         ])  # fmt: skip
     columns = ["model:weights", "trained on", "file", "size, hash, format"]
     return {"weights": table(columns, rows)}

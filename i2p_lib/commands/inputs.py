@@ -81,7 +81,7 @@ def _weights(options: argparse.Namespace) -> None:
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
     path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)
-    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text})"]
+    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text}{card.trust})"]
     if card.network == "image":
         table = weights.image_model(card.model, card.weights).i2p_transfer
         counts = table["state"].value_counts().to_dict()

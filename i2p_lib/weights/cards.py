@@ -114,6 +114,11 @@ class WeightCard(LibraryFile):
         return self.sha256 if len(self.sha256) == 64 else f"{self.sha256}..."
 
     @property
+    def trust(self) -> str:
+        """What to add where the published hash is not a whole one, for a file that exists."""
+        return "" if len(self.sha256) == 64 or not self.released else "; unverified"
+
+    @property
     def how_to_get(self) -> str:
         """What to do to have the file."""
         if self.advice:
@@ -129,7 +134,7 @@ class WeightCard(LibraryFile):
         how = f"i2p weights get {self.label}" if self.url else self.how_to_get
         return (
             f"{self.label} [{state}]\n"
-            f"  {self.pretraining}; size: {self.size_text}; licence: {self.licence}\n"
+            f"  {self.pretraining}; size: {self.size_text}; licence: {self.licence}{self.trust}\n"
             f"  source: {self.source}\n  to get it: {how}"
         )
 

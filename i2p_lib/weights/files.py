@@ -10,14 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from i2p_lib.data.making import run_script
-from i2p_lib.files import sha256
+from i2p_lib.files import sha256, write_text
 from i2p_lib.weights.cards import WeightCard, is_random, model_library, weight_card
 
 PACKAGED = Path(__file__).with_name("packaged")  # the files that come with this package
-# A file that was converted to safetensors keeps its name with this behind it, and says in its
-# header which file it was made from.
-CONVERTED = ".safetensors"
-ORIGIN = "source_sha256"
+CONVERTED = ".safetensors"  # what a file that was converted to that has behind its name
 
 
 def weight_folders(weights_dir: str | Path | None = None) -> list[Path]:
@@ -101,26 +98,46 @@ def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[P
     return path, check_file(card, path)
 
 
+def pin(path: Path, digest: str, source: str = "") -> None:
+    """Note beside a file the SHA-256 that it has, and of a converted one that of its source."""
+    write_text(_pin_of(path), f"{digest} {source}\n")
+
+
+def _pin_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
 def check_file(card: WeightCard, path: Path) -> str:
     """Return the SHA-256 of a file after holding it, and its size, against the card.
 
-    A converted file is held against the hash that its header says it was made from.
+    Where a download or a conversion noted its SHA-256 (`pin`) it must have that; for a converted
+    file the card tells of its source.
     Raises ValueError: expected and found, and what to do.
     """
     found = origin = sha256(path)
-    size = path.stat().st_size
+    size, converted = path.stat().st_size, path.suffix == CONVERTED and path.name != card.file_name
     if path.suffix == CONVERTED:
         try:
-            with safe_open(path, "pt") as file:
-                if path.name != card.file_name:
-                    origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
+            with safe_open(path, "pt"):
+                pass
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    note = _pin_of(path if converted else path.with_name(card.file_name))
+    noted = note.read_text(encoding="utf-8").split() if note.is_file() else []
+    if converted:
+        origin, size = "".join(noted[1:]), card.size
+        if not origin:
+            raise ValueError(f"{path}: expected {note.name} beside it, which data_scripts/"
+                             "convert_weights.py writes with it, got none: convert its source anew")
+    if note.is_file() and noted[:1] != [found]:
+        raise ValueError(f"{path}: expected SHA-256 {''.join(noted[:1])}, which {note} keeps of "
+                         f"the first time that it was got, got {found}: get it again or, if you "
+                         f"trust the new file, remove {note.name}")  # fmt: skip
     if not origin.startswith(card.sha256) or (card.size and size != card.size):
         raise ValueError(
             f"{path} is not the published {card.file_name}: expected SHA-256 {card.hash_text}"
             + (f" and {card.size} bytes" if card.size else "")
-            + f", got {origin or 'no word of its origin'} ({path.stat().st_size} bytes). "
+            + f", got {origin} ({path.stat().st_size} bytes). "
             f"Remove it and get it again: {card.how_to_get}"
         )
     return found
