@@ -22,9 +22,8 @@ from i2p_lib.paper import (
     paper_items,
     verdict_counts,
 )
-from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
-from i2p_lib.runs.store import read_json
+from i2p_lib.runs.tables import finished
 from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import WeightCard, weight_cards
 
@@ -129,11 +128,12 @@ def weights(cards: Sequence[WeightCard] | None = None) -> dict[str, str]:
         if not card.released:
             known.insert(0, chip("never released"))
         digits = f"<code>{cell(card.sha256[:16])}...</code>" if card.sha256 else "not published"
+        digits += card.trust
         rows.append([
             f"<code>{cell(card.model)}</code><br><code>:{cell(card.weights)}</code>",
             f"{cell(card.pretraining)}<br>In the paper: {cell(card.used_in)}",
             "<br>".join(filter(None, known)),
-            f"Size: {cell(card.size_text)}<br>SHA-256: {digits}{card.trust}<br>{cell(card.file_format)}",
+            f"Size: {cell(card.size_text)}<br>SHA-256: {digits}<br>{cell(card.file_format)}",
         ])  # fmt: skip
     columns = ["model:weights", "trained on", "file", "size, hash, format"]
     return {"weights": table(columns, rows)}
@@ -183,8 +183,7 @@ def training(profile: Profile) -> str:
     """Return the table of the profile's runs by experiment: how many, and their seconds."""
     rows = []
     for name, specs in profile.experiments.items():
-        seconds = [read_json(entry.folder / "metrics.json")["seconds_total"]
-                   for entry in available(specs)[0] if entry.done()]  # fmt: skip
+        seconds = list(finished(specs).get("seconds_total", []))  # a damaged one is left out
         total, longest = (duration(of(seconds)) if seconds else "-" for of in (sum, max))
         rows.append([cell(name), str(len(specs)), str(len(seconds)), total, longest])
     columns = ["experiment", "runs", "trained", "time of all", "longest"]

@@ -33,6 +33,9 @@ def add_inputs(command: Callable[..., argparse.ArgumentParser], count: Callable)
                    epilog=DATA_EXAMPLES, formatter_class=as_typed)
     weights = command("weights", _weights, "image weights: list, get, check",
                       epilog=WEIGHT_EXAMPLES, formatter_class=as_typed)
+    check = command("check", _check, "read all that is stored again, and list what is damaged")
+    check.add_argument("runs", nargs="*", type=Path, metavar="RUN",
+                       help="folders of runs (default: all runs of the store, sets and weights)")
     for sub, metavar, what in ((data, "NAME", "a data set"),
                                (weights, "MODEL[:WEIGHTS]", "an image model and its weights")):
         sub.add_argument("action", choices=("list", "get", "check"))
@@ -43,6 +46,31 @@ def add_inputs(command: Callable[..., argparse.ArgumentParser], count: Callable)
     data.add_argument("--part", action="store_true",
                       help="get: take a part of the set, or others in its layout")
     data.add_argument("--workers", type=count, default=1, help="get: processes (default: 1)")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from i2p_lib.data import manifests, registry
+    from i2p_lib.runs import store
+    from i2p_lib.weights import presence, weight_cards
+
+    runs, sets, bad = [folder.expanduser() for folder in options.runs], [], 0
+    if not runs:
+        runs = sorted({path.parent for path in store.store_root().glob("*/*.json")})
+        sets = [path.parent for root in (registry.HERE, registry.data_folder(""))
+                for path in sorted(root.glob(f"*/{manifests.MANIFEST}"))]  # fmt: skip
+        for card in weight_cards():
+            if (state := presence(card)).startswith("damaged"):
+                print(f"{card.label}: {state}")
+                bad += 1
+    for look, folders in ((store.audit, runs), (manifests.audit, sets)):
+        for folder in folders:
+            try:
+                look(folder)
+            except (OSError, ValueError) as error:
+                print(f"damaged: {error}", flush=True)
+                bad += 1
+    print(f"{len(runs)} runs and {len(sets)} sets read again: {bad or 'nothing'} damaged")
+    return int(bad > 0)
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -81,7 +109,8 @@ def _weights(options: argparse.Namespace) -> None:
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
     path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)
-    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text}{card.trust})"]
+    published = card.hash_text + card.trust
+    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {published})"]
     if card.network == "image":
         table = weights.image_model(card.model, card.weights).i2p_transfer
         counts = table["state"].value_counts().to_dict()

@@ -58,7 +58,8 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
             "If files changed meanwhile, start again; on a cluster, give every worker the version "
             "of project, data and weights that starts the runs"
         )
-    train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
+    train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)],
+                lambda text: tell(event="note", text=text))  # fmt: skip
 
 
 def _glibc(function: str, *values: int) -> None:
