@@ -21,8 +21,8 @@ import torch
 from _scenes import status_of
 from safetensors.torch import save_file
 
-from i2p_lib.files import atomic_write, sha256
-from i2p_lib.weights.files import CONVERTED, pin
+from i2p_lib.files import atomic_write, sha256, write_text
+from i2p_lib.weights.files import CONVERTED, pin_of
 from i2p_lib.weights.loading import read_checkpoint
 
 
@@ -41,7 +41,7 @@ def convert(path: Path, trusted: Sequence[Any] = (), unwrap: str | None = None) 
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_write(target) as temp:
         save_file(plain, temp)
-    pin(target, sha256(target), sha256(path))
+    write_text(pin_of(target), f"{sha256(target)} {sha256(path)}\n")
     return target
 
 

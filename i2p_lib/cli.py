@@ -143,10 +143,7 @@ def _book(options: argparse.Namespace) -> None:
 
 
 def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: ANN001
-    """Train the runs of chapters, then execute them (the main process); return times by step.
-
-    Chapters that read no failed run are executed before RunError is raised.
-    """
+    """Train the runs of chapters, then execute those of whole runs; return times by step."""
     from i2p_lib.book.chapters import Chapter, chapter_state
     from i2p_lib.runs import RunError
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from filelock import FileLock
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it becomes `path` only when the block ends well.
 
-    The folder is made where it is missing, and what a link names is replaced, not the link.
+    The folder is made where it is missing.  What a link names is replaced, not the link; a pipe or
+    a device is written to.
     The temporary file is empty at first and keeps the suffix of `path`, because some writers
     choose their format by it.  If the block raises, the temporary file is removed and an older
-    `path` stays as it was; when it ends, the bytes are on the disk.
-    A pipe or a device gets the bytes at once, when the block ends well.
+    `path` stays as it was; if not, all bytes are on the disk before the file has its name.
 
     >>> with atomic_write("result.json") as temp:      # doctest: +SKIP
     ...     temp.write_text("{}")
@@ -57,11 +57,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
+        stack.callback(os.close, number := os.open(path, os.O_RDONLY))
         os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def sweep(folder: Path) -> None:
@@ -105,11 +103,10 @@ SETTLED = 2e9  # ns after which a clock tells a file's next change from its last
 def digests(
     folder: Path, names: Iterable[str], notes: Path | None = None, anew: bool = False
 ) -> dict[str, str]:
-    """Return {name: SHA-256} of files in a folder; `notes` keeps them between processes.
+    """Return {name: SHA-256} of files in a folder, which the file `notes` keeps between processes.
 
-    A file that they know is read again only where its inode, its size or one of its times differs,
-    that of its last change (which nobody can set) among them; `anew` reads all.
-    Raises FileNotFoundError for a file that is gone.
+    A file is read again where its inode, size or times differ from those kept (nobody can set the
+    time of its last change); `anew` reads all.  Raises FileNotFoundError for one that is gone.
     """
     with suppress(OSError, ValueError, TypeError):
         if notes and notes not in _NOTED:
@@ -117,8 +114,8 @@ def digests(
     known, now, found = _NOTED.get(notes, {}), {}, {}
     for name in names:
         facts = (folder / name).stat()
-        times = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
-        stamp = f"{name} {facts.st_ino} {facts.st_size} {times}"
+        stamp = " ".join(map(str, (name, facts.st_ino, facts.st_size, facts.st_mtime_ns,
+                                   facts.st_ctime_ns)))  # fmt: skip
         found[name] = not anew and known.get(stamp) or sha256(folder / name)
         if time.time_ns() - facts.st_ctime_ns > SETTLED:
             now[stamp] = found[name]

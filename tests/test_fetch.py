@@ -61,10 +61,10 @@ def test_a_file_without_a_whole_published_hash_stays_what_its_first_download_was
     first, other = FileServer(CONTENT), FileServer(CONTENT[::-1])
     card = card_of(first, sha256="")
     path = fetch(card, tmp_path)
-    assert "licence: none; unverified" in card.text("present")
-    assert card_of(first).trust == "" and "unverified" not in card_of(first).text("present")
+    assert "SHA-256: not published (unverified)" in card.text("present")
+    assert "unverified" not in card_of(first).text("present")
     path.write_bytes(CONTENT[::-1])
-    with pytest.raises(ValueError, match="expected SHA-256 .* which .*sha256 keeps"):
+    with pytest.raises(ValueError, match="expected the SHA-256 that .*sha256 keeps"):
         verified(card, tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="sent something else .* nothing is kept: .*sha256 keeps"):

@@ -368,7 +368,7 @@ def test_check_reads_all_again_and_lists_what_is_damaged(copied, capsys, monkeyp
     monkeypatch.setenv("I2P_DATA", str(copied / "data"))
     monkeypatch.setattr(files, "SETTLED", -1)
     assert cli.main(["check"]) == 0
-    assert "1 runs and 1 sets read again: nothing damaged" in capsys.readouterr().out
+    assert "1 runs and 1 sets read: 0 damaged" in capsys.readouterr().out
     path = folder_of(copied) / "model.safetensors"
     path.write_bytes(flipped(path.read_bytes(), 1000))
     stamps = folder_of(copied) / ".verified.json"

@@ -179,7 +179,7 @@ def test_a_truncated_or_lost_result_file_is_refused(copied):
     with pytest.raises(DamagedRun, match="metrics.json should hold .* bytes, holds 20"):
         run(SPEC, store=copied)
     path.unlink()
-    with pytest.raises(DamagedRun, match="lost its file .*metrics.json"):
+    with pytest.raises(RunError, match="lost its file .*metrics.json"):
         run_all([SPEC], store=copied)
 
 

@@ -24,12 +24,11 @@ STAMP = "built-from.txt"
 @contextmanager
 def alone(project: Project) -> Iterator[None]:
     """Hold the book in the block; RuntimeError says which process holds it, where another does."""
-    who, lock = project.build / ".book", folder_lock(project.build / "book", timeout=0)
+    who = project.build / ".book"
     try:
-        held = lock.acquire()
+        held = folder_lock(project.build / "book", timeout=0).acquire()
     except Timeout:
-        raise RuntimeError(f"{who.read_text()} builds the book in {project.build} now: wait for "
-                           "it, or stop it") from None  # fmt: skip
+        raise RuntimeError(f"{who.read_text()} builds {project.build} now: wait for it") from None
     with held:
         write_text(who, f"process {os.getpid()} on {platform.node()}")
         yield

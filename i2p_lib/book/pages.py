@@ -128,7 +128,7 @@ def weights(cards: Sequence[WeightCard] | None = None) -> dict[str, str]:
         if not card.released:
             known.insert(0, chip("never released"))
         digits = f"<code>{cell(card.sha256[:16])}...</code>" if card.sha256 else "not published"
-        digits += card.trust
+        digits += " (unverified)" * (len(card.sha256) < 64)
         rows.append([
             f"<code>{cell(card.model)}</code><br><code>:{cell(card.weights)}</code>",
             f"{cell(card.pretraining)}<br>In the paper: {cell(card.used_in)}",

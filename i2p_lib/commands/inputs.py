@@ -53,24 +53,20 @@ def _check(options: argparse.Namespace) -> int:
     from i2p_lib.runs import store
     from i2p_lib.weights import presence, weight_cards
 
-    runs, sets, bad = [folder.expanduser() for folder in options.runs], [], 0
+    runs, sets, bad = options.runs, [], []
     if not runs:
         runs = sorted({path.parent for path in store.store_root().glob("*/*.json")})
-        sets = [path.parent for root in (registry.HERE, registry.data_folder(""))
-                for path in sorted(root.glob(f"*/{manifests.MANIFEST}"))]  # fmt: skip
-        for card in weight_cards():
-            if (state := presence(card)).startswith("damaged"):
-                print(f"{card.label}: {state}")
-                bad += 1
+        roots = registry.HERE, registry.data_folder("")
+        sets = [path.parent for root in roots for path in root.glob(f"*/{manifests.MANIFEST}")]
+        bad = [text for card in weight_cards() if (text := presence(card)).startswith("damaged")]
     for look, folders in ((store.audit, runs), (manifests.audit, sets)):
         for folder in folders:
             try:
                 look(folder)
             except (OSError, ValueError) as error:
-                print(f"damaged: {error}", flush=True)
-                bad += 1
-    print(f"{len(runs)} runs and {len(sets)} sets read again: {bad or 'nothing'} damaged")
-    return int(bad > 0)
+                bad.append(f"damaged: {error}")
+    print(*bad, f"{len(runs)} runs and {len(sets)} sets read: {len(bad)} damaged", sep="\n")
+    return int(bool(bad))
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -109,8 +105,7 @@ def _weights(options: argparse.Namespace) -> None:
     model, _, name = options.name.partition(":")
     card = weights.weight_card(model, name or "imagenet1k")
     path, digest = (weights.fetch_weights if options.action == "get" else weights.verified)(card)
-    published = card.hash_text + card.trust
-    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {published})"]
+    lines = [f"{card.label}: good, {path}", f"  sha256 {digest} (published: {card.hash_text})"]
     if card.network == "image":
         table = weights.image_model(card.model, card.weights).i2p_transfer
         counts = table["state"].value_counts().to_dict()

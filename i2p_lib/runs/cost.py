@@ -126,8 +126,7 @@ class CostModel:
                 state = store.read_json(folder / "state.json") or {}
                 about = state.get("state"), state.get("device"), state.get("processes", 1)
                 if about == ("done", self.device, 1):  # seconds of several tell nothing of one
-                    metrics = store.read_json(folder / "metrics.json")
-                    seconds = float(metrics["seconds_training"])
+                    seconds = store.read_json(folder / "metrics.json")["seconds_training"]
                     done.append((str(state["finished"]), str(folder), parts["spec"], seconds))
             except (store.DamagedRun, KeyError, TypeError) as error:
                 note(f"not in the forecast: {folder.name}: {error}")

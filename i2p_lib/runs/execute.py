@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numba
 import pandas as pd
@@ -29,19 +29,15 @@ CPU = torch.device("cpu")
 _STARTED = time.time()
 
 
-def train_entry(
-    entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = (),
-    say: Callable[[str], None] = note,
-) -> None:  # fmt: skip
+def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -> None:
     """Train one run into its folder in this process, on one thread, unless it is done.
 
     Its teachers are trained first where they are not done.  Waits where another process trains the
     same run.  A failure is kept in state.json with its traceback, and raised.
-    `say` is told of a damaged checkpoint, without which the run starts anew.
     Processes that train together all call this; the main one alone locks and writes.
     """
     for teacher in entry.teachers():
-        train_entry(teacher, device, say=say)
+        train_entry(teacher, device)
     device, main = resolve_device(device), distributed.rank() == 0
     with entry.lock() if main else contextlib.nullcontext():
         if distributed.agreed(entry.done()):
@@ -55,7 +51,7 @@ def train_entry(
             store.write_json(entry.folder / "state.json", about)
         try:
             with one_thread(), use_backend() as backend:
-                state = _resume_or_start(entry, torch.device(device), say)
+                state = _resume_or_start(entry, torch.device(device))
                 writing = [_writing_hook(entry)] if main else []
                 kept = finish(train(state, [*writing, *hooks]))
                 if main:
@@ -67,7 +63,7 @@ def train_entry(
             raise
 
 
-def _resume_or_start(entry: Entry, device: torch.device, say: Callable[[str], None]) -> State:
+def _resume_or_start(entry: Entry, device: torch.device) -> State:
     """Go on or start in every process, the main one first, which drops a broken checkpoint."""
     checkpoint = entry.folder / store.CHECKPOINT
     with distributed.main_first():
@@ -79,7 +75,7 @@ def _resume_or_start(entry: Entry, device: torch.device, say: Callable[[str], No
             except DamagedRun as error:
                 checkpoint.unlink()
                 state, text = _start(entry, device), f"start anew: {error}"
-                say(f"{entry.spec.label()}: {text}")
+                note(f"{entry.spec.label()}: {text}")
     if distributed.rank() == 0:
         entry.log(text)
     if state.epoch != (epoch := distributed.agreed(state.epoch)):
@@ -173,10 +169,7 @@ def mark_failed(entry: Entry, text: str) -> None:
 
 
 def _keep_failure(entry: Entry, text: str) -> None:
-    """Keep a failure's traceback; where the disk takes no more, the caller still raises it.
-
-    A run that is done stays so, and an earlier failure is kept as it is.
-    """
+    """Keep a failure's traceback, where the disk takes it and the run is not done meanwhile."""
     with contextlib.suppress(OSError, DamagedRun):
         if entry.state().get("state") in ("done", "failed"):
             return

@@ -26,6 +26,7 @@ from i2p_lib.train.loop import State, learned_tensors
 
 CHECKPOINT = "checkpoint.pt"
 UNSTABLE = ("state.json", "log.txt", CHECKPOINT)  # what may change after a run is done
+NOTES = ".verified.json"  # of `digests`
 NEEDED = {"spec.json", "parts.json", "metrics.json", "history.csv", "model.safetensors"}
 
 
@@ -34,9 +35,8 @@ class DamagedRun(ValueError):
 
     @classmethod
     def file(cls, path: Path, text: str) -> DamagedRun:
-        """Return the error of one file of a run, or of the store."""
-        run = (path.parent / "parts.json").exists()
-        what = f"the folder {path.parent} of this run" if run else path
+        """Return the error of one file of a run."""
+        what = path.parent if (path.parent / "parts.json").exists() else path
         return cls(f"{text}: restore it, or move {what} away, and it is made anew")
 
 
@@ -155,26 +155,23 @@ class Entry:
     def done(self, anew: bool = False) -> bool:
         """Tell whether this run is finished and whole.
 
-        anew: read all its files, also those that did not change since they were read last.
-        Raises DamagedRun where it was finished and a file of it has changed since.
+        anew: see `digests`.  Raises DamagedRun where a file of it has changed since.
         """
         state, path = self.state(), self.folder / "state.json"
         if state.get("state") != "done":
             return False
-        if state.get("seal", seal := self.seal(state)) != seal:  # older runs have none
-            raise DamagedRun.file(path, f"{path} has changed since its run was finished, or is of "
-                                        f"another run (expected the seal {seal[:16]}...)")
-        files = state.get("files", {})
-        if lacks := NEEDED - files.keys():
-            raise DamagedRun.file(path, f"{path} names no {', '.join(sorted(lacks))}")
-        for path, wanted in ((self.folder / name, files[name]["size"]) for name in files):
+        files, seal = state.get("files", {}), self.seal(state)
+        if state.get("seal", seal) != seal or NEEDED - files.keys():  # older runs have no seal
+            raise DamagedRun.file(path, f"{path} has changed since, or is of another run")
+        for name, wanted in files.items():
+            path, size = self.folder / name, wanted["size"]
             if not path.exists():
                 raise DamagedRun.file(path, f"the stored run lost its file {path}")
-            if (size := path.stat().st_size) != wanted:
-                raise DamagedRun.file(path, f"{path} should hold {wanted} bytes, holds {size}")
-        found = digests(self.folder, files, self.folder / ".verified.json", anew)
-        for path in (self.folder / name for name in files):
-            if found[path.name] != files[path.name]["sha256"]:
+            if (found := path.stat().st_size) != size:
+                raise DamagedRun.file(path, f"{path} should hold {size} bytes, holds {found}")
+        for name, found in digests(self.folder, files, self.folder / NOTES, anew).items():
+            if found != files[name]["sha256"]:
+                path = self.folder / name
                 raise DamagedRun.file(path, f"{path} has changed since its run was finished")
         return True
 
@@ -184,16 +181,13 @@ class Entry:
 
     def log(self, text: str) -> None:
         """Append one line to the run's log, where it can be written."""
-        with (contextlib.suppress(OSError),
-              open(self.folder / "log.txt", "a", encoding="utf-8") as file):  # fmt: skip
+        log = self.folder / "log.txt"
+        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
             file.write(f"{pd.Timestamp.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a run's JSON file, or None where there is no such file.
-
-    Raises DamagedRun where it cannot be read, or is no object.
-    """
+    """Return the object in a run's JSON file, or None where there is no such file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -201,8 +195,7 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise DamagedRun.file(path, f"{path} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        kind = type(value).__name__
-        raise DamagedRun.file(path, f"{path} is not JSON of a run: expected an object, got {kind}")
+        raise DamagedRun.file(path, f"{path} is not JSON of a run: it holds no object")
     return value
 
 
@@ -254,10 +247,7 @@ def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> No
 
 
 def write_checkpoint(path: Path, state: State) -> None:
-    """Write all that going on needs as one file: tensors, epoch, history and probes.
-
-    Its last 64 bytes are the SHA-256 of the others.
-    """
+    """Write all that going on needs as one file, which ends with the SHA-256 of all before."""
     note = {name: getattr(state, name) for name in ("epoch", "history", "probes")}
     tensors = {"net": learned_tensors(state.net), "best": state.best}
     tensors["optimizer"] = state.optimizer.state_dict()
@@ -277,8 +267,7 @@ def read_checkpoint(path: Path, state: State) -> None:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as all_:
             told, found = all_[-64:], hashlib.sha256(memoryview(all_)[:-64]).hexdigest()
         if told != found.encode():
-            raise DamagedRun(f"{path} is no whole checkpoint: expected SHA-256 {told!r} at its "
-                             f"end, got {found}")  # fmt: skip
+            raise DamagedRun(f"{path} is no whole checkpoint (its SHA-256 is not that at its end)")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         load_learned(state.net, saved["net"], path)
         state.optimizer.load_state_dict(saved["optimizer"])
@@ -306,9 +295,6 @@ def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[st
 
 
 def audit(folder: Path) -> bool:
-    """Read all files of the run in a folder; tell whether it is finished.
-
-    Raises DamagedRun where it is and they are not what was written.
-    """
+    """Read all files of the run in a folder anew; see `Entry.done`."""
     parts = read_json(folder / "parts.json") or {}
     return Entry(None, parts, key_of(parts), folder).done(anew=True)

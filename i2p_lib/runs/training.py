@@ -91,17 +91,23 @@ def train_missing(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     unique = {one.key: one for entry in entries for one in (*entry.teachers(), entry)}
-    missing, damaged = undone(unique.values())
+    missing, failures = undone(unique.values())
+    trained = len(missing)
     if distributed.size() > 1:
         if scheduler is not None:
             raise ValueError("torchrun and --scheduler exclude each other: use one of them")
-        return _train_together(unique, missing, progress, device)
-    failures = damaged
-    if missing:
-        failures = _train_all(missing, damaged, workers, progress, device, scheduler)
+        trained = _train_together(unique, missing, progress, device)
+    elif missing:
+        with cluster.connected(scheduler) if scheduler else nullcontext() as client:
+            costs = CostModel.of("auto" if scheduler else device, entries[0].folder.parent, False)
+            cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
+            most = workers or (cores() if costs.device == "cpu" else min(4, cores()))
+            work = partial(cluster.work, client) if scheduler else partial(pool.work, workers=most)
+            with _bar(sum(cost.values()), progress) as bar:
+                _train_apart(missing, failures, cost, device, work, bar)
     if failures:
         raise RunError([(unique[key].spec, text) for key, text in failures.items()], len(unique))
-    return len(missing)
+    return trained
 
 
 def undone(entries: Iterable[Entry]) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -114,21 +120,6 @@ def undone(entries: Iterable[Entry]) -> tuple[dict[str, Entry], dict[str, str]]:
         except DamagedRun as error:
             damaged[entry.key] = str(error)
     return missing, damaged
-
-
-def _train_all(
-    missing: dict[str, Entry], damaged: dict[str, str], workers: int | None, progress: bool,
-    device: str, scheduler: str | None,
-) -> dict[str, str]:  # fmt: skip
-    """Train runs, those of teachers that are not damaged; return {key: why} of what failed."""
-    root = next(iter(missing.values())).folder.parent
-    with cluster.connected(scheduler) if scheduler else nullcontext() as client:
-        costs = CostModel.of("auto" if scheduler else device, root, False)
-        cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
-        most = workers or (cores() if costs.device == "cpu" else min(4, cores()))
-        work = partial(cluster.work, client) if scheduler else partial(pool.work, workers=most)
-        with _bar(sum(cost.values()), progress) as bar:
-            return _train_apart(missing, damaged, cost, device, work, bar)
 
 
 def _train_together(
@@ -170,16 +161,16 @@ def _train_here(todo: Sequence[Entry], progress: bool, device: str) -> None:
 
 
 def _train_apart(
-    missing: dict[str, Entry], damaged: dict[str, str], cost: dict[str, float], device: str,
+    missing: dict[str, Entry], failures: dict[str, str], cost: dict[str, float], device: str,
     work: Callable, bar: tqdm,
-) -> dict[str, str]:  # fmt: skip
-    """Let `work` train runs, each teacher before its students; return {key: why it failed}.
+) -> None:  # fmt: skip
+    """Let `work` train runs, each teacher before its students; why one failed goes to `failures`.
 
     work(jobs, on_event=...) as `pool.work` does it.  cost: seconds, by which the bar weighs runs.
     """
     depth = {key: len(entry.spec.chain()) for key, entry in missing.items()}
     keys = sorted(missing, key=lambda key: (depth[key], -cost[key]))
-    reached, failures = dict.fromkeys(keys, 0.0), dict(damaged)
+    reached = dict.fromkeys(keys, 0.0)
     bar.set_description_str(f"0/{len(keys)} runs")
 
     def reach(entry: Entry, epoch: int) -> None:
@@ -207,7 +198,6 @@ def _train_apart(
             else:
                 jobs.append(_job(entry, device))
         work(jobs, on_event=on_event)
-    return failures
 
 
 def _job(entry: Entry, device: str) -> pool.Job:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from i2p_lib.data.making import run_script
-from i2p_lib.files import sha256, write_text
+from i2p_lib.files import sha256
 from i2p_lib.weights.cards import WeightCard, is_random, model_library, weight_card
 
 PACKAGED = Path(__file__).with_name("packaged")  # the files that come with this package
@@ -98,20 +98,15 @@ def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[P
     return path, check_file(card, path)
 
 
-def pin(path: Path, digest: str, source: str = "") -> None:
-    """Note beside a file the SHA-256 that it has, and of a converted one that of its source."""
-    write_text(_pin_of(path), f"{digest} {source}\n")
-
-
-def _pin_of(path: Path) -> Path:
+def pin_of(path: Path) -> Path:
+    """Return the file that keeps the SHA-256 of another, and of a converted one its source's."""
     return path.with_name(f".{path.name}.sha256")
 
 
 def check_file(card: WeightCard, path: Path) -> str:
     """Return the SHA-256 of a file after holding it, and its size, against the card.
 
-    Where a download or a conversion noted its SHA-256 (`pin`) it must have that; for a converted
-    file the card tells of its source.
+    It must have what was noted of it (`pin_of`); of a converted file the card tells of its source.
     Raises ValueError: expected and found, and what to do.
     """
     found = origin = sha256(path)
@@ -122,17 +117,14 @@ def check_file(card: WeightCard, path: Path) -> str:
                 pass
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    note = _pin_of(path if converted else path.with_name(card.file_name))
+    note = pin_of(path if converted else path.with_name(card.file_name))
     noted = note.read_text(encoding="utf-8").split() if note.is_file() else []
     if converted:
-        origin, size = "".join(noted[1:]), card.size
-        if not origin:
-            raise ValueError(f"{path}: expected {note.name} beside it, which data_scripts/"
-                             "convert_weights.py writes with it, got none: convert its source anew")
-    if note.is_file() and noted[:1] != [found]:
-        raise ValueError(f"{path}: expected SHA-256 {''.join(noted[:1])}, which {note} keeps of "
-                         f"the first time that it was got, got {found}: get it again or, if you "
-                         f"trust the new file, remove {note.name}")  # fmt: skip
+        origin, size = noted[-1] if noted else "", card.size
+    if noted[:1] != [found] and (noted or converted):
+        raise ValueError(f"{path}: expected the SHA-256 that {note} keeps of the first time that "
+                         f"it was got ({noted[0] if noted else 'no such file'}), got {found}: get "
+                         "it again, or convert it again with data_scripts/convert_weights.py")
     if not origin.startswith(card.sha256) or (card.size and size != card.size):
         raise ValueError(
             f"{path} is not the published {card.file_name}: expected SHA-256 {card.hash_text}"
