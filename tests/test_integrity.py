@@ -15,6 +15,7 @@ import torch
 
 from i2p_lib import cli, files
 from i2p_lib.runs import DamagedRun, RunError, RunSpec, execute, run, run_all, status, store
+from i2p_lib.runs.profiles import load_profile
 from i2p_lib.runs.store import Entry
 
 SPEC = RunSpec(
@@ -112,7 +113,7 @@ def test_a_checkpoint_is_read_as_it_was_written_or_not_at_all(kept, tmp_path, da
 def test_a_damaged_checkpoint_starts_anew_and_says_so(kept, tmp_path, capsys):
     root = Path(shutil.copytree(kept[1], tmp_path / "halted"))
     DAMAGE["another weight"](folder_of(root) / store.CHECKPOINT)
-    result = run(SPEC, store=root, progress=False)
+    (result,) = run_all([SPEC], workers=1, store=root, progress=False)  # in a process of its own
     assert result.history["train_loss"].equals(run(SPEC, store=kept[0]).history["train_loss"])
     for said in ((result.folder / "log.txt").read_text(), capsys.readouterr().err):
         assert f"start anew: {result.folder / store.CHECKPOINT} is no whole checkpoint" in said
@@ -360,6 +361,26 @@ def test_the_runs_that_are_whole_are_trained_beside_a_damaged_one(copied):
     with pytest.raises(RunError, match=r"1 of 2 runs failed(.|\n)*history.csv should hold"):
         run_all([SPEC, other], workers=1, store=copied, progress=False)
     assert run(other, store=copied).metrics["classes"] > 1
+
+
+def test_a_chapter_that_reads_no_failed_run_is_executed(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.yml"
+    path.write_text("experiments: {good: [{seed: 0, lr: 0.1}], bad: [{seed: 1, lr: 0.1}]}\n"
+                    "chapters: {00_method: [good], 01_transfer: [bad]}\n")  # fmt: skip
+    (bad,) = load_profile(path).experiment("bad")
+
+    def failing(specs, *_):
+        raise RunError([(bad, "history.csv should hold 3 bytes")], len(specs))
+
+    done = []
+    monkeypatch.setenv("I2P_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(cli, "_train", failing)
+    monkeypatch.setattr("i2p_lib.book.notebooks.execute", lambda chapter, *_: done.append(
+        chapter.name) or {"chapter": chapter.name, "seconds": 0.0})  # fmt: skip
+    assert cli.main(["run", "0", "1", "--profile", str(path)]) == 1
+    said = capsys.readouterr()
+    assert done == ["00_method"] and "01_transfer: not executed, a run of it failed" in said.out
+    assert "history.csv should hold 3 bytes" in said.err
 
 
 def test_check_reads_all_again_and_lists_what_is_damaged(copied, capsys, monkeypatch):

@@ -36,7 +36,7 @@ class DamagedRun(ValueError):
     @classmethod
     def file(cls, path: Path, text: str) -> DamagedRun:
         """Return the error of one file of a run."""
-        what = path.parent if (path.parent / "parts.json").exists() else path
+        what = f"the folder {path.parent}" if (path.parent / "parts.json").exists() else path
         return cls(f"{text}: restore it, or move {what} away, and it is made anew")
 
 
@@ -161,7 +161,7 @@ class Entry:
         if state.get("state") != "done":
             return False
         files, seal = state.get("files", {}), self.seal(state)
-        if state.get("seal", seal) != seal or NEEDED - files.keys():  # older runs have no seal
+        if state.get("seal", seal) != seal or NEEDED - {*files}:  # older runs have no seal
             raise DamagedRun.file(path, f"{path} has changed since, or is of another run")
         for name, wanted in files.items():
             path, size = self.folder / name, wanted["size"]
