@@ -1,7 +1,8 @@
 """Convert a checkpoint that holds more than tensors to safetensors, trusting only what is named.
 
 The book reads tensors and nothing else.  What --trust names may run while this one file is read;
-the new file `PATH.safetensors` remembers the hash of the old one, so it can stand in its place.
+the new file `PATH.safetensors` can stand in its place, since `.PATH.safetensors.sha256` beside it
+keeps the hashes of both.
 
 examples:
   python data_scripts/convert_weights.py nce.pth --trust argparse.Namespace --unwrap state_dict
@@ -20,8 +21,8 @@ import torch
 from _scenes import status_of
 from safetensors.torch import save_file
 
-from i2p_lib.files import atomic_write, sha256
-from i2p_lib.weights.files import CONVERTED, ORIGIN
+from i2p_lib.files import atomic_write, sha256, write_text
+from i2p_lib.weights.files import CONVERTED, pin_of
 from i2p_lib.weights.loading import read_checkpoint
 
 
@@ -39,7 +40,8 @@ def convert(path: Path, trusted: Sequence[Any] = (), unwrap: str | None = None) 
     target = path.with_name(path.name + CONVERTED)
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_write(target) as temp:
-        save_file(plain, temp, metadata={ORIGIN: sha256(path)})
+        save_file(plain, temp)
+    write_text(pin_of(target), f"{sha256(target)} {sha256(path)}\n")
     return target
 
 

@@ -22,8 +22,9 @@ from _scenes import status_of
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from i2p_lib.files import write_text
 from i2p_lib.weights.cards import WeightCard, weight_card
-from i2p_lib.weights.files import check_file, find_file, verified, weight_folders
+from i2p_lib.weights.files import check_file, find_file, pin_of, verified, weight_folders
 
 _BLOCK = 1 << 20
 _SECONDS = (10, 60)  # to connect, and without a byte
@@ -54,13 +55,15 @@ def fetch_card(
         with FileLock(part.with_suffix(".lock"), timeout=0):
             _download(card, part, progress)
             try:
-                check_file(card, part)
+                digest = check_file(card, part)
             except ValueError as error:
                 _forget(part)
                 raise ValueError(
                     f"{card.url} sent something else than {card.file_name}, nothing is kept: "
                     f"{error}"
                 ) from error
+            if len(card.sha256) < 64:
+                write_text(pin_of(target), digest)
             os.replace(part, target)
             _forget(part)
     except Timeout:

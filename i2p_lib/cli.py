@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from i2p_lib.commands.asking import add_asking
@@ -23,17 +25,20 @@ EXAMPLES = """examples:
   i2p run --profile paper --experiment rooms   one experiment, such as Table 2 on S3DIS
   i2p run --scheduler tcp://host:8786    train on the workers of a Dask cluster
   i2p doctor                             what this machine has and lacks
+  i2p check                              read all that is stored again, list what is damaged
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 where it failed, 2 for wrong words, 130 when interrupted."""
+    """Run one command; return 0, 1 where it failed, 2 for wrong words, 130 when stopped."""
     words = sys.argv[1:] if arguments is None else arguments
     parser = build_parser(settings="train" in words)
     options = parser.parse_args(words)
     if "act" not in options:
         parser.print_help()
         return 2
+    with suppress(ValueError):  # only the main thread may say what a signal does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return options.act(options) or 0
     except KeyboardInterrupt:
@@ -120,36 +125,43 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _book(options: argparse.Namespace) -> None:
-    from i2p_lib.book.build import build_book
+    from i2p_lib.book.build import alone, build_book
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("i2p book is one process: train with torchrun ... run, then call it alone")
     project, profile = _opened(options)
-    times = _execute(project, profile, project.chapters(), options)
-    began = time.perf_counter()
-    index, built = build_book(project, profile)
+    with alone(project):
+        times = _execute(project, profile, project.chapters(), options)
+        began = time.perf_counter()
+        index, built = build_book(project, profile)
     times["build the pages" if built else "pages unchanged"] = time.perf_counter() - began
     lines = (f"  {name:<28} {seconds:8.1f} s" for name, seconds in times.items())
     print("\nwhere the time went:", *lines, f"\nopen {index}", sep="\n")
 
 
 def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: ANN001
-    """Train the runs of chapters, then execute them (the main process); return times by step."""
+    """Train the runs of chapters, then execute those of whole runs; return times by step."""
     from i2p_lib.book.chapters import Chapter, chapter_state
+    from i2p_lib.runs import RunError
 
     times: dict[str, float] = {}
     found, specs = [], profile.all_specs()  # of a profile of runs alone, such as study
     if profile.chapters:
         found = [Chapter(project, name, profile) for name in chapters]
         specs = [spec for chapter in found for spec in chapter.specs()]
-    if not _train(specs, profile, options, times):
-        return times
-    stale = []
+    failed, stale = None, []
+    try:
+        if not _train(specs, profile, options, times):
+            return times
+    except RunError as error:
+        failed = error
     for chapter in found:
         if why := chapter.lacks():
             print(f"{chapter.name}: not executed, {why}", flush=True)
         elif not options.force and chapter_state(chapter)[0] == "done":
             print(f"{chapter.name}: up to date", flush=True)
+        elif failed and {spec for spec, _ in failed.failures} & set(chapter.specs()):
+            print(f"{chapter.name}: not executed, a run of it failed", flush=True)
         else:
             stale.append(chapter)
     if stale:
@@ -160,6 +172,8 @@ def _execute(project, profile, chapters, options) -> dict[str, float]:  # noqa: 
         execute_all(stale, options.timeout, options.workers or profile.workers, lambda one: print(
             f"{one['chapter']}: executed in {one['seconds']:.0f} s", flush=True))
         times[f"execute {len(stale)} chapters"] = time.perf_counter() - began
+    if failed:
+        raise failed
     return times
 
 
@@ -167,6 +181,7 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     """Make simulated scenes, train what is missing, note the times; tell the main process."""
     from i2p_lib.runs import cluster, train_missing
     from i2p_lib.runs.needs import available, prepare, skipped_text
+    from i2p_lib.runs.training import undone
     from i2p_lib.train import team
 
     if options.scheduler:  # one that does not answer is said before any work
@@ -177,7 +192,7 @@ def _train(specs, profile, options, times: dict[str, float]) -> bool:  # noqa: A
     times["simulated scenes"] = time.perf_counter() - began
     began = time.perf_counter()
     entries, skipped = available(dict.fromkeys(specs))
-    missing = sum(not entry.done() for entry in entries)
+    missing = len(undone(entries)[0])
     with team.joined(profile.device):
         workers = options.workers or profile.workers
         train_missing(entries, workers, True, profile.device, options.scheduler)

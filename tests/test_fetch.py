@@ -10,7 +10,14 @@ from file_server import FileServer
 from filelock import FileLock
 from get_weights import fetch_card, main
 
-from i2p_lib.weights import WeightCard, fetch_weights, files, weight_card, weight_cards
+from i2p_lib.weights import (
+    WeightCard,
+    fetch_weights,
+    files,
+    verified,
+    weight_card,
+    weight_cards,
+)
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HALF = 1_500_000
@@ -37,7 +44,7 @@ def fetch(card: WeightCard, folder: Path) -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir() if not p.name.endswith(".lock")}
+    return {p.name for p in folder.iterdir() if not p.name.endswith((".lock", ".sha256"))}
 
 
 def test_a_fetched_file_is_whole_and_alone(server, tmp_path):
@@ -47,6 +54,24 @@ def test_a_fetched_file_is_whole_and_alone(server, tmp_path):
     assert names(tmp_path) == {"weights.pth"}
     fetch(card_of(server), tmp_path)
     assert len(server.asked) == 1
+
+
+def test_a_file_without_a_whole_published_hash_stays_what_its_first_download_was(tmp_path):
+    """Promise: its hash is kept beside it, it is called unverified, and another one is refused."""
+    first, other = FileServer(CONTENT), FileServer(CONTENT[::-1])
+    card = card_of(first, sha256="")
+    path = fetch(card, tmp_path)
+    assert "SHA-256: not published (unverified)" in card.text("present")
+    assert "unverified" not in card_of(first).text("present")
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(ValueError, match="expected the SHA-256 that .*sha256 keeps"):
+        verified(card, tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="sent something else .* nothing is kept: .*sha256 keeps"):
+        fetch(card_of(other, sha256=""), tmp_path)
+    assert names(tmp_path) == set() and fetch(card, tmp_path).read_bytes() == CONTENT
+    first.stop()
+    other.stop()
 
 
 @pytest.mark.parametrize(

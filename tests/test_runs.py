@@ -168,7 +168,7 @@ def test_a_changed_result_file_is_refused_by_name(copied, name):
     path = Entry.of(SPEC, copied).folder / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DamagedRun, match=f"{name} has changed .*delete the folder"):
+    with pytest.raises(DamagedRun, match=f"{name} has changed .*move the folder"):
         run(SPEC, store=copied)
     assert status([SPEC], store=copied)["state"][0] == "failed"
 
@@ -179,7 +179,7 @@ def test_a_truncated_or_lost_result_file_is_refused(copied):
     with pytest.raises(DamagedRun, match="metrics.json should hold .* bytes, holds 20"):
         run(SPEC, store=copied)
     path.unlink()
-    with pytest.raises(DamagedRun, match="lost its file .*metrics.json"):
+    with pytest.raises(RunError, match="lost its file .*metrics.json"):
         run_all([SPEC], store=copied)
 
 

@@ -52,7 +52,7 @@ def test_library_files_are_those_of_the_library():
     assert card.sha256 == "394f9c45" and card.size_text == "230 MiB" and card.used_in
     vit = CARDS["vit_base_patch16_224:imagenet21k"]
     assert vit.tag == "augreg_in21k" and vit.file_format == "safetensors"
-    assert vit.hash_text == "not published" and vit.size_text == "410 MB"
+    assert vit.hash_text == "not published (unverified)" and vit.size_text == "410 MB"
 
 
 def test_the_library_of_a_name():

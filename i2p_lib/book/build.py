@@ -1,17 +1,35 @@
 """Building the book: published whole, and only where something that it rests on has changed."""
 
 import os
+import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import Timeout
+
 from i2p_lib.book.chapters import SCRIPTS, Project
-from i2p_lib.files import sha256
+from i2p_lib.files import folder_lock, sha256, write_text
 from i2p_lib.machine import package_versions
 from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
 from i2p_lib.runs.store import key_of
 
 STAMP = "built-from.txt"
+
+
+@contextmanager
+def alone(project: Project) -> Iterator[None]:
+    """Hold the book in the block; RuntimeError says which process holds it, where another does."""
+    who = project.build / ".book"
+    try:
+        held = folder_lock(project.build / "book", timeout=0).acquire()
+    except Timeout:
+        raise RuntimeError(f"{who.read_text()} builds {project.build} now: wait for it") from None
+    with held:
+        write_text(who, f"process {os.getpid()} on {platform.node()}")
+        yield
 
 
 def build_book(project: Project, profile: Profile) -> tuple[Path, bool]:

@@ -121,7 +121,7 @@ class Chapter:
         """Return what was recorded with the executed copy, None where it is absent or damaged."""
         try:
             record = json.loads(self.executed.with_suffix(".json").read_text(encoding="utf-8"))
-            whole = record["sha256"] == sha256(self.executed)
+            whole = record["sha256"] == sha256(self.executed) and {*record["parts"]}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         return record if whole else None

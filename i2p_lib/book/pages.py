@@ -13,9 +13,8 @@ from i2p_lib.book.cells import code_tree, functions_used
 from i2p_lib.book.chapters import SCRIPTS, Project
 from i2p_lib.markup import breakable, cell, chip, duration, fold, raw, table
 from i2p_lib.paper import Item, Recorded, Verdict
-from i2p_lib.runs.needs import available
 from i2p_lib.runs.profiles import Profile
-from i2p_lib.runs.store import read_json
+from i2p_lib.runs.tables import finished
 from i2p_lib.sources import PACKAGE
 from i2p_lib.weights import WeightCard, weight_cards
 
@@ -112,6 +111,7 @@ def weights(cards: Sequence[WeightCard] | None = None) -> dict[str, str]:
         if not card.released:
             known.insert(0, chip("never released"))
         digits = f"<code>{cell(card.sha256[:16])}...</code>" if card.sha256 else "not published"
+        digits += " (unverified)" * (len(card.sha256) < 64)
         rows.append([
             f"<code>{cell(card.model)}</code><br><code>:{cell(card.weights)}</code>",
             f"{cell(card.pretraining)}<br>In the paper: {cell(card.used_in)}",
@@ -150,8 +150,7 @@ def execution(profile: Profile, records: Sequence[dict[str, Any]]) -> dict[str, 
     versions = table(["package", "version"], [[cell(k), cell(v)] for k, v in packages])
     rows = []
     for name, specs in profile.experiments.items():
-        seconds = [read_json(entry.folder / "metrics.json")["seconds_total"]
-                   for entry in available(specs)[0] if entry.done()]  # fmt: skip
+        seconds = list(finished(specs).get("seconds_total", []))  # a damaged one is left out
         total, longest = (duration(of(seconds)) if seconds else "-" for of in (sum, max))
         rows.append([cell(name), str(len(specs)), str(len(seconds)), total, longest])
     columns = ["experiment", "runs", "trained", "time of all", "longest"]

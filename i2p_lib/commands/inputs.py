@@ -28,6 +28,9 @@ def add_inputs(command: Callable[..., argparse.ArgumentParser], count: Callable)
     """Add the commands to a parser; `command` adds one, `count` reads a number of 1 or more."""
     data = command("data", _data, "data sets: list, get, check", DATA_EXAMPLES)
     weights = command("weights", _weights, "image weights: list, get, check", WEIGHT_EXAMPLES)
+    check = command("check", _check, "read all that is stored again, and list what is damaged")
+    check.add_argument("runs", nargs="*", type=Path, metavar="RUN",
+                       help="folders of runs (default: all runs of the store, sets and weights)")
     for sub, metavar, what in ((data, "NAME", "a data set"),
                                (weights, "MODEL[:WEIGHTS]", "an image model and its weights")):
         sub.add_argument("action", choices=("list", "get", "check"))
@@ -38,6 +41,27 @@ def add_inputs(command: Callable[..., argparse.ArgumentParser], count: Callable)
     data.add_argument("--part", action="store_true",
                       help="get: take a part of the set, or others in its layout")
     data.add_argument("--workers", type=count, default=1, help="get: processes (default: 1)")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from i2p_lib.data import manifests, registry
+    from i2p_lib.runs import store
+    from i2p_lib.weights import presence, weight_cards
+
+    runs, sets, bad = options.runs, [], []
+    if not runs:
+        runs = sorted({path.parent for path in store.store_root().glob("*/*.json")})
+        roots = registry.HERE, registry.data_folder("")
+        sets = [path.parent for root in roots for path in root.glob(f"*/{manifests.MANIFEST}")]
+        bad = [text for card in weight_cards() if (text := presence(card)).startswith("damaged")]
+    for look, folders in ((store.audit, runs), (manifests.audit, sets)):
+        for folder in folders:
+            try:
+                look(folder)
+            except (OSError, ValueError) as error:
+                bad.append(f"damaged: {error}")
+    print(*bad, f"{len(runs)} runs and {len(sets)} sets read: {len(bad)} damaged", sep="\n")
+    return int(bool(bad))
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -243,7 +243,7 @@ class SceneFiles(Sequence[Scene]):
 def scene_hash(name: str, root: str | Path | None = None) -> str:
     """Return one SHA-256 over the content of a set of scenes, as its manifest names it.
 
-    Files that changed since they were last read are read and checked, so a second call is cheap.
+    Files that changed since they were last read are read and checked.
     Raises FileNotFoundError and ValueError for a set that is absent or damaged.
     """
     return content_hash(*scene_card(name).opened(root))

@@ -22,6 +22,7 @@ import torch
 from i2p_lib.data import dataset_card, load_dataset
 from i2p_lib.data.modelnet import SPLITS
 from i2p_lib.data.scenes import Scene, load_scenes, scene_card, scene_names
+from i2p_lib.files import note
 from i2p_lib.inflation.regimes import REGIMES, freeze
 from i2p_lib.machine import cpu_name, gpu_names
 from i2p_lib.runs import store
@@ -121,20 +122,21 @@ class CostModel:
         """Compare the newest finished runs of this device, of a few setups, with their steps."""
         done, setups = [], []
         for folder, parts in store.stored_runs(self.root):
-            state = {}
-            with suppress(store.DamagedRun):  # it is said where the run is asked for
+            try:
                 state = store.read_json(folder / "state.json") or {}
-            about = state.get("state"), state.get("device"), state.get("processes", 1)
-            if about == ("done", self.device, 1):  # several processes' seconds tell nothing of one
-                done.append((state["finished"], folder, parts["spec"]))
-        for _, folder, text in sorted(done, reverse=True):
-            with suppress(ValueError):  # settings or data that are no longer known here
-                spec = spec_from(json.loads(text), str(folder))
+                about = state.get("state"), state.get("device"), state.get("processes", 1)
+                if about == ("done", self.device, 1):  # seconds of several tell nothing of one
+                    seconds = store.read_json(folder / "metrics.json")["seconds_training"]
+                    done.append((str(state["finished"]), str(folder), parts["spec"], seconds))
+            except (store.DamagedRun, KeyError, TypeError) as error:
+                note(f"not in the forecast: {folder.name}: {error}")
+        for _, folder, text, seconds in sorted(done, reverse=True):
+            with suppress(ValueError, TypeError):  # settings or data that are no longer known here
+                spec = spec_from(json.loads(text), folder)
                 plain = simplified(spec, 2)
                 if sizes(spec) and plain not in setups and len(setups) < CHECKED_SETUPS:
                     setups.append(plain)
                 if plain in setups:
-                    seconds = store.read_json(folder / "metrics.json")["seconds_training"]
                     self.ratios.append(seconds / _training_seconds(self._step(spec), spec))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from i2p_lib.files import sha256
+from i2p_lib.files import folder_lock, note, sha256, sweep
 from i2p_lib.machine import describe_machine, package_versions
 from i2p_lib.runs import store
 from i2p_lib.runs.spec import AnySpec
@@ -45,6 +45,7 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
         _refuse_edited_sources(entry)
         about = {"state": "running", "started": _now(), "device": device} | _versions()
         if main:
+            sweep(entry.folder)
             store.write_json(entry.folder / "spec.json", entry.spec.model_dump(mode="json"))
             store.write_json(entry.folder / "parts.json", entry.parts)
             store.write_json(entry.folder / "state.json", about)
@@ -58,7 +59,7 @@ def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -
                     _finish(entry, kept, state.net, about)
         except Exception:
             if main:
-                mark_failed(entry, traceback.format_exc())
+                _keep_failure(entry, traceback.format_exc())
             raise
 
 
@@ -74,6 +75,7 @@ def _resume_or_start(entry: Entry, device: torch.device) -> State:
             except DamagedRun as error:
                 checkpoint.unlink()
                 state, text = _start(entry, device), f"start anew: {error}"
+                note(f"{entry.spec.label()}: {text}")
     if distributed.rank() == 0:
         entry.log(text)
     if state.epoch != (epoch := distributed.agreed(state.epoch)):
@@ -130,8 +132,9 @@ def _finish(entry: Entry, kept: Kept, net: nn.Module, about: dict) -> None:
         if path.is_file() and path.name not in store.UNSTABLE
     }
     about = about | {"state": "done", "finished": _now(), "files": files}
-    store.write_json(folder / "state.json", about)
-    (folder / store.CHECKPOINT).unlink(missing_ok=True)
+    store.write_json(folder / "state.json", about | {"seal": entry.seal(about)})
+    with contextlib.suppress(OSError):
+        (folder / store.CHECKPOINT).unlink(missing_ok=True)
     scores = {name: value for name, value in kept.metrics.items() if name.startswith("val_")}
     entry.log("done: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
@@ -160,8 +163,16 @@ def resolve_device(device: str) -> str:
 
 
 def mark_failed(entry: Entry, text: str) -> None:
-    """Keep a failure's traceback; where the disk takes no more, the caller still raises it."""
-    with contextlib.suppress(OSError):
+    """Keep why a process that trained a run died, unless another one trains it now."""
+    with contextlib.suppress(OSError), folder_lock(entry.folder, timeout=0):
+        _keep_failure(entry, text)
+
+
+def _keep_failure(entry: Entry, text: str) -> None:
+    """Keep a failure's traceback, where the disk takes it and the run is not done meanwhile."""
+    with contextlib.suppress(OSError, DamagedRun):
+        if entry.state().get("state") in ("done", "failed"):
+            return
         about = {"state": "failed", "finished": _now(), "traceback": text} | _versions()
         store.write_json(entry.folder / "state.json", about)
         entry.log(f"failed: {last_line(text)}")

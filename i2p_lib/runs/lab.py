@@ -12,7 +12,7 @@ from i2p_lib.runs import tables
 from i2p_lib.runs.needs import available, prepare, reason, skipped_text, status
 from i2p_lib.runs.profiles import Profile, load_profile
 from i2p_lib.runs.tables import RunResult
-from i2p_lib.runs.training import train_missing
+from i2p_lib.runs.training import train_missing, undone
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Lab:
         prepare(profile.experiment(experiment), self.progress)
         began = time.perf_counter()
         entries, skipped = available(profile.experiment(experiment), self.store)
-        missing = sum(not entry.done() for entry in entries)
+        missing = len(undone(entries)[0])
         train_missing(entries, profile.workers, self.progress, profile.device)
         found = self._found[experiment] = [RunResult.load(entry) for entry in entries]
         done, seconds = len(found) - missing, time.perf_counter() - began

@@ -134,7 +134,7 @@ def _state_of(entry: Entry, older: dict[str, dict[str, str]]) -> tuple[str, str]
         return "running", ""
     state = entry.state()
     if state.get("state") == "failed":
-        return "failed", last_line(state["traceback"])
+        return "failed", last_line(str(state.get("traceback", "")))
     if state:
         return "missing", "interrupted; goes on from its checkpoint where there is one"
     before = older.get(entry.parts["spec"])

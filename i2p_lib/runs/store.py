@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
-from i2p_lib.files import atomic_write, folder_lock, sha256, write_text
+from i2p_lib.files import atomic_write, digests, folder_lock, note, sha256, sweep, write_text
 from i2p_lib.runs.spec import AnySpec, spec_from
 from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
 
 CHECKPOINT = "checkpoint.pt"
 UNSTABLE = ("state.json", "log.txt", CHECKPOINT)  # what may change after a run is done
+NOTES = ".verified.json"  # of `digests`
+NEEDED = {"spec.json", "parts.json", "metrics.json", "history.csv", "model.safetensors"}
 
 
 class DamagedRun(ValueError):
@@ -32,8 +35,9 @@ class DamagedRun(ValueError):
 
     @classmethod
     def file(cls, path: Path, text: str) -> DamagedRun:
-        """Return the error of one file of a run; the run is trained anew without its folder."""
-        return cls(f"{text}: delete the folder {path.parent} of this run and run again")
+        """Return the error of one file of a run."""
+        what = f"the folder {path.parent}" if (path.parent / "parts.json").exists() else path
+        return cls(f"{text}: restore it, or move {what} away, and it is made anew")
 
 
 def store_root(store: str | Path | None = None) -> Path:
@@ -148,38 +152,51 @@ class Entry:
         """Return state.json, or {} where the run was never begun."""
         return read_json(self.folder / "state.json") or {}
 
-    def done(self) -> bool:
+    def done(self, anew: bool = False) -> bool:
         """Tell whether this run is finished and whole.
 
-        Raises DamagedRun where it was finished and a result file has changed since.
+        anew: see `digests`.  Raises DamagedRun where a file of it has changed since.
         """
-        state = self.state()
+        state, path = self.state(), self.folder / "state.json"
         if state.get("state") != "done":
             return False
-        for name, wanted in state["files"].items():
+        files, seal = state.get("files", {}), self.seal(state)
+        if state.get("seal", seal) != seal or NEEDED - {*files}:  # older runs have no seal
+            raise DamagedRun.file(path, f"{path} has changed since, or is of another run")
+        for name, wanted in files.items():
             path, size = self.folder / name, wanted["size"]
             if not path.exists():
                 raise DamagedRun.file(path, f"the stored run lost its file {path}")
             if (found := path.stat().st_size) != size:
                 raise DamagedRun.file(path, f"{path} should hold {size} bytes, holds {found}")
-            if sha256(path) != wanted["sha256"]:
+        for name, found in digests(self.folder, files, self.folder / NOTES, anew).items():
+            if found != files[name]["sha256"]:
+                path = self.folder / name
                 raise DamagedRun.file(path, f"{path} has changed since its run was finished")
         return True
 
+    def seal(self, state: dict[str, Any]) -> str:
+        """Return one digest of this run's key and of all that its state.json says."""
+        return key_of([self.key, {name: state[name] for name in state if name != "seal"}])
+
     def log(self, text: str) -> None:
-        """Append one line to the run's log."""
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+        """Append one line to the run's log, where it can be written."""
+        log = self.folder / "log.txt"
+        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
             file.write(f"{pd.Timestamp.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a run's JSON file, or None where there is no such file."""
+    """Return the object in a run's JSON file, or None where there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DamagedRun.file(path, f"{path} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DamagedRun.file(path, f"{path} is not JSON of a run: it holds no object")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -212,6 +229,7 @@ def unpack(entry: Entry, files: dict[str, bytes]) -> None:
     Raises DamagedRun where they are not what was written there.
     """
     with entry.lock():
+        sweep(entry.folder)
         # the last says that the others are whole
         for name in sorted(files, key="state.json".__eq__):
             with atomic_write(entry.folder / name) as temp:
@@ -229,30 +247,36 @@ def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> No
 
 
 def write_checkpoint(path: Path, state: State) -> None:
-    """Write all that going on needs as one file: tensors, epoch, history and probes."""
+    """Write all that going on needs as one file, which ends with the SHA-256 of all before."""
     note = {name: getattr(state, name) for name in ("epoch", "history", "probes")}
     tensors = {"net": learned_tensors(state.net), "best": state.best}
     tensors["optimizer"] = state.optimizer.state_dict()
     with atomic_write(path) as temp:
         torch.save({"note": json.dumps(note)} | tensors, temp)
+        digest = sha256(temp)
+        with open(temp, "ab") as file:
+            file.write(digest.encode())
 
 
 def read_checkpoint(path: Path, state: State) -> None:
     """Bring a run that has just been started to where its checkpoint was written.
 
-    Raises DamagedRun where the file cannot be read or belongs to another network.
+    Raises DamagedRun where the file is not what was written or belongs to another network.
     """
     try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as all_:
+            told, found = all_[-64:], hashlib.sha256(memoryview(all_)[:-64]).hexdigest()
+        if told != found.encode():
+            raise DamagedRun(f"{path} is no whole checkpoint (its SHA-256 is not that at its end)")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        load_learned(state.net, saved["net"], path)
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.best, kept = saved["best"], json.loads(saved["note"])
+        state.epoch, state.history, state.probes = map(kept.pop, ("epoch", "history", "probes"))
+    except (OSError, MemoryError, torch.OutOfMemoryError, DamagedRun):
         raise
-    except Exception as error:  # what is no checkpoint fails in many ways
+    except Exception as error:  # what is no checkpoint of this run fails in many ways
         raise DamagedRun(f"{path} is no whole checkpoint ({type(error).__name__})") from error
-    load_learned(state.net, saved["net"], path)
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.best = saved["best"]
-    for name, value in json.loads(saved["note"]).items():
-        setattr(state, name, value)
 
 
 def last_line(text: str) -> str:
@@ -263,5 +287,14 @@ def last_line(text: str) -> str:
 def stored_runs(store: str | Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield (folder, key parts) of every run folder in the store whose parts can be read."""
     for file in sorted(store_root(store).glob("*/parts.json")):
-        with contextlib.suppress(DamagedRun):
-            yield file.parent, read_json(file)
+        try:
+            parts = read_json(file) or {}
+            yield file.parent, {"spec": parts["spec"]} | parts
+        except (DamagedRun, KeyError) as error:
+            note(f"left out: {file}: {error}")
+
+
+def audit(folder: Path) -> bool:
+    """Read all files of the run in a folder anew; see `Entry.done`."""
+    parts = read_json(folder / "parts.json") or {}
+    return Entry(None, parts, key_of(parts), folder).done(anew=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from i2p_lib.files import note
 from i2p_lib.machine import cores
 from i2p_lib.runs import cluster, pool
 from i2p_lib.runs.cost import CostModel
 from i2p_lib.runs.execute import mark_failed, train_entry
 from i2p_lib.runs.needs import prepare
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import Entry, last_line
+from i2p_lib.runs.store import DamagedRun, Entry, last_line
 from i2p_lib.runs.tables import RunResult
 from i2p_lib.train import team as distributed
 from i2p_lib.train.loop import State
@@ -66,7 +67,7 @@ def run_all(
 
     Equal specs train once.  Each run uses one thread in its own process, so its numbers do not
     depend on `workers` (default: one per core, at most four where a GPU is used).
-    One failed run does not stop the others: RunError lists the failures at the end.
+    A failed run, or a damaged one, does not stop the others: RunError lists them at the end.
     """
     prepare(specs, progress)
     entries = [Entry.of(spec, store) for spec in specs]
@@ -90,23 +91,35 @@ def train_missing(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     unique = {one.key: one for entry in entries for one in (*entry.teachers(), entry)}
-    missing = {key: entry for key, entry in unique.items() if not entry.done()}
+    missing, failures = undone(unique.values())
+    trained = len(missing)
     if distributed.size() > 1:
         if scheduler is not None:
             raise ValueError("torchrun and --scheduler exclude each other: use one of them")
-        return _train_together(unique, missing, progress, device)
-    if not missing:
-        return 0
-    with cluster.connected(scheduler) if scheduler else nullcontext() as client:
-        costs = CostModel.of("auto" if scheduler else device, entries[0].folder.parent, False)
-        cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
-        most = workers or (cores() if costs.device == "cpu" else min(4, cores()))
-        work = partial(cluster.work, client) if scheduler else partial(pool.work, workers=most)
-        with _bar(sum(cost.values()), progress) as bar:
-            failures = _train_apart(missing, cost, device, work, bar)
+        trained = _train_together(unique, missing, progress, device)
+    elif missing:
+        with cluster.connected(scheduler) if scheduler else nullcontext() as client:
+            costs = CostModel.of("auto" if scheduler else device, entries[0].folder.parent, False)
+            cost = {key: costs.cost(entry.spec).seconds for key, entry in missing.items()}
+            most = workers or (cores() if costs.device == "cpu" else min(4, cores()))
+            work = partial(cluster.work, client) if scheduler else partial(pool.work, workers=most)
+            with _bar(sum(cost.values()), progress) as bar:
+                _train_apart(missing, failures, cost, device, work, bar)
     if failures:
-        raise RunError([(missing[key].spec, text) for key, text in failures.items()], len(unique))
-    return len(missing)
+        raise RunError([(unique[key].spec, text) for key, text in failures.items()], len(unique))
+    return trained
+
+
+def undone(entries: Iterable[Entry]) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return {key: entry} of the runs that are not done, and {key: why} of damaged ones."""
+    missing, damaged = {}, {}
+    for entry in entries:
+        try:
+            if not entry.done():
+                missing[entry.key] = entry
+        except DamagedRun as error:
+            damaged[entry.key] = str(error)
+    return missing, damaged
 
 
 def _train_together(
@@ -144,15 +157,16 @@ def _train_here(todo: Sequence[Entry], progress: bool, device: str) -> None:
 
 
 def _train_apart(
-    missing: dict[str, Entry], cost: dict[str, float], device: str, work: Callable, bar: tqdm
-) -> dict[str, str]:
-    """Let `work` train runs, each teacher before its students; return {key: why it failed}.
+    missing: dict[str, Entry], failures: dict[str, str], cost: dict[str, float], device: str,
+    work: Callable, bar: tqdm,
+) -> None:  # fmt: skip
+    """Let `work` train runs, each teacher before its students; why one failed goes to `failures`.
 
     work(jobs, on_event=...) as `pool.work` does it.  cost: seconds, by which the bar weighs runs.
     """
     depth = {key: len(entry.spec.chain()) for key, entry in missing.items()}
     keys = sorted(missing, key=lambda key: (depth[key], -cost[key]))
-    reached, failures = dict.fromkeys(keys, 0.0), {}
+    reached = dict.fromkeys(keys, 0.0)
     bar.set_description_str(f"0/{len(keys)} runs")
 
     def reach(entry: Entry, epoch: int) -> None:
@@ -164,10 +178,11 @@ def _train_apart(
 
     def on_event(job: pool.Job, event: pool.Event) -> None:
         entry = missing[job["key"]]
+        if event["event"] == "note":
+            return note(event["text"])
         if event["event"] == "failed":
             failures[entry.key] = event["traceback"]
-            if entry.state().get("state") != "failed":  # its worker died
-                mark_failed(entry, event["traceback"])
+            mark_failed(entry, event["traceback"])  # where its worker could not
         reach(entry, event.get("epoch", entry.spec.epochs))
 
     for _, group in groupby(keys, depth.get):
@@ -179,7 +194,6 @@ def _train_apart(
             else:
                 jobs.append(_job(entry, device))
         work(jobs, on_event=on_event)
-    return failures
 
 
 def _job(entry: Entry, device: str) -> pool.Job:

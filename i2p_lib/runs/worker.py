@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from i2p_lib.runs.execute import train_entry
+from i2p_lib.runs import execute
 from i2p_lib.runs.spec import spec_from
 from i2p_lib.runs.store import Entry
 
@@ -58,7 +58,8 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
             "If files changed meanwhile, start again; on a cluster, give every worker the version "
             "of project, data and weights that starts the runs"
         )
-    train_entry(entry, job["device"], [lambda state: tell(event="epoch", epoch=state.epoch)])
+    execute.note = lambda text: tell(event="note", text=text)  # the user sees the parent's stderr
+    execute.train_entry(entry, job["device"], [lambda now: tell(event="epoch", epoch=now.epoch)])
 
 
 def _glibc(function: str, *values: int) -> None:

@@ -108,10 +108,10 @@ class WeightCard(LibraryFile):
 
     @property
     def hash_text(self) -> str:
-        """The hash for people; a part of one ends with dots."""
-        if not self.sha256:
-            return "not published"
-        return self.sha256 if len(self.sha256) == 64 else f"{self.sha256}..."
+        """The hash for people; without a whole one the file is unverified."""
+        if len(self.sha256) == 64:
+            return self.sha256
+        return f"{self.sha256}... (unverified)" if self.sha256 else "not published (unverified)"
 
     @property
     def how_to_get(self) -> str:
@@ -130,7 +130,7 @@ class WeightCard(LibraryFile):
         return (
             f"{self.label} [{state}]\n"
             f"  {self.pretraining}; size: {self.size_text}; licence: {self.licence}\n"
-            f"  source: {self.source}\n  to get it: {how}"
+            f"  source: {self.source}\n  SHA-256: {self.hash_text}\n  to get it: {how}"
         )
 
 

@@ -14,10 +14,7 @@ from i2p_lib.files import sha256
 from i2p_lib.weights.cards import WeightCard, is_random, model_library, weight_card
 
 PACKAGED = Path(__file__).with_name("packaged")  # the files that come with this package
-# A file that was converted to safetensors keeps its name with this behind it, and says in its
-# header which file it was made from.
-CONVERTED = ".safetensors"
-ORIGIN = "source_sha256"
+CONVERTED = ".safetensors"  # what a file that was converted to that has behind its name
 
 
 def weight_folders(weights_dir: str | Path | None = None) -> list[Path]:
@@ -101,26 +98,38 @@ def verified(card: WeightCard, weights_dir: str | Path | None = None) -> tuple[P
     return path, check_file(card, path)
 
 
+def pin_of(path: Path) -> Path:
+    """Return the file that keeps the SHA-256 of another, and of a converted one its source's."""
+    return path.with_name(f".{path.name}.sha256")
+
+
 def check_file(card: WeightCard, path: Path) -> str:
     """Return the SHA-256 of a file after holding it, and its size, against the card.
 
-    A converted file is held against the hash that its header says it was made from.
+    It must have what was noted of it (`pin_of`); of a converted file the card tells of its source.
     Raises ValueError: expected and found, and what to do.
     """
     found = origin = sha256(path)
-    size = path.stat().st_size
+    size, converted = path.stat().st_size, path.suffix == CONVERTED and path.name != card.file_name
     if path.suffix == CONVERTED:
         try:
-            with safe_open(path, "pt") as file:
-                if path.name != card.file_name:
-                    origin, size = (file.metadata() or {}).get(ORIGIN, ""), card.size
+            with safe_open(path, "pt"):
+                pass
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    note = pin_of(path if converted else path.with_name(card.file_name))
+    noted = note.read_text(encoding="utf-8").split() if note.is_file() else []
+    if converted:
+        origin, size = noted[-1] if noted else "", card.size
+    if noted[:1] != [found] and (noted or converted):
+        raise ValueError(f"{path}: expected the SHA-256 that {note} keeps of the first time that "
+                         f"it was got ({noted[0] if noted else 'no such file'}), got {found}: get "
+                         "it again, or convert it again with data_scripts/convert_weights.py")
     if not origin.startswith(card.sha256) or (card.size and size != card.size):
         raise ValueError(
             f"{path} is not the published {card.file_name}: expected SHA-256 {card.hash_text}"
             + (f" and {card.size} bytes" if card.size else "")
-            + f", got {origin or 'no word of its origin'} ({path.stat().st_size} bytes). "
+            + f", got {origin} ({path.stat().st_size} bytes). "
             f"Remove it and get it again: {card.how_to_get}"
         )
     return found

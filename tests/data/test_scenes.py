@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scene_folders import make_s3dis
 
+from i2p_lib import files
 from i2p_lib.data import making, manifests, registry, scenes
 from i2p_lib.data.get import get_data
 from i2p_lib.data.scenes import (
@@ -106,17 +107,22 @@ def test_the_hash_is_of_the_content_alone(root, tmp_path):
 
 
 def test_a_second_hash_reads_no_file(root, monkeypatch):
-    """Promise: only files whose size or time changed since their last check are read."""
+    """Promise: only files that were written since their last check are read, unless anew."""
     read = []
-    real = manifests.sha256
-    monkeypatch.setattr(manifests, "sha256", lambda path: read.append(path.name) or real(path))
+    real = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(files, "SETTLED", -1)
     first = scene_hash("s3dis", root)
-    assert not read  # the conversion has just hashed them
+    assert len(read) == 18 and scene_hash("s3dis", root) == first and len(read) == 18
     os.utime(root / "Area_2/office_1.h5", (1, 1))
-    assert scene_hash("s3dis", root) == first and read == ["office_1.h5"]
-    assert scene_hash("s3dis", root) == first and read == ["office_1.h5"]
-    (root / ".verified.json").unlink()
+    assert scene_hash("s3dis", root) == first and read[18:] == ["office_1.h5"]
+    monkeypatch.setattr(files, "_NOTED", {})  # as in another process
     assert scene_hash("s3dis", root) == first and len(read) == 19
+    (root / ".verified.json").unlink()
+    monkeypatch.setattr(files, "_NOTED", {})
+    assert scene_hash("s3dis", root) == first and len(read) == 37
+    manifests.audit(root)
+    assert len(read) == 55
 
 
 @pytest.mark.parametrize(

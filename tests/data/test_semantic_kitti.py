@@ -131,7 +131,7 @@ def test_a_check_that_was_stopped_goes_on(source, tmp_path, monkeypatch):
     )
     manifest = convert(source, tmp_path / "set")
     assert read == ["08/000000", "08/000001", "08/000002"] and len(manifest["scenes"]) == 9
-    assert {f.name for f in (tmp_path / "set").iterdir()} == {"manifest.json", ".verified.json"}
+    assert {f.name for f in (tmp_path / "set").iterdir()} == {"manifest.json"}
 
 
 def test_a_disk_that_fills_leaves_no_manifest(source, tmp_path):
