@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
-from i2p_lib.files import atomic_write, folder_lock, sha256, write_text
+from i2p_lib.files import atomic_write, folder_lock, once, sha256, write_text
 from i2p_lib.runs.spec import AnySpec, spec_from
 from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
@@ -41,18 +41,21 @@ def store_root(store: str | Path | None = None) -> Path:
     return Path(store or os.environ.get("I2P_RUNS") or project_root() / "_runs").resolve()
 
 
-def key_parts(spec: AnySpec) -> dict[str, str]:
+def key_parts(spec: AnySpec, known: dict | None = None) -> dict[str, str]:
     """Return everything a run's key covers: spec, protocol, hashes of data, weights and sources.
 
+    known: keeps the hashes for other specs that are asked about at the same moment.
     Versions of torch and numpy are recorded with a run and are not part of its key.
     """
-    protocol = json.dumps(asdict(spec.rules), sort_keys=True)
+    rules, modules = spec.rules, spec.modules
     return {
         "spec": spec.key_fields(),
-        "protocol": protocol,
-        **{name: digest() for name, (_, digest) in spec.inputs().items()},
-        **{f"source {name}": value for name, value in closure(spec.modules).items()},
-    }
+        "protocol": once(known, rules, lambda: json.dumps(asdict(rules), sort_keys=True)),
+        **{part: once(known, ("hash", name), digest)
+           for part, (name, digest) in spec.inputs().items()},
+        **once(known, modules, lambda: {
+            f"source {name}": value for name, value in closure(modules).items()}),
+    }  # fmt: skip
 
 
 def key_of(parts: Any) -> str:
@@ -70,11 +73,14 @@ class Entry:
     folder: Path
 
     @classmethod
-    def of(cls, spec: AnySpec, store: str | Path | None = None) -> Entry:
-        """Find the place of a spec under today's data, weights and sources."""
-        parts = key_parts(spec)
+    def of(
+        cls, spec: AnySpec, store: str | Path | None = None, known: dict | None = None
+    ) -> Entry:
+        """Find the place of a spec under today's data, weights and sources; see `key_parts`."""
+        parts = key_parts(spec, known)
         key = key_of(parts)
-        return cls(spec, parts, key, store_root(store) / key[:16])
+        root = once(known, ("root", store), lambda: store_root(store))
+        return cls(spec, parts, key, root / key[:16])
 
     @classmethod
     def at(cls, spec: AnySpec, folder: str | Path) -> Entry:
@@ -148,20 +154,24 @@ class Entry:
         """Return state.json, or {} where the run was never begun."""
         return read_json(self.folder / "state.json") or {}
 
-    def done(self) -> bool:
+    def done(self, every_byte: bool = False) -> bool:
         """Tell whether this run is finished and whole.
 
+        Files that did not change since it was finished are read for `every_byte` alone.
         Raises DamagedRun where it was finished and a result file has changed since.
         """
         state = self.state()
         if state.get("state") != "done":
             return False
+        finished = _changed(self.folder / "state.json")
         for name, wanted in state["files"].items():
             path, size = self.folder / name, wanted["size"]
             if not path.exists():
                 raise DamagedRun.file(path, f"the stored run lost its file {path}")
             if (found := path.stat().st_size) != size:
                 raise DamagedRun.file(path, f"{path} should hold {size} bytes, holds {found}")
+            if not every_byte and _changed(path) < finished:
+                continue
             if sha256(path) != wanted["sha256"]:
                 raise DamagedRun.file(path, f"{path} has changed since its run was finished")
         return True
@@ -170,6 +180,12 @@ class Entry:
         """Append one line to the run's log."""
         with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{pd.Timestamp.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+
+def _changed(path: Path) -> int:
+    """Return when a file was last written, in ns; copies that keep their time count as written."""
+    stat = path.stat()
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def read_json(path: Path) -> Any:

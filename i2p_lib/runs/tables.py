@@ -41,7 +41,7 @@ class RunResult(Answered):
     @classmethod
     def load(cls, entry: Entry) -> RunResult:
         """Read a finished run; raises DamagedRun where its files are not as they were written."""
-        if not entry.done():
+        if not entry.done(every_byte=True):
             raise FileNotFoundError(f"no finished run in {entry.folder}: call run(spec)")
         history = pd.read_csv(entry.folder / "history.csv")
         metrics = read_json(entry.folder / "metrics.json")
