@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 from safetensors.torch import load_file
 
 from i2p_lib import runs
 from i2p_lib.data import load_dataset
+from i2p_lib.files import sha256
 from i2p_lib.runs import (
     DamagedRun,
     RunError,

@@ -35,7 +35,8 @@ def train_entry(
     """Train one run into its folder in this process, on one thread, unless it is done.
 
     Its teachers are trained first where they are not done.  Waits where another process trains the
-    same run, for `patience` seconds (-1: till it ends), then raises filelock.Timeout.  A failure is kept in state.json with its traceback, and raised.
+    same run, for `patience` seconds (-1: till it ends), then raises filelock.Timeout.
+    A failure is kept in state.json with its traceback, and raised.
     Processes that train together all call this; the main one alone locks and writes.
     """
     for teacher in entry.teachers():
