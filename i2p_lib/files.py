@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -79,6 +80,19 @@ def folder_lock(folder: Path, timeout: float = -1) -> FileLock:
     """Return the lock that whoever fills a folder holds: a hidden file beside it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.lock", timeout=timeout)
+
+
+def once(known: dict[Any, Any] | None, key: Any, make: Callable[[], Any]) -> Any:
+    """Return what `known` has under a key, which `make` makes the first time; None keeps nothing.
+
+    >>> once({"a": 1}, "a", lambda: 2)
+    1
+    """
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 @cache

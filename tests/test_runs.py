@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 from safetensors.torch import load_file
 
 from i2p_lib import runs
@@ -335,6 +336,7 @@ def test_tables_have_one_row_per_run_and_epoch(finished):
 
 WORKER = """
 import os, time
+from filelock import Timeout
 from i2p_lib.runs import worker
 
 def serve(job, tell):
@@ -343,6 +345,8 @@ def serve(job, tell):
         os._exit(3)
     if job["do"] == "sleep":
         time.sleep(60)
+    if job["do"] == "taken" and job["patience"] == 0:
+        raise Timeout("another process has it")
 
 worker._serve = serve
 worker.main()
@@ -354,6 +358,22 @@ def worker_module(tmp_path, monkeypatch):
     (tmp_path / "odd_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return "odd_worker"
+
+
+def test_a_run_that_another_process_has_is_passed_over_and_tried_again_at_the_end(
+    worker_module, tmp_path
+):
+    done = []
+    jobs = [{"do": name, "file": str(tmp_path / name), "patience": 0} for name in ("taken", "live")]
+    pool.work(jobs, 1, lambda job, event: done.append((job["do"], event)), worker_module)
+    assert done == [("live", {"event": "done"}), ("taken", {"event": "done"})]
+
+
+def test_a_locked_run_is_not_waited_for_without_patience(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "train", no_training)
+    entry = Entry.of(SPEC, tmp_path)
+    with entry.lock(), pytest.raises(Timeout):
+        execute.train_entry(entry, patience=0)
 
 
 def test_a_worker_that_dies_fails_its_job_and_the_next_job_is_done(worker_module, tmp_path):

@@ -21,7 +21,7 @@ ORDER = (
 """What stands in i2p_lib; each may import only from what stands before it."""
 
 MOST_LINES = 300  # of a file
-MOST_LINES_IN_ALL = 17_300
+MOST_LINES_IN_ALL = 17_500
 
 EXPECTED: dict[str, set[str]] = {}
 """What does not keep a rule: nothing; an entry that is not needed fails."""

@@ -29,17 +29,20 @@ CPU = torch.device("cpu")
 _STARTED = time.time()
 
 
-def train_entry(entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = ()) -> None:
+def train_entry(
+    entry: Entry, device: str = "cpu", hooks: Sequence[Hook] = (), patience: float = -1
+) -> None:
     """Train one run into its folder in this process, on one thread, unless it is done.
 
     Its teachers are trained first where they are not done.  Waits where another process trains the
-    same run.  A failure is kept in state.json with its traceback, and raised.
+    same run, for `patience` seconds (-1: till it ends), then raises filelock.Timeout.
+    A failure is kept in state.json with its traceback, and raised.
     Processes that train together all call this; the main one alone locks and writes.
     """
     for teacher in entry.teachers():
-        train_entry(teacher, device)
+        train_entry(teacher, device, patience=patience)
     device, main = resolve_device(device), distributed.rank() == 0
-    with entry.lock() if main else contextlib.nullcontext():
+    with entry.lock().acquire(patience) if main else contextlib.nullcontext():
         if distributed.agreed(entry.done()):
             return
         _refuse_edited_sources(entry)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from i2p_lib.data.scenes import prepare_scenes, scene_card, scene_names
+from i2p_lib.files import once
 from i2p_lib.markup import duration
 from i2p_lib.runs.spec import AnySpec
-from i2p_lib.runs.store import DamagedRun, Entry, last_line, stored_runs
+from i2p_lib.runs.store import DamagedRun, Entry, last_line, store_root, stored_runs
 
 if TYPE_CHECKING:
     from i2p_lib.runs.cost import CostModel
@@ -46,17 +48,20 @@ def prepare(specs: Sequence[AnySpec], progress: bool = True) -> None:
         list(pool.map(lambda name: prepare_scenes(name, progress and name == names[0]), names))
 
 
-def missing_inputs(spec: AnySpec) -> tuple[Need, ...]:
-    """Return what a run needs and this machine lacks, its data before its weights."""
-    needs = []
-    for name, look in spec.inputs().values():
+def missing_inputs(spec: AnySpec, known: dict | None = None) -> tuple[Need, ...]:
+    """Return what a run needs and this machine lacks, its data before its weights.
+
+    known: keeps the answers for other specs, see `store.key_parts`.
+    """
+    def need(name: str, look: Callable[[], str]) -> Need | None:
         try:
-            look()
-        except FileNotFoundError as error:
-            needs.append(Need(name, str(error), known=True))
-        except ValueError as error:
-            needs.append(Need(name, str(error), known=False))
-    return tuple(needs)
+            once(known, ("hash", name), look)
+        except (FileNotFoundError, ValueError) as error:
+            return Need(name, str(error), known=isinstance(error, FileNotFoundError))
+
+    needs = [once(known, ("need", name), partial(need, name, look))
+             for name, look in spec.inputs().values()]  # fmt: skip
+    return tuple(filter(None, needs))
 
 
 def reason(needs: Sequence[Need]) -> str:
@@ -74,15 +79,15 @@ def available(
 
     Raises ValueError, before any work, for a name that no card knows or a damaged file.
     """
-    entries, skipped = [], []
+    entries, skipped, known = [], [], {}
     for spec in specs:
-        needs = missing_inputs(spec)
+        needs = missing_inputs(spec, known)
         if unknown := [need for need in needs if not need.known]:
             raise ValueError(f"{unknown[0].name}: {unknown[0].how}")
         if needs:
             skipped.append((spec, needs))
         else:
-            entries.append(Entry.of(spec, root))
+            entries.append(Entry.of(spec, root, known))
     return entries, skipped
 
 
@@ -99,7 +104,8 @@ def skipped_text(skipped: Skipped) -> str:
 
 def lacking_text(specs: Sequence[AnySpec]) -> str | None:
     """Return why nothing of these specs can be trained here; None where something can."""
-    needs = list(map(missing_inputs, specs))
+    known: dict = {}
+    needs = [missing_inputs(spec, known) for spec in specs]
     if not needs or not all(needs):
         return None
     names = dict.fromkeys(need.name for need in counted(needs))
@@ -113,30 +119,34 @@ def status(specs: Sequence[AnySpec], store: str | Path | None = None) -> pd.Data
     """
     found = sorted(stored_runs(store), key=lambda item: item[0].stat().st_mtime)
     older = {parts["spec"]: parts for _, parts in found}  # the newest of each spec
-    rows = []
+    rows, known = [], {}
+    here = {path.name for path in store_root(store).glob("*")}
     for spec in specs:
-        if needs := missing_inputs(spec):
+        if needs := missing_inputs(spec, known):
             key, state, why = "", "missing", reason(needs)
         else:
-            entry = Entry.of(spec, store)
-            key, (state, why) = entry.key[:16], _state_of(entry, older)
+            entry = Entry.of(spec, store, known)
+            key, (state, why) = entry.key[:16], _state_of(entry, older, here)
         rows.append({"run": spec.label(), "state": state, "why": why, "key": key})
     return pd.DataFrame(rows, columns=["run", "state", "why", "key"])
 
 
-def _state_of(entry: Entry, older: dict[str, dict[str, str]]) -> tuple[str, str]:
-    try:
-        if entry.done():
-            return "done", ""
-    except DamagedRun as error:
-        return "failed", str(error)
-    if entry.locked():
-        return "running", ""
-    state = entry.state()
-    if state.get("state") == "failed":
-        return "failed", last_line(str(state.get("traceback", "")))
-    if state:
-        return "missing", "interrupted; goes on from its checkpoint where there is one"
+def _state_of(
+    entry: Entry, older: dict[str, dict[str, str]], here: set[str]
+) -> tuple[str, str]:
+    if not here.isdisjoint((entry.folder.name, f".{entry.folder.name}.lock")):
+        try:
+            if entry.done():
+                return "done", ""
+        except DamagedRun as error:
+            return "failed", str(error)
+        if entry.locked():
+            return "running", ""
+        state = entry.state()
+        if state.get("state") == "failed":
+            return "failed", last_line(str(state.get("traceback", "")))
+        if state:
+            return "missing", "interrupted; goes on from its checkpoint where there is one"
     before = older.get(entry.parts["spec"])
     if before is None:
         return "missing", "never run"
@@ -156,7 +166,8 @@ def plan(profile: Profile, costs: CostModel, store: str | Path | None = None) ->
             users.setdefault(spec, {})[name] = None
     table = status(list(users), store).drop(columns="key")
     table["experiments"] = list(map(tuple, users.values()))
-    table["needs"] = list(map(missing_inputs, users))
+    known: dict = {}
+    table["needs"] = [missing_inputs(spec, known) for spec in users]
     spent = [(0.0, 0.0) if state == "done" else costs.cost(spec)
              for state, spec in zip(table["state"], users, strict=True)]  # fmt: skip
     table[["seconds", "gib"]] = np.array(spent, float).reshape(-1, 2)
@@ -190,7 +201,8 @@ def plan_text(profile: Profile, table: pd.DataFrame, costs: CostModel) -> str:
 def missing_text(profile: Profile) -> str:
     """Return what this machine lacks for a profile, each input once; nothing is measured for it."""
     specs = dict.fromkeys(one for spec in profile.all_specs() for one in spec.chain())
-    waiting = counted(map(missing_inputs, specs))
+    known: dict = {}
+    waiting = counted(missing_inputs(spec, known) for spec in specs)
     lines = ["missing inputs:" if waiting or not profile.images else "missing inputs: none"]
     for need, runs in waiting.items():
         mark = "" if need.known else "UNKNOWN NAME: "

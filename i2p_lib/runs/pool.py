@@ -23,6 +23,7 @@ from typing import Any
 Job = dict[str, Any]
 Event = dict[str, Any]
 
+PATIENCE = 1.0  # seconds to wait for one run of another process before looking at the next
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -84,6 +85,8 @@ def work(
 ) -> None:
     """Let `workers` processes do the jobs in order; returns when each job has ended.
 
+    A job that is "busy", since another process does it, is passed over and tried again at the end.
+
     `on_event(job, event)` is called in this thread for every event of a worker.
     The last event of a job is {"event": "done"} or {"event": "failed", "traceback": text};
     a worker that dies gives its job such a failure and is replaced.
@@ -109,8 +112,11 @@ def work(
                 worker.end()
                 hire()
                 continue
-            on_event(worker.job, event)
-            if event["event"] in ("done", "failed"):
+            if event["event"] == "busy":  # the others first, then this one again
+                waiting.append(worker.job | {"patience": PATIENCE})
+            else:
+                on_event(worker.job, event)
+            if event["event"] in ("done", "failed", "busy"):
                 worker.give(waiting.popleft() if waiting else None)
     finally:
         for worker in crew:

@@ -22,7 +22,7 @@ KINDS = {RunSpec: "defaults", SegmentSpec: "scene_defaults"}
 """Kind of run -> the key of a profile that holds what its blocks need not say."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML as people write it: 1e-3 is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

@@ -19,7 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from i2p_lib.data.making import project_root
-from i2p_lib.files import atomic_write, digests, folder_lock, note, sha256, sweep, write_text
+from i2p_lib.files import (
+    atomic_write,
+    digests,
+    folder_lock,
+    note,
+    once,
+    sha256,
+    sweep,
+    write_text,
+)  # fmt: skip
 from i2p_lib.runs.spec import AnySpec, spec_from
 from i2p_lib.sources import closure
 from i2p_lib.train.loop import State, learned_tensors
@@ -45,18 +54,21 @@ def store_root(store: str | Path | None = None) -> Path:
     return Path(store or os.environ.get("I2P_RUNS") or project_root() / "_runs").resolve()
 
 
-def key_parts(spec: AnySpec) -> dict[str, str]:
+def key_parts(spec: AnySpec, known: dict | None = None) -> dict[str, str]:
     """Return everything a run's key covers: spec, protocol, hashes of data, weights and sources.
 
+    known: keeps the hashes for other specs that are asked about at the same moment.
     Versions of torch and numpy are recorded with a run and are not part of its key.
     """
-    protocol = json.dumps(asdict(spec.rules), sort_keys=True)
+    rules, modules = spec.rules, spec.modules
     return {
         "spec": spec.key_fields(),
-        "protocol": protocol,
-        **{name: digest() for name, (_, digest) in spec.inputs().items()},
-        **{f"source {name}": value for name, value in closure(spec.modules).items()},
-    }
+        "protocol": once(known, rules, lambda: json.dumps(asdict(rules), sort_keys=True)),
+        **{part: once(known, ("hash", name), digest)
+           for part, (name, digest) in spec.inputs().items()},
+        **once(known, modules, lambda: {
+            f"source {name}": value for name, value in closure(modules).items()}),
+    }  # fmt: skip
 
 
 def key_of(parts: Any) -> str:
@@ -74,11 +86,14 @@ class Entry:
     folder: Path
 
     @classmethod
-    def of(cls, spec: AnySpec, store: str | Path | None = None) -> Entry:
-        """Find the place of a spec under today's data, weights and sources."""
-        parts = key_parts(spec)
+    def of(
+        cls, spec: AnySpec, store: str | Path | None = None, known: dict | None = None
+    ) -> Entry:
+        """Find the place of a spec under today's data, weights and sources; see `key_parts`."""
+        parts = key_parts(spec, known)
         key = key_of(parts)
-        return cls(spec, parts, key, store_root(store) / key[:16])
+        root = once(known, ("root", store), lambda: store_root(store))
+        return cls(spec, parts, key, root / key[:16])
 
     @classmethod
     def at(cls, spec: AnySpec, folder: str | Path) -> Entry:

@@ -203,6 +203,7 @@ def _job(entry: Entry, device: str) -> pool.Job:
         "spec": entry.spec.model_dump(mode="json"),
         "store": str(entry.folder.parent),
         "device": device,
+        "patience": 0,
     }
 
 

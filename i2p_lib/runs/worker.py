@@ -14,6 +14,8 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from filelock import Timeout
+
 from i2p_lib.runs import execute
 from i2p_lib.runs.spec import spec_from
 from i2p_lib.runs.store import Entry
@@ -22,7 +24,8 @@ from i2p_lib.runs.store import Entry
 def main() -> None:
     """Serve jobs until stdin closes.
 
-    A job is {"spec": {...}, "key": ..., "parts": {...}, "store": ..., "device": ...}.
+    A job is {"spec": {...}, "key": ..., "parts": {...}, "store": ..., "device": ...}, and may
+    have "patience": seconds to wait where another process trains the same run, then it is "busy".
     Ctrl-C is left to the parent, which ends its workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -41,6 +44,8 @@ def main() -> None:
         job = jobs.get()
         try:
             _serve(job, tell)
+        except Timeout:
+            tell(event="busy")
         except Exception:
             tell(event="failed", traceback=traceback.format_exc())
         else:
@@ -59,7 +64,8 @@ def _serve(job: dict, tell: Callable[..., None]) -> None:
             "of project, data and weights that starts the runs"
         )
     execute.note = lambda text: tell(event="note", text=text)  # the user sees the parent's stderr
-    execute.train_entry(entry, job["device"], [lambda now: tell(event="epoch", epoch=now.epoch)])
+    execute.train_entry(entry, job["device"], [lambda now: tell(event="epoch", epoch=now.epoch)],
+                        job.get("patience", -1))  # fmt: skip
 
 
 def _glibc(function: str, *values: int) -> None:

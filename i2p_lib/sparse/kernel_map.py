@@ -1,7 +1,7 @@
 """Kernel maps: which input site meets which output site under which kernel tap."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -122,14 +122,28 @@ def _occupancy(keys: Tensor, extent: list[int]) -> ModuleType | None:
 
 def unique_rows(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted unique rows, the unique row of each row, and how many rows each stands for."""
-    keys, extent = _numbered(coords, 0)
+    return unique_cells(coords.T.contiguous())
+
+
+def unique_cells(columns: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `unique_rows`, of columns batch, x, y and z of integers; rows are int64 [U, 4]."""
+    keys, extent = _number(columns, 0)
     if occupancy := _occupancy(keys, extent):
         place = occupancy.places(keys, math.prod(extent))
     else:
-        place = keys.unique(return_inverse=True)[1]
+        keys, order = keys.sort()
+        place = torch.empty_like(order)
+        first = keys != keys.roll(1)
+        first[:1] = False
+        place[order] = first.cumsum(0)
+        del order, first
+    del keys
     counts = torch.bincount(place)
-    rows = coords.new_empty(len(counts), coords.shape[1])
-    rows[place] = coords
+    member = torch.empty_like(counts)  # some row of each cell
+    member[place] = torch.arange(len(place), device=place.device)
+    rows = member.new_empty(len(counts), len(columns))
+    for column, values in zip(rows.unbind(1), columns, strict=True):
+        column.copy_(values[member])
     return rows, place, counts
 
 
@@ -157,33 +171,37 @@ def _mirrored(rows_in: Tensor, rows_out: Tensor, sizes: list[int], n: int):
 
 
 def _numbered(coords: Tensor, reach: int) -> tuple[Tensor, list[int]]:
-    """Number the cells of a grid around coordinates [N, 4], in the order of batch, x, y and z.
+    """As `_number`, of rows [N, 4]."""
+    return _number(coords.T.contiguous(), reach)
+
+
+def _number(columns: Sequence[Tensor] | Tensor, reach: int) -> tuple[Tensor, list[int]]:
+    """Number the cells of a grid around columns batch, x, y and z [N], in that order.
 
     Returns the number of each row, and how many cells the grid has on each axis: all that lie
     within ``reach`` cells of a row along x, y and z.
     """
-    if not len(coords):
-        return coords[:, 0], [0, 1, 1, 1]
-    columns = coords.T.contiguous()
+    if not len(columns[0]):
+        return columns[0].long(), [0, 1, 1, 1]
     low, extent = _extent(columns, reach)
     if math.prod(extent) >= KEY_LIMIT:
-        columns = torch.stack([_squeeze(column, reach) for column in columns])
+        columns = [_squeeze(column.long(), reach) for column in columns]
         low, extent = _extent(columns, reach)
     if math.prod(extent) >= KEY_LIMIT:
         raise ValueError(f"the coordinates span {math.prod(extent):.3g} cells, more than "
                          f"{KEY_LIMIT:.3g} that can be numbered: use a larger voxel size or a "
                          "smaller batch")
-    keys = columns[0] - low[0]
+    keys = columns[0].long() - low[0]
     for column, first, size in zip(columns[1:], low[1:], extent[1:], strict=True):
-        keys = keys * size + (column - first)
+        keys.mul_(size).add_(column).sub_(first)
     return keys, extent
 
 
-def _extent(columns: Tensor, reach: int) -> tuple[list[int], list[int]]:
-    """The lowest batch, x, y, z of integer columns [4, N] less the margin, and the cells along."""
-    low, high = torch.stack([columns.amin(1), columns.amax(1)]).tolist()
-    first = [low[0], *(value - reach for value in low[1:])]
-    last = [high[0], *(value + reach for value in high[1:])]
+def _extent(columns: Sequence[Tensor] | Tensor, reach: int) -> tuple[list[int], list[int]]:
+    """The lowest batch, x, y, z of integer columns less the margin, and the cells along."""
+    ends = torch.stack([torch.stack(column.aminmax()) for column in columns]).tolist()
+    first = [low - (reach if axis else 0) for axis, (low, _) in enumerate(ends)]
+    last = [high + (reach if axis else 0) for axis, (_, high) in enumerate(ends)]
     return first, [b - a + 1 for a, b in zip(first, last, strict=True)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2p_lib.sparse.kernel_map import unique_rows
+from i2p_lib.sparse.kernel_map import unique_cells
 from i2p_lib.sparse.sites import Sites
 from i2p_lib.sparse.sums import mean_rows
 from i2p_lib.sparse.tensor import SparseTensor
@@ -60,26 +60,33 @@ def voxelize(points: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, voxel_
     clouds = [_cloud(cloud, i) for i, cloud in enumerate(points)]
     if not clouds:
         raise ValueError("an empty batch cannot be voxelised: give at least one cloud")
-    xyz = torch.cat(clouds)
-    sizes = torch.tensor([len(cloud) for cloud in clouds])
-    batch = torch.repeat_interleave(torch.arange(len(clouds)), sizes).to(xyz.device)
+    xyz = torch.cat(clouds) if len(clouds) > 1 else clouds[0]
+    sizes = [len(cloud) for cloud in clouds]
+    batch = torch.repeat_interleave(
+        torch.arange(len(clouds), dtype=torch.int32), torch.tensor(sizes)).to(xyz.device)
     features = xyz if features is None else _floats(features, "features")
     if features.ndim != 2 or len(features) != len(xyz):
         raise ValueError(f"features must be [{len(xyz)}, C], got {list(features.shape)}")
     if features is not xyz and not torch.isfinite(features).all():
         raise ValueError("the features hold NaN or infinite values")
-    cells = (torch.floor if grid == "floor" else torch.round)(xyz / voxel_size)
-    if grid == "round":
-        lowest = cells.new_full((len(clouds), 3), torch.inf)
-        owner = batch[:, None].expand_as(cells)
-        cells -= lowest.scatter_reduce_(0, owner, cells, "amin")[batch]
-    if len(cells) and not float(cells.abs().max()) <= COORD_LIMIT:
-        if wrong := batch[~torch.isfinite(xyz).all(1)].tolist():
-            raise ValueError(f"cloud {wrong[0]} has NaN or infinite coordinates: remove the points")
-        raise ValueError(f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: use a "
-                         "larger one or centre the points")
-    coords = torch.cat([batch[:, None], cells.long()], 1)
-    unique, place, counts = unique_rows(coords)
+    columns = [batch]
+    for axis in xyz.detach().unbind(1):  # one at a time: of many points all would fill memory
+        cells = axis / voxel_size
+        cells = cells.floor_() if grid == "floor" else cells.round_()
+        for cloud in cells.split(sizes) if grid == "round" else ():
+            if len(cloud):
+                cloud -= cloud.amin()
+        low, high = cells.aminmax() if len(cells) else (0, 0)
+        if not (-COORD_LIMIT <= low and high <= COORD_LIMIT):
+            if wrong := batch[~torch.isfinite(xyz).all(1)].tolist():
+                raise ValueError(f"cloud {wrong[0]} has NaN or infinite coordinates: remove the "
+                                 "points")
+            raise ValueError(f"voxel_size {voxel_size} gives more than 2^30 cells along an axis: "
+                             "use a larger one or centre the points")
+        columns.append(cells.int())
+    del cells
+    unique, place, counts = unique_cells(columns)
+    del columns
     if not 8 * len(clouds) < len(unique) < 0.99 * len(xyz) and len(xyz) >= 64 * len(clouds):
         _warn_of_scale(clouds[0], len(unique) / len(xyz), voxel_size)
     if reduce == "mean":
@@ -122,7 +129,8 @@ def _floats(values: np.ndarray | Tensor, name: str) -> Tensor:
                         f"is none: {error}") from error
     if isinstance(found, np.ndarray) and found.dtype.kind == "f":  # torch takes only some layouts
         found = torch.from_numpy(found.astype(
-            np.float32 if found.itemsize < 8 else np.float64, order="C"))
+            np.float32 if found.itemsize < 8 else np.float64, order="C",
+            copy=not found.flags.writeable))
     if not isinstance(found, Tensor) or not found.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {found.dtype}")
     return found if found.dtype == torch.float64 else found.float()

@@ -71,6 +71,7 @@ class Protocol:
         return {name: file for name, file in used.items() if name != "test" or self.test != "never"}
 
 
+_CHOICES = {name: get_args(kind) for name, kind in get_type_hints(Protocol).items()}
 PROTOCOLS: Mapping[str, Protocol] = {
     "clean": Protocol(),
     "released": Protocol(
@@ -122,10 +123,9 @@ def _to_changes(value: Any, info: ValidationInfo) -> Any:
         changes = dict(value)
     except (TypeError, ValueError):
         raise ValueError("expected a mapping, such as {grid: floor}") from None
-    known = get_type_hints(Protocol)
-    _refuse_unknown(changes, known, "decision of a protocol")
+    _refuse_unknown(changes, _CHOICES, "decision of a protocol")
     for name, chosen in changes.items():
-        _refuse_unknown([chosen], get_args(known[name]), f"value of {name}")
+        _refuse_unknown([chosen], _CHOICES[name], f"value of {name}")
     usual = PROTOCOLS.get(info.data.get("protocol", ""))
     return tuple(sorted((k, v) for k, v in changes.items() if getattr(usual, k, None) != v))
 
@@ -192,7 +192,8 @@ class Settings(BaseModel):
     @property
     def rules(self) -> Protocol:
         """What the protocol decides, with this training's changes."""
-        return dataclasses.replace(PROTOCOLS[self.protocol], **dict(self.changes))
+        plain = PROTOCOLS[self.protocol]
+        return dataclasses.replace(plain, **dict(self.changes)) if self.changes else plain
 
     def validated(self, epoch: int) -> bool:
         """Tell whether scores are measured after an epoch (from 1)."""
