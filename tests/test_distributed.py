@@ -248,6 +248,25 @@ def test_half_a_set_of_torchruns_variables_is_an_error_that_names_the_rest(monke
             raise AssertionError("joined nobody")
 
 
+def test_on_a_machine_with_gpus_each_process_takes_its_own(monkeypatch):
+    seen = []
+    for name, value in (("WORLD_SIZE", 2), ("RANK", 1), ("LOCAL_RANK", 1), ("MASTER_ADDR", "x"),
+                        ("MASTER_PORT", 1)):  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(dist, "init_process_group", seen.append)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    for device in ("auto", "cuda"):
+        with distributed.joined(device):
+            pass
+    assert seen == [1, "nccl"] * 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with distributed.joined("auto"):
+        assert seen[-1] == "gloo"
+
+
 def test_the_book_is_built_by_one_process(monkeypatch, capsys):
     from i2p_lib import cli
 

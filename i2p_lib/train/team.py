@@ -28,7 +28,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SparseBatchNorm)
 def joined(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, for the block; alone, do nothing.
 
-    device: "cpu" (they talk by gloo) or "cuda" (NCCL; each has the GPU of its local rank).
+    device: "cpu" (they talk by gloo), "cuda" (NCCL; each has the GPU of its local rank), or "auto".
     Raises ValueError where torchrun's variables are incomplete or a process has no GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -41,7 +41,8 @@ def joined(device: str) -> Iterator[None]:
             "is not set: start them with torchrun --nproc-per-node N -m i2p_lib.cli run ..., "
             "or unset WORLD_SIZE"
         )
-    if device == "cuda":
+    gpu = device == "cuda" or device == "auto" and torch.cuda.is_available()
+    if gpu:
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise ValueError(
@@ -49,7 +50,7 @@ def joined(device: str) -> Iterator[None]:
                 f"start at most {gpus} processes on it (--nproc-per-node)"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    dist.init_process_group("nccl" if gpu else "gloo")
     yield
     dist.destroy_process_group()  # not after an error: the others may still wait for this process
 
