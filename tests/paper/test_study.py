@@ -59,9 +59,14 @@ def test_unequal_trials_and_test_accuracies_are_refused():
         best_learning_rates(read_grid(grid.drop(columns="val_top1")))
 
 
+def named(runs):
+    """Runs whose settings that are unset can be grouped by."""
+    return runs.astype({"init": object, "norms": object}).fillna({"init": "", "norms": ""})
+
+
 def chosen_rates(data: str, model: str) -> dict[tuple, float]:
     """{(weights, regime, init, norms): the rate that the recorded grid chooses} of a setting."""
-    runs = RATES.runs[RATES.runs["data"].eq(data) & RATES.runs["model"].eq(model)].fillna("")
+    runs = named(RATES.runs[RATES.runs["data"].eq(data) & RATES.runs["model"].eq(model)])
     arms = runs.groupby(["weights", "regime", "init", "norms"])
     return {arm: next(iter(best_learning_rates(read_grid(part)).values())) for arm, part in arms}
 
@@ -83,7 +88,7 @@ def test_every_run_of_the_study_and_the_demo_has_the_rate_that_the_grid_chooses(
 
 def test_all_arms_of_a_setting_had_the_same_trials_and_the_same_seeds():
     for _, part in RATES.runs.groupby(["data", "model"]):
-        grids = part.fillna("").groupby(["weights", "regime", "init", "norms"])["lr"].agg(frozenset)
+        grids = named(part).groupby(["weights", "regime", "init", "norms"])["lr"].agg(frozenset)
         assert grids.nunique() == 1
     for specs in load_profile("study").experiments.values():
         seeds: dict[tuple, set] = {}
