@@ -151,7 +151,7 @@ def test_workers_of_a_shared_store_and_of_another_version(address, finished, tmp
         execute.train_entry(entry, hooks=[interrupt])
     monkeypatch.setattr(cluster, "PATIENCE", 120)
     with worker(tmp_path, address, shared), monkeypatch.context() as patch:
-        patch.setattr(store, "unpack", None)  # the worker's files are the caller's
+        patch.setattr(cluster, "unpack", None)  # the worker's files are the caller's
         entries = [Entry.of(spec, shared) for spec in (SPEC, SPEC.but(points=99_999))]
         with pytest.raises(RunError, match="1 of 2 runs failed") as error:
             training.train_missing(entries, None, False, "cpu", address)
@@ -180,9 +180,9 @@ def test_without_dask_the_message_says_what_to_install(monkeypatch, capsys):
 
 def test_a_run_that_comes_back_is_whole_or_refused(finished, tmp_path):
     entry = Entry.of(SPEC, tmp_path)
-    files = store.packed(Entry.of(SPEC, finished).folder)
+    files = cluster.packed(Entry.of(SPEC, finished).folder)
     with pytest.raises(DamagedRun, match="metrics.json has changed"):
-        store.unpack(entry, files | {"metrics.json": files["metrics.json"].swapcase()})
+        cluster.unpack(entry, files | {"metrics.json": files["metrics.json"].swapcase()})
     shutil.rmtree(entry.folder)
-    store.unpack(entry, files)
+    cluster.unpack(entry, files)
     assert_same(run(SPEC, store=tmp_path), run(SPEC, store=finished))

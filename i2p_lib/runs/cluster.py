@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from i2p_lib.files import atomic_write
+from i2p_lib.files import atomic_write, sweep
 from i2p_lib.runs import pool, store
 from i2p_lib.runs.spec import spec_from
 
@@ -99,7 +99,7 @@ def _last_event(job: pool.Job, future: Future) -> pool.Event:
         files = future.result()
         if files is not None:
             entry = store.Entry.of(spec_from(job["spec"], "job"), job["store"])
-            store.unpack(entry, files)
+            unpack(entry, files)
     except ModuleNotFoundError as error:
         reason = f"{error}: install this project where the scheduler and every worker run"
         return {"event": "failed", "traceback": reason}
@@ -125,4 +125,25 @@ def train_on_worker(job: pool.Job, topic: str, marker: str) -> dict[str, bytes] 
     pool.work([job | {"store": str(root)}], 1, on_event)
     if last["event"] == "failed":
         raise RuntimeError(last["traceback"])
-    return None if (root / marker).exists() else store.packed(root / job["key"][:16])
+    return None if (root / marker).exists() else packed(root / job["key"][:16])
+
+
+def packed(folder: Path) -> dict[str, bytes]:
+    """Return the files of a finished run as {name: content}."""
+    names = (*store.read_json(folder / "state.json")["files"], "state.json")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def unpack(entry: store.Entry, files: dict[str, bytes]) -> None:
+    """Put the files of a run that was finished in another store into its place in this one.
+
+    Raises DamagedRun where they are not what was written there.
+    """
+    with entry.lock():
+        sweep(entry.folder)
+        # the last says that the others are whole
+        for name in sorted(files, key="state.json".__eq__):
+            with atomic_write(entry.folder / name) as temp:
+                temp.write_bytes(files[name])
+        entry.done()
+        (entry.folder / store.CHECKPOINT).unlink(missing_ok=True)

@@ -26,7 +26,6 @@ from i2p_lib.files import (
     note,
     once,
     sha256,
-    sweep,
     write_text,
 )  # fmt: skip
 from i2p_lib.runs.spec import AnySpec, spec_from
@@ -230,27 +229,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = No
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temp:
         save_file(plain, temp, metadata={"note": json.dumps(note or {})})
-
-
-def packed(folder: Path) -> dict[str, bytes]:
-    """Return the files of a finished run as {name: content}."""
-    names = (*read_json(folder / "state.json")["files"], "state.json")
-    return {name: (folder / name).read_bytes() for name in names}
-
-
-def unpack(entry: Entry, files: dict[str, bytes]) -> None:
-    """Put the files of a run that was finished in another store into its place in this one.
-
-    Raises DamagedRun where they are not what was written there.
-    """
-    with entry.lock():
-        sweep(entry.folder)
-        # the last says that the others are whole
-        for name in sorted(files, key="state.json".__eq__):
-            with atomic_write(entry.folder / name) as temp:
-                temp.write_bytes(files[name])
-        entry.done()
-        (entry.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def load_learned(net: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tiny_scenes import ROOM
 
 from i2p_lib.data.scenes import scene_card
-from i2p_lib.runs import cost, store
+from i2p_lib.runs import cluster, cost
 from i2p_lib.runs.cost import CostModel, items_measured
 from i2p_lib.runs.needs import plan, plan_text
 from i2p_lib.runs.profiles import load_profile
@@ -65,5 +65,5 @@ def test_a_run_made_elsewhere_is_put_into_its_place(rooms, tmp_path):
     """Promise: a cluster's worker hands over all files of a segmentation, and they are checked."""
     _, (result, _) = rooms
     entry = Entry.of(ROOM, tmp_path)
-    store.unpack(entry, store.packed(result.folder))
+    cluster.unpack(entry, cluster.packed(result.folder))
     assert entry.done()
